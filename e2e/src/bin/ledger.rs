@@ -1,0 +1,2 @@
+//! The write ledger command line.
+fn main() {}

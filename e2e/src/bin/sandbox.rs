@@ -1,0 +1,2 @@
+//! The sandbox command line.
+fn main() {}

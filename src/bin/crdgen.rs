@@ -1,0 +1,2 @@
+//! Prints the CustomResourceDefinition.
+fn main() {}
