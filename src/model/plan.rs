@@ -150,6 +150,26 @@ impl fmt::Display for Plan {
     }
 }
 
+/// What became of a step.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Outcome {
+    /// The effect was asked for and accepted; the next pass sees whether it took hold.
+    Done,
+    /// What the step rests on is not true any more (the sentence says what): nothing was done.
+    Stale(String),
+    /// It was tried and refused, or its answer never came; the sentence says why.
+    Failed(String),
+}
+
+/// A step of the pass with what became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// The step and its reason.
+    pub proposal: Proposal,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
 /// Hints of this process about what it has tried: safe to lose at any moment, consulted only for "how soon again".
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attempts(BTreeMap<String, Attempt>);
