@@ -48,27 +48,14 @@ impl Executor<'_> {
         Api::namespaced(self.ctx.clients.api.clone(), &self.s.desired.key.namespace)
     }
 
-    /// Server-side apply; an object that another controller owns is left alone.
+    /// Server-side apply; whose name it is was looked up when the facts were read.
     async fn apply<K>(&self, wanted: &K) -> kube::Result<Outcome>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let api = self.api::<K>();
-        let live = api.get_metadata_opt(&wanted.name_any()).await?;
-        let owners = live.iter().flat_map(ResourceExt::owner_references);
-        if let Some(other) = owners.into_iter().find(|o| o.controller == Some(true) && o.uid != self.s.desired.key.uid) {
-            return Ok(Outcome::Failed(format!(
-                "{} {} belongs to {} {} ({}): it is not touched; remove it or choose another cluster name",
-                K::kind(&K::DynamicType::default()),
-                wanted.name_any(),
-                other.kind,
-                other.name,
-                other.uid
-            )));
-        }
         let params = PatchParams::apply(labels::MANAGER).force();
-        api.patch(&wanted.name_any(), &params, &Patch::Apply(wanted)).await?;
+        self.api::<K>().patch(&wanted.name_any(), &params, &Patch::Apply(wanted)).await?;
         Ok(Outcome::Done)
     }
 
