@@ -1,7 +1,9 @@
 //! Which settings of Valkey belong to whom: refused by name, read at start only, or changed live.
 //!
-//! Pure tables. The admission rules, the configuration file, the revision of a pod and the live settings all
-//! read them here, so that no key is ever in two places or in none.
+//! Pure. The refused names are here; which of the others a running server does not change is in
+//! [`settings::IMMUTABLE`], so that no key is ever in two places or in none.
+
+use crate::model::settings;
 
 /// A group of settings that the operator keeps for itself, refused in `spec.config` with one sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,30 +131,6 @@ pub const MANAGED: &[ManagedClass] = &[
     },
 ];
 
-/// Settings that a person may choose but that Valkey reads at start only, so they are in the file and in a pod's revision.
-///
-/// Measured: `CONFIG SET` of at least one of Valkey 8.0.1, 8.1.1 and 9.1.2 answers "can't set immutable config"
-/// (the table with all answers is beside the tests). The image's version is not known before it
-/// runs, so one version that refuses is enough: `io-threads` is live from 9.0 on and replaced everywhere.
-pub const AT_START: &[&str] = &[
-    "always-show-logo",
-    "bgsave-cpulist",
-    "bio-cpulist",
-    "cluster-databases",
-    "databases",
-    "disable-thp",
-    "hash-seed",
-    "io-threads",
-    "io-threads-do-reads",
-    "mptcp",
-    "rdbchecksum",
-    "repl-mptcp",
-    "server-cpulist",
-    "set-proc-title",
-    "socket-mark-id",
-    "tcp-backlog",
-];
-
 /// Whose a setting is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -167,10 +145,10 @@ pub enum Owner {
 
 /// Whose the setting is. The name is in lower case, as admission demands.
 pub fn owner(key: &str) -> Owner {
-    if AT_START.contains(&key) {
-        return Owner::AtStart;
+    if let Some(class) = MANAGED.iter().find(|class| class.holds(key)) {
+        return Owner::Managed(class.name);
     }
-    MANAGED.iter().find(|class| class.holds(key)).map_or(Owner::Live, |class| Owner::Managed(class.name))
+    if settings::is_live(key) { Owner::Live } else { Owner::AtStart }
 }
 
 #[cfg(test)]
@@ -199,14 +177,14 @@ mod tests {
 
     #[test]
     fn every_known_name_read_at_start_exists_in_some_version() {
-        for key in AT_START {
+        for key in settings::IMMUTABLE {
             assert!(MEASURED.lines().any(|l| l.split_whitespace().next() == Some(key)), "{key}");
         }
     }
 
     #[test]
     fn no_setting_has_two_owners() {
-        for key in AT_START {
+        for key in settings::IMMUTABLE {
             let class = MANAGED.iter().find(|c| c.holds(key));
             assert!(class.is_none(), "{key} is in {class:?}");
         }
