@@ -1,8 +1,3 @@
-<<<<<<< HEAD
-//! A Kubernetes operator for Valkey Cluster.
-
-pub mod api;
-=======
 //! A Kubernetes operator for Valkey Cluster on bare Pods: this page is the map of the crate.
 //!
 //! ```text
@@ -17,4 +12,3 @@ pub mod api;
 
 pub mod api;
 pub mod model;
->>>>>>> main

@@ -3,12 +3,14 @@
 //! Decides the shape of the API and what is refused at admission. Touches nothing: plain data and one schema.
 
 pub mod crd;
+pub mod desired;
 pub mod keys;
 pub mod rules;
 pub mod spec;
 pub mod status;
 
 pub use crd::crd;
+pub use desired::desired;
 pub use spec::{ValkeyCluster, ValkeyClusterSpec};
 pub use status::{
     MemberRef, Operation, OperationKind, ReplicaRef, ShardTopology, State, ValkeyClusterStatus,
