@@ -41,6 +41,11 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
+    /// Credentials of passwords that were generated elsewhere: 16 or more letters and digits each.
+    pub fn new(operator: impl Into<String>, replication: impl Into<String>) -> Self {
+        Self { operator: operator.into(), replication: replication.into() }
+    }
+
     /// The passwords in a Secret.
     ///
     /// # Errors
