@@ -12,3 +12,4 @@
 
 pub mod api;
 pub mod model;
+pub mod valkey;
