@@ -77,7 +77,7 @@ async fn credentials(ctx: &Ctx, desired: &Desired, hints: &std::sync::Mutex<Hint
         return Ok(Some(known));
     }
     let api: Api<Secret> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
-    let Some(secret) = api.get_opt(&build::secret_name(&desired.key.name)).await? else { return Ok(None) };
+    let Some(secret) = api.get_opt(&labels::secret_name(&desired.key.name)).await? else { return Ok(None) };
     if secret.annotations().get(labels::CLUSTER_UID) != Some(&desired.key.uid) {
         return Ok(None);
     }
@@ -88,7 +88,7 @@ async fn credentials(ctx: &Ctx, desired: &Desired, hints: &std::sync::Mutex<Hint
 
 /// The mirror of the latch on the Secret, for a status that was lost.
 fn formed_mark(ctx: &Ctx, desired: &Desired) -> bool {
-    let name = build::secret_name(&desired.key.name);
+    let name = labels::secret_name(&desired.key.name);
     ctx.secret_meta(&desired.key.namespace, &name).is_some_and(|s| {
         s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid)
             && s.annotations().get(labels::FORMED).is_some_and(|v| v == "true")
@@ -97,7 +97,7 @@ fn formed_mark(ctx: &Ctx, desired: &Desired) -> bool {
 
 /// Objects that are missing or differ from what is wanted, and who else holds their names.
 async fn drifted(ctx: &Ctx, desired: &Desired, credentials_known: bool) -> Result<(BTreeSet<Object>, Option<String>)> {
-    let (namespace, name) = (&desired.key.namespace, build::name(&desired.key.name));
+    let (namespace, name) = (&desired.key.namespace, labels::common_name(&desired.key.name));
     let (mut out, mut foreign) = (BTreeSet::new(), None);
     match ctx.service(namespace, &name) {
         Some(live) if !build::drifted(&build::service(desired), live.as_ref()) => {}
@@ -115,7 +115,7 @@ async fn drifted(ctx: &Ctx, desired: &Desired, credentials_known: bool) -> Resul
             out.insert(Object::ConfigMap);
         }
     }
-    let secret = ctx.secret_meta(namespace, &build::secret_name(&desired.key.name));
+    let secret = ctx.secret_meta(namespace, &labels::secret_name(&desired.key.name));
     let ours = secret.is_some_and(|s| s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid));
     if !ours || !credentials_known {
         out.insert(Object::Secret);
@@ -134,7 +134,7 @@ where
     let Some(live) = api.get_metadata_opt(name).await? else { return Ok(None) };
     let kind = K::kind(&K::DynamicType::default()).into_owned();
     let managed_by = live.labels().get(labels::MANAGED_BY);
-    let other_manager = managed_by.filter(|m| *m != labels::MANAGER).map(|m| format!("is managed by {m}"));
+    let other_manager = managed_by.filter(|m| *m != labels::OPERATOR).map(|m| format!("is managed by {m}"));
     let owners = live.owner_references();
     let owner = owners.iter().find(|o| o.controller == Some(true) && o.uid != desired.key.uid);
     let other_owner = owner.map(|o| format!("belongs to {} {}", o.kind, o.name));
@@ -184,7 +184,7 @@ async fn ghosts(ctx: &Ctx, s: &Snapshot, credentials: Option<&Credentials>) -> B
 /// The operator's own access to the nodes of a cluster.
 pub fn access(credentials: &Credentials) -> Access {
     Access {
-        username: Some(build::OPERATOR_USER.to_owned()),
+        username: Some(build::credentials::OPERATOR_USER.to_owned()),
         password: Some(credentials.operator.clone()),
         ..Access::default()
     }
