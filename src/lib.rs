@@ -1,1 +1,3 @@
 //! A Kubernetes operator for Valkey Cluster.
+
+pub mod telemetry;
