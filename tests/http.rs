@@ -59,7 +59,11 @@ async fn a_client_that_says_nothing_is_cut_off() {
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut rest)).await;
     assert!(read.is_ok(), "the connection was still open after 8 s");
-    assert!(began.elapsed() > Duration::from_secs(4), "cut off after {:?}, before its time-out of 5 s", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_secs(4),
+        "cut off after {:?}, before its time-out of 5 s",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -49,12 +49,15 @@ impl Readiness {
 /// The system's refusal, with the address in the sentence.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = match TcpListener::bind(address).await {
-        Err(e) if address.is_ipv6() && address.ip().is_unspecified() && e.kind() != io::ErrorKind::AddrInUse => {
+        Err(e)
+            if address.is_ipv6() && address.ip().is_unspecified() && e.kind() != io::ErrorKind::AddrInUse =>
+        {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
         bound => bound,
     };
-    bound.map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}; choose another address with --listen"))
+    bound
+        .map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}; choose another address with --listen"))
 }
 
 /// Serves until `stop`, then lets open requests end, for three seconds at most.
@@ -115,7 +118,9 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, ready: &Readiness) -> 
         (&Method::GET, "/metrics") => match metrics.encode() {
             Ok(body) => {
                 let mut response = text(StatusCode::OK, body);
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
                 response
             }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

@@ -25,7 +25,9 @@ impl Level {
     pub fn parse(text: &str) -> Result<Self, String> {
         match EnvFilter::try_new(text) {
             Ok(_) => Ok(Self(text.to_owned())),
-            Err(e) => Err(format!("{e}; write error, warn, info, debug or trace, or levels by target as in info,kube=debug")),
+            Err(e) => Err(format!(
+                "{e}; write error, warn, info, debug or trace, or levels by target as in info,kube=debug"
+            )),
         }
     }
 }
@@ -40,7 +42,9 @@ pub fn start(format: Format, level: &Level) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match format {
-        Format::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        Format::Json => {
+            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
         Format::Text => builder.try_init(),
     };
     started.map_err(|e| anyhow::anyhow!("logging could not be started: {e}"))

@@ -10,7 +10,8 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Buckets from a millisecond (one exchange with a node) to the slowest bounded wait of a pass.
@@ -91,14 +92,18 @@ impl Metrics {
             IntGaugeVec::new(opts(name, help), &[&["namespace", "cluster"], last].concat())
         };
         let this = Self {
-            reconciles: IntCounter::with_opts(opts("reconciles_total", "Passes over a ValkeyCluster that ended."))?,
+            reconciles: IntCounter::with_opts(opts(
+                "reconciles_total",
+                "Passes over a ValkeyCluster that ended.",
+            ))?,
             reconcile_errors: IntCounterVec::new(
                 opts("reconcile_errors_total", "Passes over a ValkeyCluster that ended in an error."),
                 &["reason"],
             )?,
-            reconcile_seconds: Histogram::with_opts(
-                seconds("reconcile_duration_seconds", "Time that one pass over a ValkeyCluster took."),
-            )?,
+            reconcile_seconds: Histogram::with_opts(seconds(
+                "reconcile_duration_seconds",
+                "Time that one pass over a ValkeyCluster took.",
+            ))?,
             part_seconds: HistogramVec::new(
                 seconds("reconcile_part_duration_seconds", "Time that one part of a pass took."),
                 &["part"],
@@ -107,16 +112,27 @@ impl Metrics {
                 opts("steps_total", "Steps that were carried out or refused."),
                 &["step", "why", "outcome"],
             )?,
-            link_losses: IntCounter::with_opts(opts("link_losses_total", "Lost connections to Valkey nodes."))?,
-            leader: IntGauge::with_opts(opts("leader", "1 while this process may act (its lease is valid), else 0."))?,
-            blocked: of_cluster("blocked", "Steps that are refused now, by the code of the refusal.", &["code"])?,
+            link_losses: IntCounter::with_opts(opts(
+                "link_losses_total",
+                "Lost connections to Valkey nodes.",
+            ))?,
+            leader: IntGauge::with_opts(opts(
+                "leader",
+                "1 while this process may act (its lease is valid), else 0.",
+            ))?,
+            blocked: of_cluster(
+                "blocked",
+                "Steps that are refused now, by the code of the refusal.",
+                &["code"],
+            )?,
             shards: of_cluster("shards", "Shards by state.", &["state"])?,
             members: of_cluster("members", "Members (pod and Valkey node) by state.", &["state"])?,
             spread: of_cluster("worker_primaries_spread", "Most minus fewest primaries on a worker.", &[])?,
             shown: Arc::default(),
             registry,
         };
-        let version = IntGaugeVec::new(opts("build_info", "Always 1; the version is the label."), &["version"])?;
+        let version =
+            IntGaugeVec::new(opts("build_info", "Always 1; the version is the label."), &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all: [Box<dyn Collector>; 13] = [
             Box::new(this.reconciles.clone()),
@@ -245,14 +261,23 @@ mod tests {
         metrics.show_cluster("ns", "a", &gauges(&[("Silent", 3)]));
         let text = metrics.encode().unwrap();
         assert!(!text.contains("Foreign"), "{text}");
-        assert!(text.contains(r#"valkey_operator_blocked{cluster="a",code="Silent",namespace="ns"} 3"#), "{text}");
-        assert!(text.contains(r#"valkey_operator_worker_primaries_spread{cluster="a",namespace="ns"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"valkey_operator_blocked{cluster="a",code="Silent",namespace="ns"} 3"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"valkey_operator_worker_primaries_spread{cluster="a",namespace="ns"} 1"#),
+            "{text}"
+        );
 
         metrics.forget_cluster("ns", "a");
         metrics.forget_cluster("ns", "never-seen");
         let text = metrics.encode().unwrap();
         assert!(!text.contains(r#"cluster="a""#), "{text}");
-        assert!(text.contains(r#"valkey_operator_shards{cluster="b",namespace="ns",state="ok"} 3"#), "{text}");
+        assert!(
+            text.contains(r#"valkey_operator_shards{cluster="b",namespace="ns",state="ok"} 3"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -276,11 +301,18 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
-        assert!(text.contains("\nprocess_resident_memory_bytes "), "process collector without prefix:\n{text}");
+        assert!(
+            text.contains("\nprocess_resident_memory_bytes "),
+            "process collector without prefix:\n{text}"
+        );
         for family in metrics.registry.gather() {
             let (name, kind) = (family.name(), family.get_field_type());
-            assert_eq!(name.ends_with("_total"), kind == prometheus::proto::MetricType::COUNTER && !name.starts_with("process_")
-                || name == "process_cpu_seconds_total", "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                kind == prometheus::proto::MetricType::COUNTER && !name.starts_with("process_")
+                    || name == "process_cpu_seconds_total",
+                "{name}"
+            );
         }
     }
 }
