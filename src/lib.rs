@@ -1,7 +1,20 @@
-//! A Kubernetes operator for Valkey Cluster.
+//! A Kubernetes operator for Valkey Cluster on bare Pods: this page is the map of the crate.
+//!
+//! ```text
+//! spec ─┐
+//! kube ─┼─ observe ─► Snapshot ─► View ─► RULES (pure, ordered) ─► admit (pure) ─► Plan ─┬─► execute: guard, then ONE effect a step
+//! valkey┘ reads only   facts     the join   proposals + why                               └─► report (pure): status, events, metrics
+//! ```
+//!
+//! Pure layers, without client, clock, randomness or unordered map (`tests/layers.rs` enforces it):
+//! [`model`] the vocabulary, [`plan`] the decisions, [`build`] the Kubernetes objects, [`report`] what is said of it all.
+//! Effects live in [`observe`] (reads), [`execute`] (writes) and [`valkey`] (the wire).
 
+pub mod api;
 pub mod error;
 pub mod flags;
 pub mod kube_client;
 pub mod lease;
+pub mod model;
+pub mod plan;
 pub mod telemetry;
