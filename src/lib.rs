@@ -11,10 +11,14 @@
 //! Effects live in [`observe`] (reads), [`execute`] (writes) and [`valkey`] (the wire).
 
 pub mod api;
+pub mod context;
+pub mod controller;
 pub mod error;
 pub mod flags;
 pub mod kube_client;
 pub mod lease;
 pub mod model;
 pub mod plan;
+pub mod sweep;
 pub mod telemetry;
+pub mod watch;

@@ -299,7 +299,9 @@ impl ApiServer {
 
     fn watch(&self, target: Target) -> Reply {
         if target.from < *self.world.compacted.lock().unwrap() {
-            return refusal(&Refusal(410, "Expired", "too old resource version".to_owned()));
+            // The real server, too, says this inside a stream that began well.
+            let status = status(&Refusal(410, "Expired", "too old resource version".to_owned()));
+            return reply(200, &json!({ "type": "ERROR", "object": status }));
         }
         // Subscribed before the first look, so that nothing falls between.
         let state =
@@ -468,10 +470,13 @@ fn reply(code: u16, body: &Value) -> Reply {
     response
 }
 
-fn refusal(Refusal(code, reason, message): &Refusal) -> Reply {
-    let status = json!({
+fn refusal(why: &Refusal) -> Reply {
+    reply(why.0, &status(why))
+}
+
+fn status(Refusal(code, reason, message): &Refusal) -> Value {
+    json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "reason": reason, "code": code, "message": message,
-    });
-    reply(*code, &status)
+    })
 }

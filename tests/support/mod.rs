@@ -4,3 +4,4 @@
 pub mod apiserver;
 mod objects;
 mod patch;
+pub mod rig;
