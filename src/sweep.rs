@@ -5,6 +5,7 @@
 //! they are released still need the operator, and the operator its passwords. So it stays until no Pod of that very
 //! `ValkeyCluster` (by UID) remains, and is deleted then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ const SETTLED: Duration = Duration::from_secs(600);
 pub struct Orphans {
     /// The cluster that was; its UID is what counts.
     pub cluster: ClusterKey,
-    /// The Secret with the passwords of its nodes.
+    /// The Secret with the passwords of its nodes; a namesake may have taken it over.
     pub secret: String,
     /// Its Pods, read just now: they are to be released and deleted.
     pub pods: Vec<Pod>,
@@ -75,7 +76,8 @@ where
 {
     // A Secret of ours without these is not the one with the passwords.
     let Some(cluster) = cluster_of(secret) else { return Ok(Action::await_change()) };
-    if ctx.knows(&cluster) {
+    let gone: Vec<ClusterKey> = generations(&cluster, ctx).into_iter().filter(|key| !ctx.knows(key)).collect();
+    if gone.is_empty() {
         return Ok(Action::requeue(SETTLED));
     }
     if !ctx.leadership.valid_now() {
@@ -83,20 +85,31 @@ where
     }
     // The caches lag: a live look decides.
     let clusters = Api::<ValkeyCluster>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
-    let found = clusters.get_metadata_opt(&cluster.name).await?;
-    if found.is_some_and(|found| found.uid().as_deref() == Some(cluster.uid.as_str())) {
-        return Ok(Action::requeue(SETTLED));
+    let living = clusters.get_metadata_opt(&cluster.name).await?.and_then(|found| found.uid());
+    let mut next = Action::requeue(SETTLED);
+    for key in gone.into_iter().filter(|key| living.as_ref() != Some(&key.uid)) {
+        let api = Api::<Pod>::namespaced(ctx.clients.api.clone(), &key.namespace);
+        let pods = api.list(&ListParams::default().labels(&format!("{CLUSTER_UID}={}", key.uid))).await?.items;
+        if !pods.is_empty() {
+            release(Orphans { cluster: key, secret: secret.name_any(), pods }, Arc::clone(ctx)).await?;
+            next = Action::requeue(ENDING);
+        } else if key == cluster {
+            delete(secret, &cluster, ctx).await?;
+        }
     }
-    let api = Api::<Pod>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
-    let pods = api.list(&ListParams::default().labels(&format!("{CLUSTER_UID}={}", cluster.uid))).await?.items;
-    if pods.is_empty() {
-        delete(secret, &cluster, ctx).await?;
-        ctx.backoff.clear(&cluster);
-        return Ok(Action::await_change());
-    }
-    release(Orphans { cluster: cluster.clone(), secret: secret.name_any(), pods }, Arc::clone(ctx)).await?;
     ctx.backoff.clear(&cluster);
-    Ok(Action::requeue(ENDING))
+    Ok(next)
+}
+
+/// Every cluster that had this name, as far as anything of it is left: the one that the Secret names, and those whose Pods
+/// are still there although a namesake has taken the Secret over.
+fn generations(cluster: &ClusterKey, ctx: &Ctx) -> BTreeSet<ClusterKey> {
+    let pods = ctx.stores.pods.state_filter(|pod| {
+        pod.metadata.namespace.as_ref() == Some(&cluster.namespace) && pod.labels().get(CLUSTER_LABEL) == Some(&cluster.name)
+    });
+    let uids = pods.iter().filter_map(|pod| pod.labels().get(CLUSTER_UID));
+    let keys = uids.map(|uid| ClusterKey { uid: uid.clone(), ..cluster.clone() });
+    keys.chain([cluster.clone()]).collect()
 }
 
 /// Deletes what was looked at and nothing else: a namesake may have taken the Secret over meanwhile.

@@ -88,7 +88,12 @@ async fn a_namesake_keeps_its_own_and_the_old_one_is_cleared_up_after() {
 
     // The new cluster takes the Secret over before the old pod is gone.
     server.put(&secret(&new));
+    server.put(&pod(&new, "valkey-a-0-1"));
     sleep(Duration::from_secs(2)).await;
+    released.lock().unwrap().clear();
+    sleep(Duration::from_secs(2)).await;
+    let last = released.lock().unwrap().last().cloned().expect("the old one's pod is still to be released");
+    assert_eq!(last.pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["valkey-a-0-0"]);
     server.remove::<Pod>("ns", "valkey-a-0-0");
     sleep(Duration::from_secs(60)).await;
     assert_eq!(secrets(&server).len(), 1, "it is the new cluster's now");

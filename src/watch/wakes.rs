@@ -58,7 +58,7 @@ impl Wakes {
                 // Woken although gone: what a pass that was under way leaves behind is then cleared away.
                 self.cluster(ObjectRef::from_obj(&**last));
                 if let Some(key) = key_of(last) {
-                    self.secrets_of(&key.uid, secrets);
+                    self.secrets_of(&key.namespace, &key.name, secrets);
                     self.gone.send(key);
                 }
             }
@@ -73,7 +73,8 @@ impl Wakes {
         let labelled = || pod.labels().get(CLUSTER_UID).cloned();
         let Some(uid) = owner(&**pod).map(|owner| owner.uid.clone()).or_else(labelled) else { return };
         if clusters.find(|cluster| cluster.uid().as_deref() == Some(uid.as_str())).is_none() {
-            self.secrets_of(&uid, secrets);
+            let name = owner(&**pod).map(|owner| owner.name.clone()).or_else(|| pod.labels().get(CLUSTER_LABEL).cloned());
+            self.secrets_of(&pod.namespace().unwrap_or_default(), &name.unwrap_or_default(), secrets);
         }
     }
 
@@ -108,8 +109,11 @@ impl Wakes {
         self.cluster_named(&child.namespace().unwrap_or_default(), name);
     }
 
-    fn secrets_of(&self, uid: &str, secrets: &Store<SecretMeta>) {
-        for secret in secrets.state_filter(|s| s.annotations().get(CLUSTER_UID).is_some_and(|u| u == uid)) {
+    fn secrets_of(&self, namespace: &str, cluster: &str, secrets: &Store<SecretMeta>) {
+        let of_cluster = |s: &SecretMeta| {
+            s.metadata.namespace.as_deref() == Some(namespace) && s.labels().get(CLUSTER_LABEL).is_some_and(|c| c == cluster)
+        };
+        for secret in secrets.state_filter(of_cluster) {
             self.secrets.send(ObjectRef::from_obj(&*secret));
         }
     }
