@@ -1,0 +1,1 @@
+//! The sandbox: a real Kubernetes of several workers on one Linux machine.
