@@ -2,6 +2,8 @@
 //!
 //! Nothing in it changes by itself (lag and memory are metrics), so a settled cluster causes no writes.
 
+#![expect(clippy::doc_markdown, reason = "these docstrings are what kubectl explain prints")]
+
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
