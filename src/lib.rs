@@ -14,3 +14,4 @@ pub mod api;
 pub mod build;
 pub mod model;
 pub mod plan;
+pub mod valkey;
