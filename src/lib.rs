@@ -14,4 +14,5 @@ pub mod api;
 pub mod build;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod valkey;

@@ -166,7 +166,7 @@ pub struct ShardTopology {
     /// Ordinal of the shard, from 0; it is on the pods' label valkey.io/shard-index.
     pub shard: i32,
 
-    /// Hash slots of the shard as ranges with both ends: 0-5460 or 0-100,200. Empty when it has none.
+    /// Hash slots of the shard as ranges with both ends: 0-5460 or, in several parts, 0-100 200. Empty when it has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub slots: String,
 
