@@ -20,6 +20,7 @@ pub mod kube_client;
 pub mod lease;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod sweep;
 pub mod telemetry;
 pub mod valkey;
