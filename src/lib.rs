@@ -12,4 +12,5 @@
 
 pub mod api;
 pub mod model;
+pub mod plan;
 pub mod valkey;

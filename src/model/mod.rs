@@ -11,10 +11,8 @@ pub mod view;
 
 pub use desired::{Desired, Template};
 pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
-pub use plan::{Blocked, Code, Plan, Proposal, Stage, Waiting, Why};
+pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};
 pub use slots::{SLOTS, SlotRange, Slots};
-pub use snapshot::{
-    Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker,
-};
+pub use snapshot::{Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker};
 pub use step::{Lane, Object, Step, Target};
 pub use view::{Member, View};

@@ -1,8 +1,9 @@
 //! A plan: the steps of this pass with their reasons, what was refused and why, and what is waited for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ids::Shard;
+use super::ids::{Moment, Shard};
 use super::step::Step;
 
 /// Why a step is wanted. A closed set: metrics and events are labelled with it.
@@ -146,5 +147,71 @@ impl fmt::Display for Plan {
             writeln!(f, "waiting {:?} | {}", w.stage, w.message)?;
         }
         Ok(())
+    }
+}
+
+/// What became of a step.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Outcome {
+    /// The effect was asked for and accepted; the next pass sees whether it took hold.
+    Done,
+    /// What the step rests on is not true any more (the sentence says what): nothing was done.
+    Stale(String),
+    /// It was tried and refused, or its answer never came; the sentence says why.
+    Failed(String),
+}
+
+/// A step of the pass with what became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// The step and its reason.
+    pub proposal: Proposal,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Hints of this process about what it has tried: safe to lose at any moment, consulted only for "how soon again".
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attempts(BTreeMap<String, Attempt>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Attempt {
+    failures: u32,
+    last: Moment,
+    error: String,
+}
+
+impl Attempts {
+    /// The first delay after a failure, in milliseconds.
+    const FIRST_MS: i64 = 500;
+    /// The longest delay, in milliseconds.
+    const LONGEST_MS: i64 = 30_000;
+
+    /// Notes that a step failed.
+    pub fn failed(&mut self, step: &Step, now: Moment, error: impl Into<String>) {
+        let a =
+            self.0.entry(step.subject()).or_insert(Attempt { failures: 0, last: now, error: String::new() });
+        a.failures = a.failures.saturating_add(1);
+        a.last = now;
+        a.error = error.into();
+    }
+
+    /// Notes that a step was done.
+    pub fn done(&mut self, step: &Step) {
+        self.0.remove(&step.subject());
+    }
+
+    /// Forgets everything: the spec has changed, so that everything is worth a new try.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Until when the step is held back and what went wrong, when it failed a moment ago.
+    pub fn held_back(&self, step: &Step, now: Moment) -> Option<(Moment, &str)> {
+        let a = self.0.get(&step.subject())?;
+        let shift = a.failures.saturating_sub(1).min(16);
+        let delay = (Self::FIRST_MS << shift).min(Self::LONGEST_MS);
+        let until = a.last.plus_ms(delay);
+        (now < until).then_some((until, a.error.as_str()))
     }
 }

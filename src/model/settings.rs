@@ -59,7 +59,12 @@ pub fn is_live(key: &str) -> bool {
 
 /// The keys that a node is asked for in each pass: what the operator manages and what the person set.
 pub fn asked(desired: &Desired) -> Vec<String> {
-    let managed = ["cluster-node-timeout", "cluster-replica-no-failover", "cluster-manual-failover-timeout", "shutdown-on-sigterm"];
+    let managed = [
+        "cluster-node-timeout",
+        "cluster-replica-no-failover",
+        "cluster-manual-failover-timeout",
+        "shutdown-on-sigterm",
+    ];
     let mut keys: Vec<String> = managed.iter().map(|k| (*k).to_owned()).collect();
     keys.extend(desired.config.keys().filter(|k| is_live(k) && !managed.contains(&k.as_str())).cloned());
     keys

@@ -183,7 +183,8 @@ mod tests {
     fn set_operations_agree_with_a_plain_set() {
         let a: Slots = "0-9 20 30-40".parse().unwrap();
         let b: Slots = "5-22 40-50".parse().unwrap();
-        let plain = |s: &Slots| (0..SLOTS).filter(|i| s.contains(*i)).collect::<std::collections::BTreeSet<_>>();
+        let plain =
+            |s: &Slots| (0..SLOTS).filter(|i| s.contains(*i)).collect::<std::collections::BTreeSet<_>>();
         assert_eq!(plain(&a.or(&b)), &plain(&a) | &plain(&b));
         assert_eq!(plain(&a.and(&b)), &plain(&a) & &plain(&b));
         assert_eq!(plain(&a.minus(&b)), &plain(&a) - &plain(&b));

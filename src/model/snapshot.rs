@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub whole: bool,
     /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
     pub drifted: BTreeSet<Object>,
+    /// The passwords of the system users are at hand.
+    pub credentials_known: bool,
     /// The Pods controlled by this custom resource's UID.
     pub pods: BTreeMap<PodName, Pod>,
     /// Names that other Pods hold: they cannot be created.

@@ -176,6 +176,29 @@ impl Step {
         }
     }
 
+    /// What a failure of it is remembered under: the effect and its object, not the values that change with each pass.
+    pub fn subject(&self) -> String {
+        match self {
+            Step::CreatePod { shard, .. } => format!("create in shard {shard}"),
+            Step::Configure { on, settings } => {
+                let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                format!("configure {} {}", on.uid, list.join(" "))
+            }
+            Step::Meet { on, .. } => format!("meet {}", on.uid),
+            Step::Forget { id, .. } => format!("forget {id}"),
+            Step::Latch
+            | Step::Apply(_)
+            | Step::DeletePod { .. }
+            | Step::SetGate { .. }
+            | Step::Admit { .. }
+            | Step::AssignSlots { .. }
+            | Step::SetEpoch { .. }
+            | Step::Replicate { .. }
+            | Step::Retire { .. }
+            | Step::Keep { .. } => self.to_string(),
+        }
+    }
+
     /// A short name for metrics and events: a closed set.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -67,7 +67,8 @@ impl<'a> View<'a> {
     /// Joins Pods with what answered in them.
     pub fn new(s: &'a Snapshot) -> Self {
         const NEVER: &Seen<NodeReport> = &Seen::Never;
-        let mut shards: BTreeMap<Shard, Vec<Member<'a>>> = s.desired.shards().map(|sh| (sh, Vec::new())).collect();
+        let mut shards: BTreeMap<Shard, Vec<Member<'a>>> =
+            s.desired.shards().map(|sh| (sh, Vec::new())).collect();
         let mut ids = BTreeMap::new();
         for pod in s.pods.values() {
             let member = Member { pod, seen: s.nodes.get(&pod.uid).unwrap_or(NEVER) };
