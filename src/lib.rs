@@ -11,6 +11,7 @@
 //! Effects live in [`observe`] (reads), [`execute`] (writes) and [`valkey`] (the wire).
 
 pub mod api;
+pub mod build;
 pub mod model;
 pub mod plan;
 pub mod valkey;

@@ -90,7 +90,7 @@ pub async fn refused(ctx: &Ctx, cr: &ValkeyCluster, sentence: &str) -> Result<Ac
 async fn status(ctx: &Ctx, cr: &ValkeyCluster, wanted: &ValkeyClusterStatus) -> Result<()> {
     let api: Api<ValkeyCluster> =
         Api::namespaced(ctx.clients.api.clone(), &cr.namespace().unwrap_or_default());
-    let params = PatchParams::apply(labels::MANAGER).force();
+    let params = PatchParams::apply(labels::OPERATOR).force();
     let mut version = cr.resource_version();
     for _ in 0..STATUS_TRIES {
         let body = json!({

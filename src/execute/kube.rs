@@ -48,27 +48,14 @@ impl Executor<'_> {
         Api::namespaced(self.ctx.clients.api.clone(), &self.s.desired.key.namespace)
     }
 
-    /// Server-side apply; an object that another controller owns is left alone.
+    /// Server-side apply; whose name it is was looked up when the facts were read.
     async fn apply<K>(&self, wanted: &K) -> kube::Result<Outcome>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let api = self.api::<K>();
-        let live = api.get_metadata_opt(&wanted.name_any()).await?;
-        let owners = live.iter().flat_map(ResourceExt::owner_references);
-        if let Some(other) = owners.into_iter().find(|o| o.controller == Some(true) && o.uid != self.s.desired.key.uid) {
-            return Ok(Outcome::Failed(format!(
-                "{} {} belongs to {} {} ({}): it is not touched; remove it or choose another cluster name",
-                K::kind(&K::DynamicType::default()),
-                wanted.name_any(),
-                other.kind,
-                other.name,
-                other.uid
-            )));
-        }
-        let params = PatchParams::apply(labels::MANAGER).force();
-        api.patch(&wanted.name_any(), &params, &Patch::Apply(wanted)).await?;
+        let params = PatchParams::apply(labels::OPERATOR).force();
+        self.api::<K>().patch(&wanted.name_any(), &params, &Patch::Apply(wanted)).await?;
         Ok(Outcome::Done)
     }
 
@@ -106,8 +93,8 @@ impl Executor<'_> {
             return Ok(Outcome::Stale("the ValkeyCluster was deleted meanwhile".to_owned()));
         };
         let mark = json!({ "metadata": { "annotations": { labels::FORMED: "true" } } });
-        let merge = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
-        self.api::<Secret>().patch_metadata(&build::secret_name(&key.name), &merge, &Patch::Merge(&mark)).await?;
+        let merge = PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        self.api::<Secret>().patch_metadata(&labels::secret_name(&key.name), &merge, &Patch::Merge(&mark)).await?;
         // Bound to the version just read: a namesake created this moment must not inherit the latch.
         let body = json!({ "metadata": { "resourceVersion": live.resource_version() }, "status": { "formed": true } });
         match cluster.patch_status(&key.name, &merge, &Patch::Merge(&body)).await {
@@ -181,11 +168,11 @@ impl Executor<'_> {
         let body = json!({
             "metadata": { "uid": uid },
             "status": { "conditions": [{
-                "type": labels::MEMBER_GATE, "status": status,
+                "type": labels::READINESS_GATE, "status": status,
                 "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now),
             }] }
         });
-        let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
+        let params = PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
         match self.api::<Pod>().patch_status(name.as_str(), &params, &Patch::Strategic(&body)).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() || s.is_invalid() => {

@@ -40,7 +40,7 @@ fn moment(t: Timestamp) -> Moment {
 }
 
 fn server(status: &PodStatus) -> Option<&ContainerStatus> {
-    status.container_statuses.iter().flatten().find(|c| c.name == labels::SERVER)
+    status.container_statuses.iter().flatten().find(|c| c.name == build::pod::SERVER)
 }
 
 fn phase(status: &PodStatus) -> Phase {
@@ -60,7 +60,7 @@ fn phase(status: &PodStatus) -> Phase {
 
 fn gate(status: &PodStatus) -> Option<bool> {
     let conditions = status.conditions.iter().flatten();
-    conditions.into_iter().find(|c| c.type_ == labels::MEMBER_GATE).map(|c| c.status == "True")
+    conditions.into_iter().find(|c| c.type_ == labels::READINESS_GATE).map(|c| c.status == "True")
 }
 
 /// What keeps the Pod from running, in the words of Kubernetes.
@@ -125,7 +125,7 @@ mod tests {
     fn a_running_member() {
         let p = read(json!({
             "podIP": "10.0.0.7", "phase": "Running",
-            "conditions": [{ "type": labels::MEMBER_GATE, "status": "False" }],
+            "conditions": [{ "type": labels::READINESS_GATE, "status": "False" }],
             "containerStatuses": [{ "name": "server", "image": "", "imageID": "", "ready": true, "restartCount": 0,
                 "state": { "running": {} } }]
         }));

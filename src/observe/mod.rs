@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ::kube::{Api, ResourceExt};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::ValkeyCluster;
@@ -48,12 +49,14 @@ pub async fn observe(ctx: &Ctx, cr: &ValkeyCluster, desired: Desired, hints: &st
     } else {
         ctx.hints.fast(&key.uid, desired.members())
     };
+    let (drifted, foreign) = drifted(ctx, &desired, credentials.is_some()).await?;
     let mut snapshot = Snapshot {
         now,
         revision: build::revision(&desired),
         formed,
         whole,
-        drifted: drifted(ctx, &desired, credentials.is_some()),
+        drifted,
+        foreign,
         credentials_known: credentials.is_some(),
         pods,
         taken,
@@ -74,7 +77,7 @@ async fn credentials(ctx: &Ctx, desired: &Desired, hints: &std::sync::Mutex<Hint
         return Ok(Some(known));
     }
     let api: Api<Secret> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
-    let Some(secret) = api.get_opt(&build::secret_name(&desired.key.name)).await? else { return Ok(None) };
+    let Some(secret) = api.get_opt(&labels::secret_name(&desired.key.name)).await? else { return Ok(None) };
     if secret.annotations().get(labels::CLUSTER_UID) != Some(&desired.key.uid) {
         return Ok(None);
     }
@@ -85,30 +88,59 @@ async fn credentials(ctx: &Ctx, desired: &Desired, hints: &std::sync::Mutex<Hint
 
 /// The mirror of the latch on the Secret, for a status that was lost.
 fn formed_mark(ctx: &Ctx, desired: &Desired) -> bool {
-    let name = build::secret_name(&desired.key.name);
+    let name = labels::secret_name(&desired.key.name);
     ctx.secret_meta(&desired.key.namespace, &name).is_some_and(|s| {
         s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid)
             && s.annotations().get(labels::FORMED).is_some_and(|v| v == "true")
     })
 }
 
-/// Objects that are missing or differ from what is wanted.
-fn drifted(ctx: &Ctx, desired: &Desired, credentials_known: bool) -> BTreeSet<Object> {
-    let (namespace, name) = (&desired.key.namespace, build::name(&desired.key.name));
-    let mut out = BTreeSet::new();
-    if !ctx.service(namespace, &name).is_some_and(|live| !build::drifted(&build::service(desired), live.as_ref())) {
-        out.insert(Object::Service);
+/// Objects that are missing or differ from what is wanted, and who else holds their names.
+async fn drifted(ctx: &Ctx, desired: &Desired, credentials_known: bool) -> Result<(BTreeSet<Object>, Option<String>)> {
+    let (namespace, name) = (&desired.key.namespace, labels::common_name(&desired.key.name));
+    let (mut out, mut foreign) = (BTreeSet::new(), None);
+    match ctx.service(namespace, &name) {
+        Some(live) if !build::drifted(&build::service(desired), live.as_ref()) => {}
+        Some(_) => drop(out.insert(Object::Service)),
+        None => {
+            foreign = foreign.or(holder::<Service>(ctx, desired, &name).await?);
+            out.insert(Object::Service);
+        }
     }
-    if !ctx.config_map(namespace, &name).is_some_and(|live| !build::drifted(&build::config_map(desired), live.as_ref()))
-    {
-        out.insert(Object::ConfigMap);
+    match ctx.config_map(namespace, &name) {
+        Some(live) if !build::drifted(&build::config_map(desired), live.as_ref()) => {}
+        Some(_) => drop(out.insert(Object::ConfigMap)),
+        None => {
+            foreign = foreign.or(holder::<ConfigMap>(ctx, desired, &name).await?);
+            out.insert(Object::ConfigMap);
+        }
     }
-    let secret = ctx.secret_meta(namespace, &build::secret_name(&desired.key.name));
+    let secret = ctx.secret_meta(namespace, &labels::secret_name(&desired.key.name));
     let ours = secret.is_some_and(|s| s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid));
     if !ours || !credentials_known {
         out.insert(Object::Secret);
     }
-    out
+    Ok((out, foreign))
+}
+
+/// Another manager's object under a name of ours. Our stores hold only what carries our label, so what is missing there
+/// is looked up once.
+async fn holder<K>(ctx: &Ctx, desired: &Desired, name: &str) -> Result<Option<String>>
+where
+    K: ::kube::Resource<Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
+    let Some(live) = api.get_metadata_opt(name).await? else { return Ok(None) };
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    let managed_by = live.labels().get(labels::MANAGED_BY);
+    let other_manager = managed_by.filter(|m| *m != labels::OPERATOR).map(|m| format!("is managed by {m}"));
+    let owners = live.owner_references();
+    let owner = owners.iter().find(|o| o.controller == Some(true) && o.uid != desired.key.uid);
+    let other_owner = owner.map(|o| format!("belongs to {} {}", o.kind, o.name));
+    Ok(other_manager.or(other_owner).map(|who| {
+        format!("{kind} {name} {who}: nothing is touched; remove what the other manager made, or choose another name")
+    }))
 }
 
 /// Asks every running Pod's node. Of two Pods at one address the younger has it.
@@ -152,7 +184,7 @@ async fn ghosts(ctx: &Ctx, s: &Snapshot, credentials: Option<&Credentials>) -> B
 /// The operator's own access to the nodes of a cluster.
 pub fn access(credentials: &Credentials) -> Access {
     Access {
-        username: Some(build::OPERATOR_USER.to_owned()),
+        username: Some(build::credentials::OPERATOR_USER.to_owned()),
         password: Some(credentials.operator.clone()),
         ..Access::default()
     }
