@@ -11,5 +11,23 @@
 //! Effects live in [`observe`] (reads), [`execute`] (writes) and [`valkey`] (the wire).
 
 pub mod api;
+pub mod build;
+pub mod context;
+pub mod controller;
+pub mod error;
+pub mod execute;
+pub mod flags;
+pub mod hints;
+pub mod kube_client;
+pub mod lease;
 pub mod model;
+pub mod observe;
+mod parallel;
 pub mod plan;
+pub mod publish;
+pub mod reconcile;
+pub mod report;
+pub mod sweep;
+pub mod telemetry;
+pub mod valkey;
+pub mod watch;
