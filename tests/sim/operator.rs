@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, View,
+    Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, Step, View,
 };
 use valkey_cluster_operator::plan;
 
@@ -49,7 +49,8 @@ impl World {
         let (outcomes, crashed) = self.run(&plan, &snapshot.desired, &mut operator);
         if crashed {
             let next = self.now + 1;
-            operator = Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
+            operator =
+                Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
         } else {
             self.resource.whole |= plan::form::complete(&View::new(&snapshot));
             operator.next_pass = self.now + World::period(plan.quiet());
@@ -95,7 +96,12 @@ impl World {
     }
 
     /// The first lane alone, then the others side by side: any interleaving may happen, order holds within a lane.
-    fn run(&mut self, plan: &Plan, desired: &Desired, operator: &mut Operator) -> (Vec<(Proposal, Outcome)>, bool) {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        desired: &Desired,
+        operator: &mut Operator,
+    ) -> (Vec<(Proposal, Outcome)>, bool) {
         let mut lanes: BTreeMap<Lane, VecDeque<Proposal>> = BTreeMap::new();
         for p in &plan.steps {
             lanes.entry(p.step.lane()).or_default().push_back(p.clone());
@@ -127,10 +133,13 @@ impl World {
                 Outcome::Failed(why) => operator.attempts.failed(&proposal.step, self.moment(), why),
                 Outcome::Stale(_) => {}
             }
-            let ends = lane == Lane::First && outcome != Outcome::Done;
+            let ends = outcome != Outcome::Done && !nothing_rests_on(&proposal.step);
             done.push((proposal, outcome));
-            if ends {
+            if ends && lane == Lane::First {
                 break;
+            }
+            if ends {
+                lanes.remove(&lane);
             }
         }
         (done, false)
@@ -139,4 +148,12 @@ impl World {
 
 fn take_one(budget: &mut Option<(usize, usize)>) -> Option<(usize, usize)> {
     budget.take().map(|(age, passes)| (age, passes.saturating_sub(1)))
+}
+
+/// As the executor has it: other steps of the lane go on after these.
+fn nothing_rests_on(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. }
+    )
 }
