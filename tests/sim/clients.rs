@@ -59,9 +59,16 @@ impl Clients {
         if node.cluster == 0 && node.state_ok && node.of.is_none() && node.slots.contains(slot) {
             let value = node.data.entry(slot).or_insert(0);
             *value += 1;
-            let known = self.acknowledged.entry(slot).or_insert(0);
-            *known = (*known).max(*value);
+            let value = *value;
             self.acknowledged_writes += 1;
+            // A write that reached no replica, although there is one, is lost in a crash by Valkey's own terms.
+            let mut replicas = valkey.nodes.values().filter(|n| n.of.as_ref() == Some(&owner)).peekable();
+            let sole = replicas.peek().is_none();
+            if !sole && !replicas.any(|n| n.repl.up && n.repl.partner.as_ref() == Some(&owner)) {
+                return;
+            }
+            let known = self.acknowledged.entry(slot).or_insert(0);
+            *known = (*known).max(value);
         }
     }
 
