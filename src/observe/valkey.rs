@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 
+use crate::build::credentials::REPLICATION_USER;
 use crate::model::{Link, NodeId, NodeReport, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots};
-use crate::valkey::REPLICATION_USER;
 use crate::valkey::commands::AclUser;
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
