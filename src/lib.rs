@@ -12,6 +12,16 @@
 
 pub mod api;
 pub mod build;
+pub mod context;
+pub mod controller;
+pub mod error;
+pub mod flags;
+pub mod kube_client;
+pub mod lease;
 pub mod model;
 pub mod plan;
+pub mod report;
+pub mod sweep;
+pub mod telemetry;
 pub mod valkey;
+pub mod watch;

@@ -1,0 +1,103 @@
+//! Decides how the process talks to the API server: which time-outs, which retries, how often. Touches the network through
+//! the clients that it makes.
+//!
+//! kube's default client retries a refused eviction (429) for minutes and waits without end for an answer that does not come.
+//! That suits watches and nothing else, so there is one client for each manner of talking.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use hyper::header::USER_AGENT;
+use kube::client::ClientBuilder;
+use kube::{Client, Config};
+use tower::limit::RateLimitLayer;
+
+/// How long a connection may take to come up.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long the API server may take to answer.
+const ANSWER: Duration = Duration::from_secs(15);
+/// The server ends each watch after this; it is resumed where it ended. It bounds how long a connection that died without
+/// a word is believed in (kube's own bound is 295 s).
+pub const WATCH_ROUND: Duration = Duration::from_secs(60);
+/// How much longer than [`WATCH_ROUND`] a watch may say nothing before its connection is given up.
+const WATCH_GRACE: Duration = Duration::from_secs(15);
+
+/// One client for each manner of talking to the API server. Cheap to clone.
+#[derive(Clone)]
+pub struct Clients {
+    /// For watches: retried by kube, never slowed down.
+    pub watch: Client,
+    /// For everything else: an answer within 15 s or an error, nothing tried twice, bounded in rate.
+    pub api: Client,
+    /// For the lease alone, so that its renewal never waits behind a hundred clusters' requests.
+    pub lease: Client,
+}
+
+/// Time-outs of the `api` and `lease` clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until the connection is up.
+    pub connect: Duration,
+    /// Until the answer begins, and between its parts.
+    pub answer: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: CONNECT, answer: ANSWER }
+    }
+}
+
+/// Finds the API server: the kubeconfig (`KUBECONFIG`, `~/.kube/config`) outside a cluster, the service account inside.
+///
+/// # Errors
+/// A sentence that says where it looked.
+pub async fn config() -> anyhow::Result<Config> {
+    Config::infer().await.map_err(|e| {
+        anyhow::anyhow!(
+            "no API server is configured: {e}; set KUBECONFIG, or run in a Pod with a service account"
+        )
+    })
+}
+
+/// Makes the clients. `qps` bounds the requests a second of the `api` client.
+///
+/// # Errors
+/// When the configuration's certificates or credentials cannot be used.
+pub fn clients(config: Config, qps: NonZeroU32, timeouts: Timeouts) -> anyhow::Result<Clients> {
+    let config = with_user_agent(config)?;
+    let mut watch = config.clone();
+    watch.connect_timeout = Some(timeouts.connect);
+    watch.read_timeout = Some(WATCH_ROUND + WATCH_GRACE);
+    watch.reset_reader_on_write = true;
+    let mut calls = config;
+    calls.default_retry = false;
+    calls.connect_timeout = Some(timeouts.connect);
+    calls.read_timeout = Some(timeouts.answer);
+    calls.reset_reader_on_write = true;
+    Ok(Clients {
+        watch: Client::try_from(watch)?,
+        api: ClientBuilder::try_from(calls.clone())?.with_layer(&rate(qps)).build(),
+        lease: Client::try_from(calls)?,
+    })
+}
+
+impl Clients {
+    /// The same client for everything, for an API server inside a test.
+    pub fn all(client: &Client) -> Self {
+        Self { watch: client.clone(), api: client.clone(), lease: client.clone() }
+    }
+}
+
+/// At most `qps` requests in any period of one second that begins with a request; what is above waits for the next one.
+///
+/// A second, not less: the dozen requests that create a cluster go out together, while two hundred clusters queue up.
+pub fn rate(qps: NonZeroU32) -> RateLimitLayer {
+    RateLimitLayer::new(u64::from(qps.get()), Duration::from_secs(1))
+}
+
+fn with_user_agent(mut config: Config) -> anyhow::Result<Config> {
+    let value = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).parse()?;
+    config.headers.push((USER_AGENT, value));
+    Ok(config)
+}
