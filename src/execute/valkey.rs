@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::guard::{self, Facts};
 use crate::build::credentials::REPLICATION_USER;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
+use crate::parallel;
 use crate::valkey::Ports;
 use crate::valkey::commands;
 use crate::valkey::error::WireError;
@@ -161,11 +163,12 @@ impl ValkeyExecutor {
     /// Introduces those that may be; the others get their turn in another pass. Fails only when nobody could be.
     async fn meet(&self, on: &Target, with: &[Target]) -> Done {
         let (node, own) = self.facts(on).await?;
-        let read: Vec<(&Target, Result<Facts, Hitch>)> = stream::iter(with)
-            .map(async |peer| (peer, self.facts(peer).await.map(|(_, facts)| facts)))
-            .buffered(PARALLEL)
-            .collect()
-            .await;
+        let read: Vec<(&Target, Result<Facts, Hitch>)> = self
+            .facts_of(with)
+            .await
+            .into_iter()
+            .map(|(peer, facts)| (peer, facts.map(|(_, f)| f)))
+            .collect();
         // Only addresses whose nodes were identified just now count as ours.
         let known = read.iter().filter(|(_, facts)| facts.is_ok()).map(|(peer, _)| peer.ip);
         let ours: BTreeSet<IpAddr> = known.chain([on.ip]).collect();
@@ -211,11 +214,7 @@ impl ValkeyExecutor {
 
     /// Reads all first: what one node knows may forbid it for all.
     async fn forget(&self, id: &NodeId, on: &[Target]) -> Done {
-        let read: Vec<_> = stream::iter(on)
-            .map(async |target| (target, self.facts(target).await))
-            .buffered(PARALLEL)
-            .collect()
-            .await;
+        let read = self.facts_of(on).await;
         let all_empty = read.iter().all(|(_, f)| f.as_ref().is_ok_and(|(_, facts)| facts.keys == 0));
         let (mut todo, mut hitches) = (Vec::new(), Vec::new());
         for (target, facts) in read {
@@ -232,14 +231,25 @@ impl ValkeyExecutor {
         for ip in addresses {
             self.is_gone(id, ip).await?;
         }
-        let told =
-            todo.into_iter().map(async |(target, node, _)| match commands::forget(node.as_ref(), id).await {
-                Err(e) if e.is_unknown_node() => Ok(()),
-                other => other.map_err(|e| format!("{}: {e}", target.pod)),
-            });
-        let told: Vec<Result<(), String>> = stream::iter(told).buffered(PARALLEL).collect().await;
-        hitches.extend(told.into_iter().filter_map(Result::err));
+        let mut told: Vec<BoxFuture<'_, Result<(), String>>> = Vec::with_capacity(todo.len());
+        for (target, node, _) in todo {
+            told.push(forget_at(target, node, id).boxed());
+        }
+        hitches.extend(parallel::all(told, PARALLEL).await.into_iter().filter_map(Result::err));
         if hitches.is_empty() { Ok(()) } else { Err(Hitch::Failed(hitches.join("; "))) }
+    }
+
+    /// The facts of many nodes, read side by side.
+    async fn facts_of<'t>(
+        &self,
+        targets: &'t [Target],
+    ) -> Vec<(&'t Target, Result<(Arc<dyn Node>, Facts), Hitch>)> {
+        let mut reads: Vec<BoxFuture<'_, Result<(Arc<dyn Node>, Facts), Hitch>>> =
+            Vec::with_capacity(targets.len());
+        for target in targets {
+            reads.push(self.facts(target).boxed());
+        }
+        targets.iter().zip(parallel::all(reads, PARALLEL).await).collect()
     }
 
     /// A node that lives is never forgotten: 8.1 and newer meet it again every few seconds.
@@ -307,4 +317,12 @@ fn silent(on: &Target, e: &WireError) -> Hitch {
 
 fn refused(on: &Target, e: &WireError) -> Hitch {
     Hitch::Failed(format!("{}: {e}", on.pod))
+}
+
+/// An id that is unknown there is forgotten there.
+async fn forget_at(target: &Target, node: Arc<dyn Node>, id: &NodeId) -> Result<(), String> {
+    match commands::forget(node.as_ref(), id).await {
+        Err(e) if e.is_unknown_node() => Ok(()),
+        other => other.map_err(|e| format!("{}: {e}", target.pod)),
+    }
 }
