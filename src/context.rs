@@ -10,10 +10,14 @@ use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 
+use tokio::sync::mpsc;
+
+use crate::hints::AllHints;
 use crate::kube_client::Clients;
 use crate::lease::Leadership;
-use crate::model::ClusterKey;
+use crate::model::{ClusterKey, PodUid};
 use crate::telemetry::Metrics;
+use crate::valkey::{Change, Connector, Event, FredConnector, LinkSettings, Links, Ports};
 use crate::watch::wakes::owner;
 use crate::watch::{SecretMeta, Stores, Wakes};
 
@@ -36,6 +40,14 @@ pub struct Ctx {
     pub leadership: Leadership,
     /// How long to wait after failures.
     pub backoff: Backoff,
+    /// Opens connections to nodes.
+    pub connector: Arc<dyn Connector>,
+    /// One open connection to every running node: its loss wakes the cluster at once.
+    pub links: Links<ClusterKey, PodUid>,
+    /// What is remembered of each cluster.
+    pub hints: AllHints,
+    /// Where Valkey listens.
+    pub ports: Ports,
 }
 
 impl Ctx {
@@ -49,7 +61,23 @@ impl Ctx {
     ) -> Self {
         let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(instance) };
         let recorder = Recorder::new(clients.api.clone(), reporter);
-        Self { clients, stores, wakes, recorder, metrics, leadership, backoff: Backoff::default() }
+        let connector: Arc<dyn Connector> = Arc::new(FredConnector);
+        let (changes, told) = mpsc::unbounded_channel();
+        let links = Links::new(Arc::clone(&connector), LinkSettings::default(), changes);
+        tokio::spawn(wake_by_links(told, wakes.clone(), metrics.clone()));
+        Self {
+            clients,
+            stores,
+            wakes,
+            recorder,
+            metrics,
+            leadership,
+            backoff: Backoff::default(),
+            connector,
+            links,
+            hints: AllHints::default(),
+            ports: Ports::default(),
+        }
     }
 
     /// The Pods whose controller is the `ValkeyCluster` with this UID, in order of their names.
@@ -96,10 +124,23 @@ impl Ctx {
     /// Drops what is kept in memory for a `ValkeyCluster` that is gone.
     pub fn forget(&self, key: &ClusterKey) {
         self.backoff.clear(key);
+        self.links.forget(key);
+        self.hints.drop(&key.uid);
         // Series are named, not numbered: a namesake's must stay.
         if self.stores.clusters.get(&ObjectRef::new(&key.name).within(&key.namespace)).is_none() {
             self.metrics.forget_cluster(&key.namespace, &key.name);
         }
+    }
+}
+
+/// A link that is lost, or found again, is one more reason to look; it is no source of truth.
+async fn wake_by_links(mut told: mpsc::UnboundedReceiver<Event<ClusterKey, PodUid>>, wakes: Wakes, metrics: Metrics) {
+    while let Some(event) = told.recv().await {
+        if let Change::Lost(why) = &event.change {
+            metrics.link_lost();
+            tracing::info!(cluster = event.cluster.name, member = %event.member, %why, "a link was lost");
+        }
+        wakes.cluster_named(&event.cluster.namespace, &event.cluster.name);
     }
 }
 

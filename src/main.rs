@@ -159,7 +159,7 @@ async fn act(ctx: Arc<Ctx>, concurrency: std::num::NonZeroU16, stop: Cancellatio
     }
     tokio::join!(
         controller::run(Arc::clone(&ctx), concurrency, reconcile::reconcile, stop.clone()),
-        sweep::run(ctx, reconcile::release, stop),
+        sweep::run(ctx, stop),
     );
 }
 
