@@ -13,9 +13,9 @@ use std::{
 use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
-        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Peer, Phase, Plan, Pod, PodName,
-        PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step, Template, Trouble, Version, Why,
-        Worker, WorkerName, plan::Attempts,
+        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Peer, Phase, Plan, Pod,
+        PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step, Template,
+        Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -38,7 +38,10 @@ fn golden(name: &str, report: &Report) {
         fs::write(&path, &text).unwrap();
     }
     let kept = fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == text, "{name} differs; look at it, then run `UPDATE=1 cargo test --test report_golden`\n{text}");
+    assert!(
+        kept == text,
+        "{name} differs; look at it, then run `UPDATE=1 cargo test --test report_golden`\n{text}"
+    );
 }
 
 /// Three shards with this many replicas, on three workers, nothing there yet.
@@ -141,12 +144,20 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         id: id(shard, index),
         version: Version::new(9, 1, 2),
         uptime_ms: 60_000,
-        role: if index == 0 { Role::Primary { slots: share(shard) } } else { Role::Replica { of: id(shard, 0), link } },
+        role: if index == 0 {
+            Role::Primary { slots: share(shard) }
+        } else {
+            Role::Replica { of: id(shard, 0), link }
+        },
         open_slots: Slots::none(),
         state_ok: true,
         epoch: u64::from(shard * 10 + index + 1),
         peers: peers.collect(),
-        online_replicas: if index == 0 { (1..=replicas).map(|i| ip(shard, i)).collect() } else { BTreeSet::new() },
+        online_replicas: if index == 0 {
+            (1..=replicas).map(|i| ip(shard, i)).collect()
+        } else {
+            BTreeSet::new()
+        },
         keys: 0,
         loading: false,
         admitted: true,
@@ -213,7 +224,8 @@ fn a_new_cluster() {
 fn an_image_that_cannot_be_pulled() {
     let mut s = pending(1);
     for pod in s.pods.values_mut() {
-        let (reason, message) = ("ErrImagePull".to_owned(), "docker.io/valkey/valkey:nope: not found".to_owned());
+        let (reason, message) =
+            ("ErrImagePull".to_owned(), "docker.io/valkey/valkey:nope: not found".to_owned());
         pod.trouble = Some(Trouble { reason, message });
     }
     let first = said(&s, None);
@@ -228,7 +240,8 @@ fn an_image_that_cannot_be_pulled() {
 #[test]
 fn a_pod_that_no_worker_can_take() {
     let mut s = pending(1);
-    let (reason, message) = ("Unschedulable".to_owned(), "0/3 nodes are available: 3 Insufficient memory.".to_owned());
+    let (reason, message) =
+        ("Unschedulable".to_owned(), "0/3 nodes are available: 3 Insufficient memory.".to_owned());
     s.pods.get_mut(&pod_name(2, 1)).unwrap().trouble = Some(Trouble { reason, message });
     golden("03-unschedulable", &said(&s, None));
 }
@@ -277,7 +290,8 @@ fn a_settled_cluster_says_nothing_new() {
     let next = said(&later, Some(&first));
     assert_eq!(next.status, first);
     assert_eq!(next.events, vec![]);
-    let read_back: ValkeyClusterStatus = serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap();
+    let read_back: ValkeyClusterStatus =
+        serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap();
     assert_eq!(read_back, first, "what the API server gives back is what was written");
 }
 
@@ -369,7 +383,12 @@ fn a_quota_refuses_pods() {
 }
 
 fn held_step() -> Step {
-    planned(&empty(0)).steps.into_iter().map(|p| p.step).find(|s| matches!(s, Step::CreatePod { .. })).unwrap()
+    planned(&empty(0))
+        .steps
+        .into_iter()
+        .map(|p| p.step)
+        .find(|s| matches!(s, Step::CreatePod { .. }))
+        .unwrap()
 }
 
 #[test]
@@ -396,7 +415,8 @@ fn pods_of_an_earlier_spec_are_told_of() {
 fn the_latch_never_opens() {
     let s = empty(1);
     let latch = Proposal::new(Step::Latch, Why::Form, "slots are given out next");
-    let latched = report(&s, &Plan::default(), &[Done { proposal: latch, outcome: Outcome::Done }], None).status;
+    let latched =
+        report(&s, &Plan::default(), &[Done { proposal: latch, outcome: Outcome::Done }], None).status;
     assert!(latched.formed);
     assert!(said(&s, Some(&latched)).status.formed);
     assert!(latched.topology.is_empty(), "not complete yet");
@@ -428,7 +448,10 @@ fn a_spec_that_cannot_be_planned_for() {
     assert_eq!(status.formed, cr.status.as_ref().unwrap().formed);
     cr.status = Some(status.clone());
     assert_eq!(refusal(&cr, sentence, Moment(START + 9000)), status, "said once");
-    golden("16-refused", &Report { status, events: vec![], gauges: valkey_cluster_operator::report::Gauges::default() });
+    golden(
+        "16-refused",
+        &Report { status, events: vec![], gauges: valkey_cluster_operator::report::Gauges::default() },
+    );
 }
 
 /// API conventions: conditions are dated and say of which generation they speak; reasons are one word.
