@@ -48,14 +48,20 @@ async fn the_secret_outlives_its_cluster_until_the_last_pod_is_gone() {
     let released = sweeping(&ctx);
     sleep(Duration::from_secs(1300)).await;
     assert!(server.writes().is_empty(), "{:?}", server.writes());
-    assert!(server.calls().iter().all(|c| c.verb == "watch" || c.name.is_empty()), "a settled cluster is not even read");
+    assert!(
+        server.calls().iter().all(|c| c.verb == "watch" || c.name.is_empty()),
+        "a settled cluster is not even read"
+    );
 
     server.remove::<ValkeyCluster>("ns", "a");
     sleep(Duration::from_millis(100)).await;
     let first = released.lock().unwrap().first().cloned().expect("called at once");
     assert_eq!(Some(&first.cluster.uid), a.uid().as_ref());
     assert_eq!(first.secret, "internal-a-system-passwords");
-    assert_eq!(first.pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["valkey-a-0-0", "valkey-a-1-0"]);
+    assert_eq!(
+        first.pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
+        ["valkey-a-0-0", "valkey-a-1-0"]
+    );
     sleep(Duration::from_secs(30)).await;
     assert!(released.lock().unwrap().len() > 10, "again and again while pods remain");
     assert_eq!(secrets(&server).len(), 1);
@@ -146,7 +152,9 @@ async fn an_unreadable_answer_is_no_proof_of_absence() {
     server.put(&secret(&a));
     let ctx = watching(&server, &Namespaces::All).await;
     let released = sweeping(&ctx);
-    server.fault(|call| (call.verb == "get" || call.verb == "list").then_some(Fault::Refuse(500, "InternalError")));
+    server.fault(|call| {
+        (call.verb == "get" || call.verb == "list").then_some(Fault::Refuse(500, "InternalError"))
+    });
     server.remove::<ValkeyCluster>("ns", "a");
     sleep(Duration::from_secs(60)).await;
     assert!(released.lock().unwrap().is_empty());
@@ -162,7 +170,8 @@ async fn without_the_lease_nothing_is_deleted() {
     let a = server.put(&cluster("ns", "a"));
     server.put(&secret(&a));
     let api = kube::Api::namespaced(server.client("ns"), "ns");
-    let (election, leadership): (Election, Leadership) = Election::new(api, Settings::new("l", "i"), Metrics::new().unwrap());
+    let (election, leadership): (Election, Leadership) =
+        Election::new(api, Settings::new("l", "i"), Metrics::new().unwrap());
     let ctx = watching_as(&server, &Namespaces::All, leadership).await;
     let released = sweeping(&ctx);
     server.remove::<ValkeyCluster>("ns", "a");
