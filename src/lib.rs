@@ -11,14 +11,17 @@
 //! Effects live in [`observe`] (reads), [`execute`] (writes) and [`valkey`] (the wire).
 
 pub mod api;
+pub mod build;
 pub mod context;
 pub mod controller;
 pub mod error;
 pub mod flags;
+pub mod hints;
 pub mod kube_client;
 pub mod lease;
 pub mod model;
 pub mod plan;
 pub mod sweep;
 pub mod telemetry;
+pub mod valkey;
 pub mod watch;

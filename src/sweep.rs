@@ -17,10 +17,11 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ValkeyCluster;
+use crate::build::labels;
 use crate::context::{Backoff, Ctx};
 use crate::error::{Error, Result};
 use crate::model::ClusterKey;
-use crate::watch::{CLUSTER_LABEL, CLUSTER_UID, SecretMeta};
+use crate::watch::SecretMeta;
 
 /// How many clusters are cleared up after at the same moment.
 const CONCURRENCY: u16 = 8;
@@ -89,7 +90,8 @@ where
     let mut next = Action::requeue(SETTLED);
     for key in gone.into_iter().filter(|key| living.as_ref() != Some(&key.uid)) {
         let api = Api::<Pod>::namespaced(ctx.clients.api.clone(), &key.namespace);
-        let pods = api.list(&ListParams::default().labels(&format!("{CLUSTER_UID}={}", key.uid))).await?.items;
+        let of_uid = format!("{}={}", labels::CLUSTER_UID, key.uid);
+        let pods = api.list(&ListParams::default().labels(&of_uid)).await?.items;
         if !pods.is_empty() {
             release(Orphans { cluster: key, secret: secret.name_any(), pods }, Arc::clone(ctx)).await?;
             next = Action::requeue(ENDING);
@@ -105,9 +107,9 @@ where
 /// are still there although a namesake has taken the Secret over.
 fn generations(cluster: &ClusterKey, ctx: &Ctx) -> BTreeSet<ClusterKey> {
     let pods = ctx.stores.pods.state_filter(|pod| {
-        pod.metadata.namespace.as_ref() == Some(&cluster.namespace) && pod.labels().get(CLUSTER_LABEL) == Some(&cluster.name)
+        pod.metadata.namespace.as_ref() == Some(&cluster.namespace) && pod.labels().get(labels::CLUSTER) == Some(&cluster.name)
     });
-    let uids = pods.iter().filter_map(|pod| pod.labels().get(CLUSTER_UID));
+    let uids = pods.iter().filter_map(|pod| pod.labels().get(labels::CLUSTER_UID));
     let keys = uids.map(|uid| ClusterKey { uid: uid.clone(), ..cluster.clone() });
     keys.chain([cluster.clone()]).collect()
 }
@@ -148,7 +150,7 @@ fn after_failure(secret: &SecretMeta, error: &Error, ctx: &Ctx) -> Action {
 fn cluster_of(secret: &SecretMeta) -> Option<ClusterKey> {
     Some(ClusterKey {
         namespace: secret.namespace()?,
-        name: secret.labels().get(CLUSTER_LABEL)?.clone(),
-        uid: secret.annotations().get(CLUSTER_UID)?.clone(),
+        name: secret.labels().get(labels::CLUSTER)?.clone(),
+        uid: secret.labels().get(labels::CLUSTER_UID)?.clone(),
     })
 }

@@ -109,7 +109,7 @@ async fn what_was_left_while_nobody_looked_is_found_at_the_start() {
     // A Secret of somebody else, with our label but without the marks of a cluster.
     let mut other = secret(&a);
     other.metadata.name = Some("other".into());
-    other.metadata.annotations = None;
+    other.labels_mut().remove("valkey.io/cluster-uid");
     server.put(&other);
     let ctx = watching(&server, &Namespaces::All).await;
     sweeping(&ctx);

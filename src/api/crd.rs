@@ -25,6 +25,7 @@ pub fn crd() -> CustomResourceDefinition {
         if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             refuse_fields(schema);
             place_rules(schema);
+            unwrap_lines(schema);
         }
     }
     crd
@@ -50,6 +51,17 @@ fn place_rules(schema: &mut JSONSchemaProps) {
         if let Some(place) = descend(schema, placed.path) {
             place.x_kubernetes_validations.get_or_insert_default().push(placed.rule);
         }
+    }
+}
+
+/// Descriptions are read in `kubectl explain`, which breaks lines itself.
+fn unwrap_lines(schema: &mut JSONSchemaProps) {
+    for property in schema.properties.iter_mut().flatten().map(|(_, property)| property) {
+        if let Some(description) = &mut property.description {
+            let paragraphs: Vec<String> = description.split("\n\n").map(|p| p.replace('\n', " ")).collect();
+            *description = paragraphs.join("\n\n");
+        }
+        unwrap_lines(property);
     }
 }
 

@@ -68,8 +68,8 @@ pub enum Code {
     SettingRefused,
     /// The passwords of running members are gone.
     CredentialsLost,
-    /// No worker may take the Pod.
-    NoWorker,
+    /// Objects of this cluster's names belong to another manager.
+    ForeignOperator,
 }
 
 /// A refusal that a person can read.

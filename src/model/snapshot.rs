@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub whole: bool,
     /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
     pub drifted: BTreeSet<Object>,
+    /// Who else manages objects of this cluster's names, as a sentence: then nothing is touched.
+    pub foreign: Option<String>,
     /// The passwords of the system users are at hand.
     pub credentials_known: bool,
     /// The Pods controlled by this custom resource's UID.

@@ -3,22 +3,25 @@
 use std::collections::BTreeSet;
 
 use crate::model::plan::Attempts;
-use crate::model::{Blocked, Code, Plan, Proposal, Step, View};
+use crate::model::{Blocked, Code, Lane, Plan, Proposal, Step, View};
 
 /// Admits what may be done now.
 pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let Plan { steps, mut blocked, mut waiting } = proposed;
+    // When what everything rests on cannot be done, nothing else is.
+    let halted = steps.iter().any(|p| p.step.lane() == Lane::First && attempts.held_back(&p.step, v.s.now).is_some());
     let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
     for p in steps {
         match refusal(v, &p, attempts) {
             Some(no) => blocked.push(no),
+            None if halted && p.step.lane() != Lane::First => {}
             // Two rules may come to the same step; the earlier one's reason stands.
             None if seen.insert(p.step.clone()) => admitted.push(p),
             None => {}
         }
     }
-    if v.s.desired.paused || v.s.desired.deleting {
+    if v.s.desired.paused || v.s.desired.deleting || v.s.foreign.is_some() {
         waiting.clear();
     }
     blocked.sort();
@@ -29,6 +32,9 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
 
 fn refusal(v: &View<'_>, p: &Proposal, attempts: &Attempts) -> Option<Blocked> {
     let blocked = |code, message| Some(Blocked { code, shard: None, message });
+    if let Some(sentence) = &v.s.foreign {
+        return blocked(Code::ForeignOperator, sentence.clone());
+    }
     if v.s.desired.deleting {
         return blocked(
             Code::Deleting,
