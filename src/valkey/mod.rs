@@ -5,13 +5,13 @@
 //! so that the end of a process is known within milliseconds.
 
 pub mod commands;
-mod error;
+pub mod error;
 pub mod fred;
-mod link;
-mod links;
-mod node;
+pub mod link;
+pub mod links;
+pub mod node;
 pub mod parse;
-mod reply;
+pub mod reply;
 
 pub use self::fred::FredConnector;
 pub use error::WireError;
@@ -19,6 +19,25 @@ pub use link::{Change, Event, LinkSettings};
 pub use links::{LinkCounts, Links};
 pub use node::{Access, Connector, Limits, Node};
 pub use reply::Reply;
+
+/// The user that replicas copy as: off until the operator has adopted the process.
+pub const REPLICATION_USER: &str = "_replication";
+
+/// The ports that nodes listen on; one process an address, so that they are the same for all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// For clients.
+    pub client: u16,
+    /// For the cluster bus.
+    pub bus: u16,
+}
+
+impl Default for Ports {
+    /// Those of the Pods: Valkey's own default, and 10000 more for the bus.
+    fn default() -> Self {
+        Self { client: 6379, bus: 16379 }
+    }
+}
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -37,7 +37,7 @@ pub trait Connector: Send + Sync {
 }
 
 /// As whom to connect, and how long to wait.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Access {
     /// The ACL user; none is `default`.
     pub username: Option<String>,
