@@ -9,17 +9,20 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::build::labels::OPERATOR;
+use tokio::sync::mpsc;
+
 use crate::hints::AllHints;
 use crate::kube_client::Clients;
 use crate::lease::Leadership;
 use crate::model::{ClusterKey, PodUid};
 use crate::telemetry::Metrics;
-use crate::valkey::{self as link, Connector, Links, Ports};
+use crate::valkey::{Change, Connector, Event, FredConnector, LinkSettings, Links, Ports};
 use crate::watch::wakes::owner;
 use crate::watch::{SecretMeta, Stores, Wakes};
+
+/// Field manager of everything that is applied, and reporter of every event.
+pub const MANAGER: &str = "valkey-cluster-operator";
 
 /// What every pass has at hand; one for the whole process.
 pub struct Ctx {
@@ -37,56 +40,44 @@ pub struct Ctx {
     pub leadership: Leadership,
     /// How long to wait after failures.
     pub backoff: Backoff,
-    /// The way to Valkey nodes.
+    /// Opens connections to nodes.
     pub connector: Arc<dyn Connector>,
-    /// An open connection to every node, so that its end is known within milliseconds.
+    /// One open connection to every running node: its loss wakes the cluster at once.
     pub links: Links<ClusterKey, PodUid>,
-    /// What this process remembers of each cluster.
+    /// What is remembered of each cluster.
     pub hints: AllHints,
-    /// What is the same for every cluster.
-    pub settings: Settings,
-}
-
-/// What is the same for every cluster.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Settings {
-    /// The ports of every node.
+    /// Where Valkey listens.
     pub ports: Ports,
 }
 
-/// What a context is made of; the process decides it once, a test as it likes.
-pub struct Parts {
-    /// The ways to the API server.
-    pub clients: Clients,
-    /// What is known of Kubernetes, and the ways to wake the controllers.
-    pub watched: (Stores, Wakes),
-    /// Every metric.
-    pub metrics: Metrics,
-    /// Whether an effect may be started now.
-    pub leadership: Leadership,
-    /// The way to Valkey nodes.
-    pub connector: Arc<dyn Connector>,
-    /// What is the same for every cluster.
-    pub settings: Settings,
-    /// This replica's name in events.
-    pub instance: String,
-}
-
-/// What the links tell.
-pub type LinkEvents = UnboundedReceiver<link::Event<ClusterKey, PodUid>>;
-
 impl Ctx {
-    /// A context, and what its links tell (for `controller::follow_links`).
-    pub fn new(parts: Parts) -> (Self, LinkEvents) {
-        let Parts { clients, watched: (stores, wakes), metrics, leadership, connector, settings, instance } = parts;
-        let reporter = Reporter { controller: OPERATOR.to_owned(), instance: Some(instance) };
+    /// A context over these; `instance` names this replica in events.
+    pub fn new(
+        clients: Clients,
+        (stores, wakes): (Stores, Wakes),
+        metrics: Metrics,
+        leadership: Leadership,
+        instance: String,
+    ) -> Self {
+        let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(instance) };
         let recorder = Recorder::new(clients.api.clone(), reporter);
-        let (sender, events) = unbounded_channel();
-        let links = Links::new(Arc::clone(&connector), link::LinkSettings::default(), sender);
-        let (backoff, hints) = (Backoff::default(), AllHints::default());
-        let this =
-            Self { clients, stores, wakes, recorder, metrics, leadership, backoff, connector, links, hints, settings };
-        (this, events)
+        let connector: Arc<dyn Connector> = Arc::new(FredConnector);
+        let (changes, told) = mpsc::unbounded_channel();
+        let links = Links::new(Arc::clone(&connector), LinkSettings::default(), changes);
+        tokio::spawn(wake_by_links(told, wakes.clone(), metrics.clone()));
+        Self {
+            clients,
+            stores,
+            wakes,
+            recorder,
+            metrics,
+            leadership,
+            backoff: Backoff::default(),
+            connector,
+            links,
+            hints: AllHints::default(),
+            ports: Ports::default(),
+        }
     }
 
     /// The Pods whose controller is the `ValkeyCluster` with this UID, in order of their names.
@@ -139,6 +130,17 @@ impl Ctx {
         if self.stores.clusters.get(&ObjectRef::new(&key.name).within(&key.namespace)).is_none() {
             self.metrics.forget_cluster(&key.namespace, &key.name);
         }
+    }
+}
+
+/// A link that is lost, or found again, is one more reason to look; it is no source of truth.
+async fn wake_by_links(mut told: mpsc::UnboundedReceiver<Event<ClusterKey, PodUid>>, wakes: Wakes, metrics: Metrics) {
+    while let Some(event) = told.recv().await {
+        if let Change::Lost(why) = &event.change {
+            metrics.link_lost();
+            tracing::info!(cluster = event.cluster.name, member = %event.member, %why, "a link was lost");
+        }
+        wakes.cluster_named(&event.cluster.namespace, &event.cluster.name);
     }
 }
 

@@ -18,11 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::api::ValkeyCluster;
-use crate::context::{Ctx, LinkEvents};
+use crate::context::Ctx;
 use crate::error::{Error, Result};
-use crate::telemetry::Metrics;
-use crate::valkey::Change;
-use crate::watch::Wakes;
 use crate::watch::wakes::key_of;
 
 /// A pass that may not act asks again after this: no failure, so no growing pause.
@@ -60,18 +57,6 @@ where
     tokio::select! {
         () = passes => {}
         () = forget => {}
-    }
-}
-
-/// Turns what the links tell into wakes, until the context is gone. A link that comes up matters as much as one that is lost.
-pub async fn follow_links(mut events: LinkEvents, wakes: Wakes, metrics: Metrics) {
-    while let Some(event) = events.recv().await {
-        if let Change::Lost(why) = &event.change {
-            metrics.link_lost();
-            let (namespace, cluster) = (&event.cluster.namespace, &event.cluster.name);
-            tracing::debug!(namespace, cluster, pod_uid = %event.member, %why, "lost the link to a node");
-        }
-        wakes.cluster_named(&event.cluster.namespace, &event.cluster.name);
     }
 }
 

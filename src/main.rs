@@ -13,12 +13,11 @@ use kube::Api;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use valkey_cluster_operator::context::{self, Ctx, Parts};
+use valkey_cluster_operator::context::Ctx;
 use valkey_cluster_operator::flags::Flags;
 use valkey_cluster_operator::kube_client::{self, Timeouts};
 use valkey_cluster_operator::lease::{Election, Ended, Leadership, Settings};
 use valkey_cluster_operator::telemetry::{Metrics, Readiness, http, logs};
-use valkey_cluster_operator::valkey::FredConnector;
 use valkey_cluster_operator::{controller, reconcile, sweep, watch};
 
 /// Enough for the fan-out to a thousand nodes, which waits far more than it computes; not one for each of a big host's cores.
@@ -76,17 +75,7 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let identity = flags.identity()?;
     let lease = Api::namespaced(clients.lease.clone(), &lease_namespace);
     let (leadership, election) = elect(flags, lease, &identity, &metrics);
-    let (ctx, link_events) = Ctx::new(Parts {
-        clients,
-        watched: (stores, wakes.clone()),
-        metrics: metrics.clone(),
-        leadership,
-        connector: Arc::new(FredConnector),
-        settings: context::Settings::default(),
-        instance: identity,
-    });
-    let ctx = Arc::new(ctx);
-    tokio::spawn(controller::follow_links(link_events, wakes, metrics));
+    let ctx = Arc::new(Ctx::new(clients, (stores, wakes), metrics, leadership, identity));
     let code = supervise(flags, ctx, election, watching, &mut signals).await;
     stop_serving.cancel();
     // Bounded by the server itself.
@@ -170,7 +159,7 @@ async fn act(ctx: Arc<Ctx>, concurrency: std::num::NonZeroU16, stop: Cancellatio
     }
     tokio::join!(
         controller::run(Arc::clone(&ctx), concurrency, reconcile::reconcile, stop.clone()),
-        sweep::run(ctx, reconcile::release, stop),
+        sweep::run(ctx, stop),
     );
 }
 

@@ -54,7 +54,9 @@ fn amounts(list: &[(&str, &str)]) -> Option<BTreeMap<String, Quantity>> {
 fn full() -> Desired {
     let mut desired = minimal();
     desired.template = Template {
-        image: "registry.example/valkey@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".into(),
+        image:
+            "registry.example/valkey@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+                .into(),
         image_pull_secrets: vec![LocalObjectReference { name: "pull".into() }],
         resources: ResourceRequirements {
             limits: amounts(&[("memory", "1Gi")]),
@@ -131,7 +133,10 @@ fn a_damaged_secret_gets_a_sentence() {
 #[test]
 fn pod() {
     let minimal = minimal();
-    golden("tests/golden/pod-minimal.yaml", &yaml(&build::pod(&minimal, &build::revision(&minimal), &plan())));
+    golden(
+        "tests/golden/pod-minimal.yaml",
+        &yaml(&build::pod(&minimal, &build::revision(&minimal), &plan())),
+    );
     let full = full();
     let anywhere = PodPlan { worker_hostname: None, failures: 3, ..plan() };
     golden("tests/golden/pod-full.yaml", &yaml(&build::pod(&full, &build::revision(&full), &anywhere)));
@@ -140,8 +145,10 @@ fn pod() {
 /// A change of this file means that an upgrade of the operator makes every running pod outdated.
 #[test]
 fn revisions_are_pinned() {
-    let mut text = String::from("# The revision of some specs. A change here replaces every pod of every user.\n");
-    let mut line = |name: &str, desired: &Desired| writeln!(text, "{name:30} {}", build::revision(desired)).unwrap();
+    let mut text =
+        String::from("# The revision of some specs. A change here replaces every pod of every user.\n");
+    let mut line =
+        |name: &str, desired: &Desired| writeln!(text, "{name:30} {}", build::revision(desired)).unwrap();
     line("minimal", &minimal());
     line("full", &full());
     let mut at_start = minimal();
@@ -199,7 +206,12 @@ fn every_object_carries_the_recommended_labels() {
         let labels = &object["metadata"]["labels"];
         for key in ["name", "instance", "version", "component", "part-of", "managed-by"] {
             let value = labels[format!("app.kubernetes.io/{key}")].as_str().unwrap_or_default();
-            assert!(is_label_value(value), "{} {}: {key}={value:?}", object["kind"], object["metadata"]["name"]);
+            assert!(
+                is_label_value(value),
+                "{} {}: {key}={value:?}",
+                object["kind"],
+                object["metadata"]["name"]
+            );
         }
     }
     for object in &own {
@@ -243,7 +255,10 @@ fn an_object_read_back_has_not_drifted() {
 
 #[test]
 fn the_installation_is_current() {
-    golden("manifests/install.yaml", &serde_saphyr::to_string_multiple(&install::install().unwrap()).unwrap());
+    golden(
+        "manifests/install.yaml",
+        &serde_saphyr::to_string_multiple(&install::install().unwrap()).unwrap(),
+    );
 }
 
 #[test]

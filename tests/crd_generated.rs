@@ -91,7 +91,8 @@ fn the_samples_are_accepted_and_can_be_built() {
 #[test]
 fn numbers_have_bounds() {
     let spec = &schema()["properties"]["spec"]["properties"];
-    let bounds = |field: &str| (spec[field]["minimum"].as_f64().unwrap(), spec[field]["maximum"].as_f64().unwrap());
+    let bounds =
+        |field: &str| (spec[field]["minimum"].as_f64().unwrap(), spec[field]["maximum"].as_f64().unwrap());
     assert_eq!(bounds("shards"), (1.0, 1000.0));
     assert_eq!(bounds("replicas"), (0.0, 5.0));
     assert_eq!(bounds("terminationGracePeriodSeconds"), (1.0, 86400.0));

@@ -1,9 +1,9 @@
-//! The CustomResourceDefinition: the derived schema plus what a derive cannot say.
+//! The `CustomResourceDefinition`: the derived schema plus what a derive cannot say.
 //!
 //! Pure. Decides nothing at run time; `crdgen` prints it and a test keeps the printed file current.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps,
+    CustomResourceColumnDefinition, CustomResourceDefinition, JSONSchemaProps,
 };
 use kube::CustomResourceExt;
 
@@ -16,12 +16,36 @@ use super::{
 /// another operator of the same group may be using it.
 pub const OPERATOR_LABEL: (&str, &str) = ("valkey.io/operator", "valkey-cluster-operator");
 
-/// The whole CustomResourceDefinition, ready to be applied.
+/// The columns of `kubectl get`: name, type, path, and what it tells. Health of the data comes first.
+const COLUMNS: &[(&str, &str, &str, &str)] = &[
+    ("State", "string", ".status.state", "Ready, Degraded, Reconciling, Initializing or Failed."),
+    ("Reason", "string", ".status.reason", "Why, in one word."),
+    (
+        "ReadyShards",
+        "integer",
+        ".status.readyShards",
+        "Shards with their primary and every wanted replica in sync.",
+    ),
+    ("Operation", "string", ".status.operation.kind", "What the operator is doing, empty when nothing."),
+    ("Progress", "string", ".status.operation.progress", "Stage of the operation and its counter."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+];
+
+/// The columns that `-o wide` adds.
+const WIDE_COLUMNS: &[(&str, &str, &str, &str)] = &[
+    ("Shards", "integer", ".spec.shards", "Wanted shards."),
+    ("Replicas", "integer", ".spec.replicas", "Wanted replicas of each shard."),
+    ("Pods", "integer", ".status.replicas", "Pods of the cluster."),
+    ("Image", "string", ".spec.image", "Valkey image."),
+];
+
+/// The whole `CustomResourceDefinition`, ready to be applied.
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = ValkeyCluster::crd();
     let labels = crd.metadata.labels.get_or_insert_default();
     labels.insert(OPERATOR_LABEL.0.to_owned(), OPERATOR_LABEL.1.to_owned());
     for version in &mut crd.spec.versions {
+        version.additional_printer_columns = Some(columns());
         if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             refuse_fields(schema);
             place_rules(schema);
@@ -29,6 +53,22 @@ pub fn crd() -> CustomResourceDefinition {
         }
     }
     crd
+}
+
+fn columns() -> Vec<CustomResourceColumnDefinition> {
+    let standard = COLUMNS.iter().map(|column| (column, None));
+    let wide = WIDE_COLUMNS.iter().map(|column| (column, Some(1)));
+    let definition = |((name, type_, path, tells), priority): (&(&str, &str, &str, &str), Option<i32>)| {
+        CustomResourceColumnDefinition {
+            name: (*name).to_owned(),
+            type_: (*type_).to_owned(),
+            json_path: (*path).to_owned(),
+            description: Some((*tells).to_owned()),
+            priority,
+            format: None,
+        }
+    };
+    standard.chain(wide).map(definition).collect()
 }
 
 /// Declares the fields that exist only to be refused.

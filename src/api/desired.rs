@@ -19,7 +19,9 @@ use crate::model::{ClusterKey, Desired, Template};
 pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
     let spec = &cr.spec;
     let key = ClusterKey {
-        namespace: cr.namespace().ok_or("the ValkeyCluster has no namespace: it was not read from an API server")?,
+        namespace: cr
+            .namespace()
+            .ok_or("the ValkeyCluster has no namespace: it was not read from an API server")?,
         name: cr.name_any(),
         uid: cr.uid().ok_or("the ValkeyCluster has no UID: it was not read from an API server")?,
     };
@@ -60,9 +62,12 @@ fn within(field: &str, value: i32, least: u16, most: u16) -> Result<u16, String>
 fn check_config(desired: &Desired) -> Result<(), String> {
     for (key, value) in &desired.config {
         if let Owner::Managed(class) = keys::owner(key) {
-            return Err(format!("spec.config.{key} is a {class} setting of the operator: remove it from spec.config"));
+            return Err(format!(
+                "spec.config.{key} is a {class} setting of the operator: remove it from spec.config"
+            ));
         }
-        if value.chars().any(char::is_control) || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        if value.chars().any(char::is_control) || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        {
             return Err(format!("spec.config.{key} is not one line of text under a plain name: correct it"));
         }
     }

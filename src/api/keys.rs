@@ -198,7 +198,9 @@ mod tests {
 
     #[test]
     fn what_people_set_most_is_live() {
-        for key in ["maxmemory", "maxmemory-policy", "timeout", "cluster-node-timeout", "notify-keyspace-events"] {
+        for key in
+            ["maxmemory", "maxmemory-policy", "timeout", "cluster-node-timeout", "notify-keyspace-events"]
+        {
             assert_eq!(owner(key), Owner::Live, "{key}");
         }
         assert_eq!(owner("port"), Owner::Managed("network"));

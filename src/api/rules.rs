@@ -47,7 +47,10 @@ pub struct Placed {
 pub fn all() -> Vec<Placed> {
     let mut rules = vec![name_is_a_label(), name_is_short()];
     rules.extend(REFUSED_FIELDS.iter().map(|(field, _, sentence)| {
-        let rule = ValidationRule { field_path: Some(format!(".{field}")), ..says(&format!("!has(self.{field})"), sentence) };
+        let rule = ValidationRule {
+            field_path: Some(format!(".{field}")),
+            ..says(&format!("!has(self.{field})"), sentence)
+        };
         Placed { id: (*field).to_owned(), path: &["spec"], rule }
     }));
     rules.push(image());
@@ -171,7 +174,8 @@ fn managed(class: &ManagedClass) -> Placed {
 }
 
 fn quantities() -> Placed {
-    let valid = |field| format!("(!has(self.{field}) || self.{field}.all(r, isQuantity(string(self.{field}[r]))))");
+    let valid =
+        |field| format!("(!has(self.{field}) || self.{field}.all(r, isQuantity(string(self.{field}[r]))))");
     at(
         "quantities",
         RESOURCES,
@@ -183,7 +187,10 @@ fn quantities() -> Placed {
 /// `has` and `isQuantity` guard the comparison: another rule refuses what is no quantity.
 fn memory(field: &str) -> (String, String) {
     let value = format!("string(self.{field}['memory'])");
-    (format!("has(self.{field}) && 'memory' in self.{field} && isQuantity({value})"), format!("quantity({value})"))
+    (
+        format!("has(self.{field}) && 'memory' in self.{field} && isQuantity({value})"),
+        format!("quantity({value})"),
+    )
 }
 
 fn least_memory() -> Placed {

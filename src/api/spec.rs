@@ -1,5 +1,7 @@
 //! What a person asks for: the spec of a `ValkeyCluster`. Plain data, no decisions.
 
+#![expect(clippy::doc_markdown, reason = "these docstrings are what kubectl explain prints")]
+
 use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements};
@@ -21,17 +23,7 @@ use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus};
     namespaced,
     status = "ValkeyClusterStatus",
     derive = "PartialEq",
-    doc = "A Valkey Cluster: shards of one primary and its replicas, each node a Pod that the operator owns. Data lives in memory only.",
-    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Health of the data first: Ready, Degraded, Reconciling, Initializing or Failed."),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why, in one word."),
-    printcolumn(name = "ReadyShards", type_ = "integer", json_path = ".status.readyShards", description = "Shards with their primary and every wanted replica in sync."),
-    printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation.kind", description = "What the operator is doing, empty when nothing."),
-    printcolumn(name = "Progress", type_ = "string", json_path = ".status.operation.progress", description = "Stage of the operation and its counter."),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation."),
-    printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards", priority = 1, description = "Wanted shards."),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", priority = 1, description = "Wanted replicas of each shard."),
-    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.replicas", priority = 1, description = "Pods of the cluster."),
-    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1, description = "Valkey image.")
+    doc = "A Valkey Cluster: shards of one primary and its replicas, each node a Pod that the operator owns. Data lives in memory only."
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ValkeyClusterSpec {

@@ -2,6 +2,8 @@
 //!
 //! Nothing in it changes by itself (lag and memory are metrics), so a settled cluster causes no writes.
 
+#![expect(clippy::doc_markdown, reason = "these docstrings are what kubectl explain prints")]
+
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -164,7 +166,7 @@ pub struct ShardTopology {
     /// Ordinal of the shard, from 0; it is on the pods' label valkey.io/shard-index.
     pub shard: i32,
 
-    /// Hash slots of the shard as ranges with both ends: 0-5460 or 0-100,200. Empty when it has none.
+    /// Hash slots of the shard as ranges with both ends: 0-5460 or, in several parts, 0-100 200. Empty when it has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub slots: String,
 

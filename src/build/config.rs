@@ -75,7 +75,11 @@ include {ACCESS_DIR}/{PRIMARY_FILE}
         operator = super::labels::OPERATOR,
     );
     if let Some(bytes) = limit {
-        let _ = write!(text, "\n# {MAXMEMORY_PERCENT} % of the container's memory limit.\nmaxmemory {}\n", share(bytes));
+        let _ = write!(
+            text,
+            "\n# {MAXMEMORY_PERCENT} % of the container's memory limit.\nmaxmemory {}\n",
+            share(bytes)
+        );
     }
     let mut settings = revision::at_start(&desired.config).peekable();
     if settings.peek().is_some() {

@@ -51,7 +51,10 @@ impl Credentials {
     /// # Errors
     /// A sentence that names the Secret and the key, when a password is missing or was altered so that it cannot be used.
     pub fn from_secret(secret: &Secret) -> Result<Self, String> {
-        Ok(Self { operator: password(secret, OPERATOR_USER)?, replication: password(secret, REPLICATION_USER)? })
+        Ok(Self {
+            operator: password(secret, OPERATOR_USER)?,
+            replication: password(secret, REPLICATION_USER)?,
+        })
     }
 
     /// All entries of the Secret: the passwords for the operator, the files for the servers.
@@ -72,7 +75,7 @@ impl Credentials {
     fn users_acl(&self) -> String {
         let hash = |password: &str| hex(&Sha256::digest(password.as_bytes()));
         format!(
-            "user default on nopass sanitize-payload ~* &* +@all\n\
+            "user default on nopass ~* &* +@all\n\
              user {OPERATOR_USER} on #{} {OPERATOR_RIGHTS}\n\
              user {REPLICATION_USER} off #{} {REPLICATION_RIGHTS}\n",
             hash(&self.operator),

@@ -44,6 +44,9 @@ mod tests {
         assert!(live(json!({"a": 2, "labels": {"x": "1"}, "list": [{"name": "p"}]})), "a value");
         assert!(live(json!({"a": 1, "labels": {}, "list": [{"name": "p"}]})), "a label gone");
         assert!(live(json!({"a": 1, "labels": {"x": "1"}, "list": []})), "an entry gone");
-        assert!(live(json!({"a": 1, "labels": {"x": "1"}, "list": [{"name": "p"}, {"name": "q"}]})), "an entry more");
+        assert!(
+            live(json!({"a": 1, "labels": {"x": "1"}, "list": [{"name": "p"}, {"name": "q"}]})),
+            "an entry more"
+        );
     }
 }

@@ -8,9 +8,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Namespace, ObjectFieldSelector,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecurityContext, Service, ServiceAccount, ServicePort, ServiceSpec, Toleration, TopologySpreadConstraint,
+            Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Namespace,
+            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, SecurityContext, Service, ServiceAccount, ServicePort, ServiceSpec, Toleration,
+            TopologySpreadConstraint,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
         rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject},
@@ -146,11 +147,19 @@ fn subjects() -> Option<Vec<Subject>> {
 }
 
 fn refers_to(kind: &str) -> RoleRef {
-    RoleRef { api_group: "rbac.authorization.k8s.io".to_owned(), kind: kind.to_owned(), name: OPERATOR.to_owned() }
+    RoleRef {
+        api_group: "rbac.authorization.k8s.io".to_owned(),
+        kind: kind.to_owned(),
+        name: OPERATOR.to_owned(),
+    }
 }
 
 fn cluster_role_binding() -> ClusterRoleBinding {
-    ClusterRoleBinding { metadata: global(OPERATOR), role_ref: refers_to("ClusterRole"), subjects: subjects() }
+    ClusterRoleBinding {
+        metadata: global(OPERATOR),
+        role_ref: refers_to("ClusterRole"),
+        subjects: subjects(),
+    }
 }
 
 fn role_binding() -> RoleBinding {
@@ -162,7 +171,10 @@ fn priority_class() -> PriorityClass {
         metadata: global(OPERATOR),
         value: PRIORITY,
         global_default: Some(false),
-        description: Some("The Valkey Cluster operator: members are bare pods, which nobody replaces while it is away.".to_owned()),
+        description: Some(
+            "The Valkey Cluster operator: members are bare pods, which nobody replaces while it is away."
+                .to_owned(),
+        ),
         preemption_policy: None,
     }
 }
@@ -208,7 +220,10 @@ fn pod_spec() -> PodSpec {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
             run_as_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
             ..Default::default()
         }),
         containers: vec![container()],
@@ -230,7 +245,11 @@ fn tolerates(trouble: &str) -> Toleration {
 
 fn container() -> Container {
     let amounts = |list: &[(&str, &str)]| {
-        Some(list.iter().map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned()))).collect::<BTreeMap<_, _>>())
+        Some(
+            list.iter()
+                .map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned())))
+                .collect::<BTreeMap<_, _>>(),
+        )
     };
     let probe = |path: &str, period: i32| Probe {
         http_get: Some(HTTPGetAction {
@@ -247,7 +266,10 @@ fn container() -> Container {
         name: "operator".to_owned(),
         image: Some(IMAGE.to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        env: Some(vec![own_field("POD_NAME", "metadata.name"), own_field("POD_NAMESPACE", "metadata.namespace")]),
+        env: Some(vec![
+            own_field("POD_NAME", "metadata.name"),
+            own_field("POD_NAMESPACE", "metadata.namespace"),
+        ]),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
             container_port: HTTP_PORT,

@@ -67,11 +67,17 @@ pub fn labels(desired: &Desired) -> BTreeMap<String, String> {
 
 /// The six recommended labels of Kubernetes.
 pub fn recommended(name: &str, instance: &str, version: &str, component: &str) -> BTreeMap<String, String> {
-    [("name", name), ("instance", instance), ("version", version), ("component", component), ("part-of", "valkey")]
-        .map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.to_owned()))
-        .into_iter()
-        .chain([(MANAGED_BY.to_owned(), OPERATOR.to_owned())])
-        .collect()
+    [
+        ("name", name),
+        ("instance", instance),
+        ("version", version),
+        ("component", component),
+        ("part-of", "valkey"),
+    ]
+    .map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.to_owned()))
+    .into_iter()
+    .chain([(MANAGED_BY.to_owned(), OPERATOR.to_owned())])
+    .collect()
 }
 
 /// Metadata of an object beside the pods, without an owner.

@@ -55,7 +55,10 @@ pub fn config_map(desired: &Desired) -> ConfigMap {
 pub fn secret(desired: &Desired, credentials: &Credentials) -> Secret {
     let annotations = BTreeMap::from([(CLUSTER_UID.to_owned(), desired.key.uid.clone())]);
     Secret {
-        metadata: ObjectMeta { annotations: Some(annotations), ..metadata(desired, secret_name(&desired.key.name)) },
+        metadata: ObjectMeta {
+            annotations: Some(annotations),
+            ..metadata(desired, secret_name(&desired.key.name))
+        },
         type_: Some("Opaque".to_owned()),
         data: Some(credentials.data()),
         ..Default::default()

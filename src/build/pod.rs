@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, KeyToPath,
-        NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod, PodAffinityTerm,
-        PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec, PreferredSchedulingTerm, SeccompProfile,
-        SecretVolumeSource, SecurityContext, Volume, VolumeMount, WeightedPodAffinityTerm,
+        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+        KeyToPath, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod,
+        PodAffinityTerm, PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec,
+        PreferredSchedulingTerm, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        WeightedPodAffinityTerm,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
@@ -17,8 +18,8 @@ use k8s_openapi::{
 use super::{
     config::{ACCESS_DIR, BUS_PORT, CLIENT_PORT, CONFIG_DIR, CONFIG_FILE, PRIMARY_FILE, USERS_FILE},
     labels::{
-        CLUSTER_UID, FAILURES, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, common_name, labels, metadata,
-        owned_by, secret_name,
+        CLUSTER_UID, FAILURES, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, common_name, labels,
+        metadata, owned_by, secret_name,
     },
 };
 use crate::model::{Desired, PodName, Revision, Shard};
@@ -137,7 +138,11 @@ fn field(name: &str, path: &str) -> EnvVar {
 /// Only what the server reads: the operator's password stays out of the pod.
 fn volumes(cluster: &str) -> Vec<Volume> {
     let items = |keys: &[&str]| {
-        Some(keys.iter().map(|k| KeyToPath { key: (*k).to_owned(), path: (*k).to_owned(), mode: None }).collect())
+        Some(
+            keys.iter()
+                .map(|k| KeyToPath { key: (*k).to_owned(), path: (*k).to_owned(), mode: None })
+                .collect(),
+        )
     };
     let readable_by_the_group = Some(0o440);
     vec![
@@ -210,9 +215,10 @@ fn pod_security(given: &PodSecurityContext) -> PodSecurityContext {
         run_as_user: given.run_as_user.or(Some(VALKEY_ID)),
         run_as_group: given.run_as_group.or(Some(VALKEY_ID)),
         fs_group: given.fs_group.or(Some(VALKEY_ID)),
-        seccomp_profile: given.seccomp_profile.clone().or_else(|| {
-            Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None })
-        }),
+        seccomp_profile: given
+            .seccomp_profile
+            .clone()
+            .or_else(|| Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None })),
         ..given.clone()
     }
 }

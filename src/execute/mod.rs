@@ -22,7 +22,7 @@ pub async fn execute(ctx: &Ctx, s: &Snapshot, plan: &Plan, hints: &Arc<std::sync
         (h.credentials.clone(), Arc::clone(&h.applied))
     };
     let nodes = credentials.map(|c| {
-        ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.settings.ports, applied)
+        ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied)
     });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;

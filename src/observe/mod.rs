@@ -22,7 +22,7 @@ use crate::hints::{Hints, lock};
 use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Snapshot, View, settings,
 };
-use crate::valkey::node::Access;
+use crate::valkey::Access;
 use valkey::{Bounds, Probe};
 
 /// The facts of one pass over one cluster.
@@ -160,7 +160,7 @@ async fn nodes(
             }
         }
     }
-    let port = ctx.settings.ports.client;
+    let port = ctx.ports.client;
     let probes: Vec<Probe> =
         at.iter().map(|(ip, p)| Probe { uid: p.uid.clone(), addr: SocketAddr::new(*ip, port) }).collect();
     let access = access(credentials);
@@ -175,7 +175,7 @@ async fn ghosts(ctx: &Ctx, s: &Snapshot, credentials: Option<&Credentials>) -> B
     for id in view.unaccounted() {
         let ip = view.answering().find_map(|(_, n)| n.peers.get(id).and_then(|p| p.ip));
         if let Some(ip) = ip {
-            addresses.insert(id.clone(), SocketAddr::new(ip, ctx.settings.ports.client));
+            addresses.insert(id.clone(), SocketAddr::new(ip, ctx.ports.client));
         }
     }
     valkey::observe_ghosts(&addresses, &access(credentials), ctx.connector.as_ref(), &Bounds::default()).await

@@ -9,7 +9,8 @@ use crate::model::{Blocked, Code, Lane, Plan, Proposal, Step, View};
 pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let Plan { steps, mut blocked, mut waiting } = proposed;
     // When what everything rests on cannot be done, nothing else is.
-    let halted = steps.iter().any(|p| p.step.lane() == Lane::First && attempts.held_back(&p.step, v.s.now).is_some());
+    let halted =
+        steps.iter().any(|p| p.step.lane() == Lane::First && attempts.held_back(&p.step, v.s.now).is_some());
     let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
     for p in steps {

@@ -12,14 +12,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use valkey_cluster_operator::api::ValkeyCluster;
-use valkey_cluster_operator::context::{Ctx, Parts, Settings};
+use valkey_cluster_operator::context::Ctx;
 use valkey_cluster_operator::controller;
 use valkey_cluster_operator::error::Result;
 use valkey_cluster_operator::flags::Namespaces;
 use valkey_cluster_operator::kube_client::Clients;
 use valkey_cluster_operator::lease::Leadership;
 use valkey_cluster_operator::telemetry::Metrics;
-use valkey_cluster_operator::valkey::FredConnector;
 use valkey_cluster_operator::watch;
 
 use super::apiserver::ApiServer;
@@ -35,17 +34,8 @@ pub async fn watching_as(server: &ApiServer, namespaces: &Namespaces, leadership
     let (stores, wakes, drive) = watch::start(&client, namespaces);
     tokio::spawn(drive);
     timeout(Duration::from_secs(60), stores.filled()).await.expect("the caches are filled within a minute");
-    let (ctx, link_events) = Ctx::new(Parts {
-        clients: Clients::all(&client),
-        watched: (stores, wakes.clone()),
-        metrics: Metrics::new().unwrap(),
-        leadership,
-        connector: Arc::new(FredConnector),
-        settings: Settings::default(),
-        instance: "test".into(),
-    });
-    tokio::spawn(controller::follow_links(link_events, wakes, ctx.metrics.clone()));
-    Arc::new(ctx)
+    let metrics = Metrics::new().unwrap();
+    Arc::new(Ctx::new(Clients::all(&client), (stores, wakes), metrics, leadership, "test".into()))
 }
 
 /// The passes that a controller ran: cluster, and seconds since the rig began.
@@ -139,6 +129,7 @@ pub fn secret(owner: &ValkeyCluster) -> Secret {
                 "app.kubernetes.io/managed-by": "valkey-cluster-operator",
                 "valkey.io/cluster": owner.name_any(), "valkey.io/cluster-uid": owner.uid(),
             },
+            "annotations": { "valkey.io/cluster-uid": owner.uid() },
         },
         "data": { "password": "c2VjcmV0" },
     }))
