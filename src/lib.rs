@@ -16,6 +16,7 @@ pub mod context;
 pub mod controller;
 pub mod error;
 pub mod flags;
+pub mod hints;
 pub mod kube_client;
 pub mod lease;
 pub mod model;
