@@ -134,7 +134,11 @@ impl Ctx {
 }
 
 /// A link that is lost, or found again, is one more reason to look; it is no source of truth.
-async fn wake_by_links(mut told: mpsc::UnboundedReceiver<Event<ClusterKey, PodUid>>, wakes: Wakes, metrics: Metrics) {
+async fn wake_by_links(
+    mut told: mpsc::UnboundedReceiver<Event<ClusterKey, PodUid>>,
+    wakes: Wakes,
+    metrics: Metrics,
+) {
     while let Some(event) = told.recv().await {
         if let Change::Lost(why) = &event.change {
             metrics.link_lost();
@@ -158,7 +162,8 @@ impl Backoff {
     pub fn failed(&self, key: &ClusterKey) -> Duration {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.clone()).or_default();
-        let pause = Self::FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(Self::LONGEST);
+        let pause =
+            Self::FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(Self::LONGEST);
         *count = count.saturating_add(1);
         pause
     }

@@ -41,11 +41,16 @@ where
         .with_config(controller::Config::default().concurrency(concurrency.get()))
         .reconcile_on(woken)
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(move |cluster, ctx| one_pass(Arc::clone(&cluster), Arc::clone(&ctx), reconcile(cluster, ctx)), after_failure, Arc::clone(&ctx))
+        .run(
+            move |cluster, ctx| one_pass(Arc::clone(&cluster), Arc::clone(&ctx), reconcile(cluster, ctx)),
+            after_failure,
+            Arc::clone(&ctx),
+        )
         .for_each(|ended| async {
             match ended {
                 // A failed pass was told of when its next one was set. A cluster that is gone is no failure.
-                Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+                Ok(_)
+                | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
                 Err(error) => tracing::warn!(%error, "the controller"),
             }
         });
@@ -67,11 +72,15 @@ fn one_pass(
     pass: impl Future<Output = Result<Action>> + Send + 'static,
 ) -> impl Future<Output = Result<Action>> + Send + 'static {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let span = tracing::info_span!("pass", namespace, cluster = name, generation = cluster.metadata.generation);
+    let span =
+        tracing::info_span!("pass", namespace, cluster = name, generation = cluster.metadata.generation);
     let whole = async move {
         let key = key_of(&cluster).ok_or(Error::Incomplete("namespace or UID"))?;
         let began = Instant::now();
-        let ended = AssertUnwindSafe(pass).catch_unwind().await.unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+        let ended = AssertUnwindSafe(pass)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
         ctx.metrics.reconciled(began.elapsed(), ended.as_ref().err().map(Error::reason));
         if ended.is_ok() {
             ctx.backoff.clear(&key);

@@ -102,7 +102,8 @@ fn elect(
         return (Leadership::always(), None);
     }
     let stop = CancellationToken::new();
-    let (election, leadership) = Election::new(api, Settings::new(&flags.lease_name, identity), metrics.clone());
+    let (election, leadership) =
+        Election::new(api, Settings::new(&flags.lease_name, identity), metrics.clone());
     (leadership, Some(Candidacy { task: tokio::spawn(election.run(stop.clone())), stop }))
 }
 

@@ -134,9 +134,8 @@ async fn event(ctx: &Ctx, cr: &ValkeyCluster, note: &EventNote) {
 pub fn keep_links(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
     let Some(credentials) = lock(hints).credentials.clone() else { return };
     let running = s.pods.values().filter(|p| p.phase == Phase::Running);
-    let wanted: Vec<_> = running
-        .filter_map(|p| Some((p.uid.clone(), SocketAddr::new(p.ip?, ctx.ports.client))))
-        .collect();
+    let wanted: Vec<_> =
+        running.filter_map(|p| Some((p.uid.clone(), SocketAddr::new(p.ip?, ctx.ports.client)))).collect();
     ctx.links.keep(&s.desired.key, &wanted, &access(&credentials));
 }
 

@@ -16,7 +16,7 @@ use crate::observe::observe;
 use crate::plan::plan;
 use crate::publish;
 use crate::report::report;
-use crate::telemetry::Part;
+use crate::telemetry::metrics::Part;
 
 /// One pass.
 pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> {
@@ -48,7 +48,8 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
 
 /// How soon to look again. Watches and links wake the pass at once; this is for what they cannot see.
 fn look_again(plan: &Plan, done: &[Done]) -> Duration {
-    let acted = done.iter().any(|d| d.outcome == Outcome::Done && !matches!(d.proposal.step, Step::SetGate { .. }));
+    let acted =
+        done.iter().any(|d| d.outcome == Outcome::Done && !matches!(d.proposal.step, Step::SetGate { .. }));
     let soonest = plan.waiting.iter().map(patience).min();
     match (acted, soonest) {
         (true, _) => Duration::from_millis(20),

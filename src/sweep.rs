@@ -44,7 +44,8 @@ pub async fn run(ctx: Arc<Ctx>, stop: CancellationToken) {
         )
         .for_each(|ended| async {
             match ended {
-                Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+                Ok(_)
+                | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
                 Err(error) => tracing::warn!(%error, "the sweeper"),
             }
         })
@@ -88,7 +89,11 @@ async fn delete(secret: &SecretMeta, cluster: &ClusterKey, ctx: &Ctx) -> Result<
     let api = Api::<Secret>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
     match api.delete(&secret.name_any(), &params).await {
         Ok(_) => {
-            tracing::info!(namespace = cluster.namespace, cluster = cluster.name, "the last of a deleted cluster is gone");
+            tracing::info!(
+                namespace = cluster.namespace,
+                cluster = cluster.name,
+                "the last of a deleted cluster is gone"
+            );
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),

@@ -128,7 +128,10 @@ async fn a_worker_wakes_everybody_when_it_matters() {
     rest().await;
     controlled.passes.take();
     let known = ctx.workers();
-    assert!(known[0].status.as_ref().is_some_and(|s| s.images.is_none() && s.conditions.is_some()), "kept lean");
+    assert!(
+        known[0].status.as_ref().is_some_and(|s| s.images.is_none() && s.conditions.is_some()),
+        "kept lean"
+    );
 
     let mut w1 = worker("w1");
     w1.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].message = Some("still alive".into());
@@ -150,7 +153,11 @@ async fn a_deleted_cluster_gets_no_pass_and_leaves_nothing_in_memory() {
     let a = server.put(&cluster("ns", "a"));
     let ctx = watching(&server, &Namespaces::All).await;
     let controlled = control(&ctx, |cluster, ctx: Arc<Ctx>| async move {
-        ctx.metrics.show_cluster("ns", &cluster.name_any(), &ClusterGauges { worker_spread: 1, ..ClusterGauges::default() });
+        ctx.metrics.show_cluster(
+            "ns",
+            &cluster.name_any(),
+            &ClusterGauges { worker_spread: 1, ..ClusterGauges::default() },
+        );
         // Still under way when the cluster goes.
         sleep(Duration::from_secs(2)).await;
         ctx.metrics.show_cluster("ns", &cluster.name_any(), &ClusterGauges::default());
@@ -209,7 +216,12 @@ async fn only_the_named_namespaces_are_looked_after() {
     server.compact();
     sleep(Duration::from_secs(11)).await;
     assert_eq!(ctx.stores.clusters.len(), 2, "one namespace's list does not wipe out the other's objects");
-    assert!(server.calls().iter().all(|c| c.namespace != "n2" && (c.resource == "nodes" || !c.namespace.is_empty())));
+    assert!(
+        server
+            .calls()
+            .iter()
+            .all(|c| c.namespace != "n2" && (c.resource == "nodes" || !c.namespace.is_empty()))
+    );
 }
 
 #[tokio::test(start_paused = true)]

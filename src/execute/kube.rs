@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -93,8 +93,11 @@ impl Executor<'_> {
             return Ok(Outcome::Stale("the ValkeyCluster was deleted meanwhile".to_owned()));
         };
         let mark = json!({ "metadata": { "annotations": { labels::FORMED: "true" } } });
-        let merge = PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
-        self.api::<Secret>().patch_metadata(&labels::secret_name(&key.name), &merge, &Patch::Merge(&mark)).await?;
+        let merge =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        self.api::<Secret>()
+            .patch_metadata(&labels::secret_name(&key.name), &merge, &Patch::Merge(&mark))
+            .await?;
         // Bound to the version just read: a namesake created this moment must not inherit the latch.
         let body = json!({ "metadata": { "resourceVersion": live.resource_version() }, "status": { "formed": true } });
         match cluster.patch_status(&key.name, &merge, &Patch::Merge(&body)).await {
@@ -145,7 +148,9 @@ impl Executor<'_> {
         match api.delete(name.as_str(), &DeleteParams::default().preconditions(exactly)).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
-            Err(kube::Error::Api(s)) if s.is_conflict() => Ok(Outcome::Stale(format!("{name} has just changed"))),
+            Err(kube::Error::Api(s)) if s.is_conflict() => {
+                Ok(Outcome::Stale(format!("{name} has just changed")))
+            }
             Err(error) => Err(error),
         }
     }
@@ -156,7 +161,9 @@ impl Executor<'_> {
         match (only_if, running, pod.ip, &self.nodes) {
             (Removable::NotRunning, false, _, _) => Ok(()),
             (Removable::NotRunning, true, _, _) => Err("its server has started".to_owned()),
-            (Removable::Unused | Removable::Retired, _, Some(ip), Some(nodes)) => nodes.removable(ip, only_if).await,
+            (Removable::Unused | Removable::Retired, _, Some(ip), Some(nodes)) => {
+                nodes.removable(ip, only_if).await
+            }
             (Removable::Unused | Removable::Retired, _, _, _) => Err("its node cannot be asked".to_owned()),
         }
     }
@@ -172,7 +179,8 @@ impl Executor<'_> {
                 "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now),
             }] }
         });
-        let params = PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        let params =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
         match self.api::<Pod>().patch_status(name.as_str(), &params, &Patch::Strategic(&body)).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() || s.is_invalid() => {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use futures::{StreamExt, stream};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use crate::model::{Done, Lane, Outcome, Proposal, Step};
+use crate::parallel;
 
 /// How many lanes run at one time.
 const PARALLEL: usize = 16;
@@ -13,8 +15,8 @@ const PARALLEL: usize = 16;
 /// lane ends, unless the step was one that nothing rests on.
 pub async fn run<'a, F, O>(steps: &'a [Proposal], effect: F) -> Vec<Done>
 where
-    F: Fn(&'a Step) -> O,
-    O: Future<Output = Outcome>,
+    F: Fn(&'a Step) -> O + Sync,
+    O: Future<Output = Outcome> + Send,
 {
     let mut lanes: BTreeMap<Lane, Vec<&'a Proposal>> = BTreeMap::new();
     for p in steps {
@@ -27,16 +29,18 @@ where
             return done;
         }
     }
-    let runs = lanes.into_values().map(|steps| lane(steps, &effect));
-    let rest: Vec<Vec<Done>> = stream::iter(runs).buffered(PARALLEL).collect().await;
-    done.extend(rest.into_iter().flatten());
+    let mut runs: Vec<BoxFuture<'_, Vec<Done>>> = Vec::with_capacity(lanes.len());
+    for steps in lanes.into_values() {
+        runs.push(lane(steps, &effect).boxed());
+    }
+    done.extend(parallel::all(runs, PARALLEL).await.into_iter().flatten());
     done
 }
 
 async fn lane<'a, F, O>(steps: Vec<&'a Proposal>, effect: &F) -> Vec<Done>
 where
-    F: Fn(&'a Step) -> O,
-    O: Future<Output = Outcome>,
+    F: Fn(&'a Step) -> O + Sync,
+    O: Future<Output = Outcome> + Send,
 {
     let mut done = Vec::with_capacity(steps.len());
     for p in steps {
@@ -51,7 +55,10 @@ where
 }
 
 fn nothing_rests_on(step: &Step) -> bool {
-    matches!(step, Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. })
+    matches!(
+        step,
+        Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. }
+    )
 }
 
 #[cfg(test)]

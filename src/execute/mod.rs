@@ -16,14 +16,18 @@ use crate::observe::access;
 use valkey::ValkeyExecutor;
 
 /// Executes a plan and says what became of each step that was reached.
-pub async fn execute(ctx: &Ctx, s: &Snapshot, plan: &Plan, hints: &Arc<std::sync::Mutex<Hints>>) -> Vec<Done> {
+pub async fn execute(
+    ctx: &Ctx,
+    s: &Snapshot,
+    plan: &Plan,
+    hints: &Arc<std::sync::Mutex<Hints>>,
+) -> Vec<Done> {
     let (credentials, applied) = {
         let h = lock(hints);
         (h.credentials.clone(), Arc::clone(&h.applied))
     };
-    let nodes = credentials.map(|c| {
-        ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied)
-    });
+    let nodes =
+        credentials.map(|c| ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied));
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
     remember(hints, s, &done);

@@ -15,11 +15,17 @@ const SLOW_START_MS: i64 = 10_000;
 /// Gives Pods that do not start, and do not say why, their newest Warning event. A failed read says nothing.
 pub(super) async fn explain(ctx: &Ctx, namespace: &str, now: Moment, pods: &mut BTreeMap<PodName, Pod>) {
     let slow = |p: &Pod| {
-        p.phase == Phase::Pending && !p.terminating && p.trouble.is_none() && now.since(p.created) > SLOW_START_MS
+        p.phase == Phase::Pending
+            && !p.terminating
+            && p.trouble.is_none()
+            && now.since(p.created) > SLOW_START_MS
     };
     for pod in pods.values_mut().filter(|p| slow(p)) {
         pod.trouble = newest_warning(ctx, namespace, pod).await.or_else(|| {
-            Some(Trouble { reason: "SlowStart".to_owned(), message: "it has not started after 10 s".to_owned() })
+            Some(Trouble {
+                reason: "SlowStart".to_owned(),
+                message: "it has not started after 10 s".to_owned(),
+            })
         });
     }
 }

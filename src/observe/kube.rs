@@ -40,7 +40,7 @@ fn moment(t: Timestamp) -> Moment {
 }
 
 fn server(status: &PodStatus) -> Option<&ContainerStatus> {
-    status.container_statuses.iter().flatten().find(|c| c.name == build::pod::SERVER)
+    status.container_statuses.iter().flatten().find(|c| c.name == crate::build::pod::SERVER)
 }
 
 fn phase(status: &PodStatus) -> Phase {
@@ -73,7 +73,9 @@ fn trouble(status: &PodStatus) -> Option<Trouble> {
         if let Some(end) = &state.terminated {
             return Some(say(end.reason.as_ref(), end.message.as_ref()));
         }
-        if let Some(w) = state.waiting.as_ref().filter(|w| !ORDINARY.contains(&w.reason.as_deref().unwrap_or_default())) {
+        if let Some(w) =
+            state.waiting.as_ref().filter(|w| !ORDINARY.contains(&w.reason.as_deref().unwrap_or_default()))
+        {
             return Some(say(w.reason.as_ref(), w.message.as_ref()));
         }
     }

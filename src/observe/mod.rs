@@ -26,7 +26,12 @@ use crate::valkey::Access;
 use valkey::{Bounds, Probe};
 
 /// The facts of one pass over one cluster.
-pub async fn observe(ctx: &Ctx, cr: &ValkeyCluster, desired: Desired, hints: &std::sync::Mutex<Hints>) -> Result<Snapshot> {
+pub async fn observe(
+    ctx: &Ctx,
+    cr: &ValkeyCluster,
+    desired: Desired,
+    hints: &std::sync::Mutex<Hints>,
+) -> Result<Snapshot> {
     let now = Moment(Timestamp::now().as_millisecond());
     let key = desired.key.clone();
     let credentials = credentials(ctx, &desired, hints).await?;
@@ -42,7 +47,9 @@ pub async fn observe(ctx: &Ctx, cr: &ValkeyCluster, desired: Desired, hints: &st
         let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
         (formed, !latest.topology.is_empty() || !status.topology.is_empty(), applied, h.taken.clone())
     };
-    taken.extend(ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)));
+    taken.extend(
+        ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
+    );
     let low_timeout_budget = if whole {
         ctx.hints.slow(&key.uid);
         0
@@ -72,7 +79,11 @@ pub async fn observe(ctx: &Ctx, cr: &ValkeyCluster, desired: Desired, hints: &st
 }
 
 /// The passwords: from memory, else from the Secret, if it is this cluster's.
-async fn credentials(ctx: &Ctx, desired: &Desired, hints: &std::sync::Mutex<Hints>) -> Result<Option<Credentials>> {
+async fn credentials(
+    ctx: &Ctx,
+    desired: &Desired,
+    hints: &std::sync::Mutex<Hints>,
+) -> Result<Option<Credentials>> {
     if let Some(known) = lock(hints).credentials.clone() {
         return Ok(Some(known));
     }
@@ -96,7 +107,11 @@ fn formed_mark(ctx: &Ctx, desired: &Desired) -> bool {
 }
 
 /// Objects that are missing or differ from what is wanted, and who else holds their names.
-async fn drifted(ctx: &Ctx, desired: &Desired, credentials_known: bool) -> Result<(BTreeSet<Object>, Option<String>)> {
+async fn drifted(
+    ctx: &Ctx,
+    desired: &Desired,
+    credentials_known: bool,
+) -> Result<(BTreeSet<Object>, Option<String>)> {
     let (namespace, name) = (&desired.key.namespace, labels::common_name(&desired.key.name));
     let (mut out, mut foreign) = (BTreeSet::new(), None);
     match ctx.service(namespace, &name) {
@@ -127,7 +142,10 @@ async fn drifted(ctx: &Ctx, desired: &Desired, credentials_known: bool) -> Resul
 /// is looked up once.
 async fn holder<K>(ctx: &Ctx, desired: &Desired, name: &str) -> Result<Option<String>>
 where
-    K: ::kube::Resource<Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: ::kube::Resource<Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
     K::DynamicType: Default,
 {
     let api: Api<K> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
@@ -164,11 +182,22 @@ async fn nodes(
     let probes: Vec<Probe> =
         at.iter().map(|(ip, p)| Probe { uid: p.uid.clone(), addr: SocketAddr::new(*ip, port) }).collect();
     let access = access(credentials);
-    valkey::observe_nodes(&probes, &settings::asked(desired), &access, ctx.connector.as_ref(), &Bounds::default()).await
+    valkey::observe_nodes(
+        &probes,
+        &settings::asked(desired),
+        &access,
+        ctx.connector.as_ref(),
+        &Bounds::default(),
+    )
+    .await
 }
 
 /// Asks at the addresses of ids that no Pod accounts for: what answers there is alive.
-async fn ghosts(ctx: &Ctx, s: &Snapshot, credentials: Option<&Credentials>) -> BTreeMap<NodeId, Seen<NodeReport>> {
+async fn ghosts(
+    ctx: &Ctx,
+    s: &Snapshot,
+    credentials: Option<&Credentials>,
+) -> BTreeMap<NodeId, Seen<NodeReport>> {
     let Some(credentials) = credentials else { return BTreeMap::new() };
     let view = View::new(s);
     let mut addresses = BTreeMap::new();

@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
+use crate::build::credentials::REPLICATION_USER;
 use crate::model::{Link, NodeId, NodeReport, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots};
-use crate::valkey::REPLICATION_USER;
+use crate::parallel;
 use crate::valkey::commands::AclUser;
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
@@ -51,8 +53,8 @@ pub async fn observe_nodes(
     connector: &dyn Connector,
     bounds: &Bounds,
 ) -> BTreeMap<PodUid, Seen<NodeReport>> {
-    let targets = probes.iter().map(|p| (&p.uid, p.addr));
-    all(targets, asked, access, connector, bounds).await
+    let targets: Vec<_> = probes.iter().map(|p| (&p.uid, p.addr)).collect();
+    all(&targets, asked, access, connector, bounds).await
 }
 
 /// What answers at the addresses of ids that no Pod accounts for. When somebody else answers, the process of that id
@@ -63,8 +65,8 @@ pub async fn observe_ghosts(
     connector: &dyn Connector,
     bounds: &Bounds,
 ) -> BTreeMap<NodeId, Seen<NodeReport>> {
-    let targets = addresses.iter().map(|(id, addr)| (id, *addr));
-    let mut seen = all(targets, &[], access, connector, bounds).await;
+    let targets: Vec<_> = addresses.iter().map(|(id, addr)| (id, *addr)).collect();
+    let mut seen = all(&targets, &[], access, connector, bounds).await;
     for (id, what) in &mut seen {
         if what.now().is_some_and(|report| report.id != *id) {
             *what = Seen::Silent(Silence::Refused);
@@ -73,8 +75,8 @@ pub async fn observe_ghosts(
     seen
 }
 
-async fn all<'a, K: Ord + Clone + Send + Sync + 'a>(
-    targets: impl Iterator<Item = (&'a K, SocketAddr)>,
+async fn all<K: Ord + Clone + Send + Sync>(
+    targets: &[(&K, SocketAddr)],
     asked: &[String],
     access: &Access,
     connector: &dyn Connector,
@@ -82,20 +84,27 @@ async fn all<'a, K: Ord + Clone + Send + Sync + 'a>(
 ) -> BTreeMap<K, Seen<NodeReport>> {
     let limits = Limits { connect: bounds.connect, reply: bounds.reply, ..access.limits };
     let access = Access { limits, ..access.clone() };
-    let asks = targets.map(|(key, addr)| {
-        let access = &access;
-        async move {
-            let seen = match ask(addr, asked, access, connector).await {
-                Ok(report) => Seen::Now(report),
-                Err(why) => {
-                    tracing::debug!(%addr, %why, "node gives no report");
-                    Seen::Silent(why.silence())
-                }
-            };
-            (key.clone(), seen)
+    let mut asks: Vec<BoxFuture<'_, Seen<NodeReport>>> = Vec::with_capacity(targets.len());
+    for (_, addr) in targets {
+        asks.push(seen(*addr, asked, &access, connector).boxed());
+    }
+    let seen = parallel::all(asks, bounds.parallel).await;
+    targets.iter().map(|(key, _)| (*key).clone()).zip(seen).collect()
+}
+
+async fn seen(
+    addr: SocketAddr,
+    asked: &[String],
+    access: &Access,
+    connector: &dyn Connector,
+) -> Seen<NodeReport> {
+    match ask(addr, asked, access, connector).await {
+        Ok(report) => Seen::Now(report),
+        Err(why) => {
+            tracing::debug!(%addr, %why, "node gives no report");
+            Seen::Silent(why.silence())
         }
-    });
-    stream::iter(asks).buffer_unordered(bounds.parallel.max(1)).collect().await
+    }
 }
 
 async fn ask(

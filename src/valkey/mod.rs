@@ -20,9 +20,6 @@ pub use links::{LinkCounts, Links};
 pub use node::{Access, Connector, Limits, Node};
 pub use reply::Reply;
 
-/// The user that replicas copy as: off until the operator has adopted the process.
-pub const REPLICATION_USER: &str = "_replication";
-
 /// The ports that nodes listen on; one process an address, so that they are the same for all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports {

@@ -59,7 +59,12 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Cach
     pub fn new(scopes: impl IntoIterator<Item = Scope>) -> Self {
         let (reader, writer) = store();
         let state = |namespace| ScopeState { namespace, listed: false, listing: BTreeMap::new() };
-        Self { writer, reader, scopes: scopes.into_iter().map(state).collect(), waiting: Some(BTreeMap::new()) }
+        Self {
+            writer,
+            reader,
+            scopes: scopes.into_iter().map(state).collect(),
+            waiting: Some(BTreeMap::new()),
+        }
     }
 
     /// The store, ready once every scope was listed.
@@ -69,7 +74,10 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Cach
 
     /// Follows the watches for ever, and tells what each event changed. One watch for each scope, in the same order.
     pub async fn follow(mut self, watches: Vec<Watch<K>>, mut tell: impl FnMut(Change<K>)) {
-        let tagged = watches.into_iter().enumerate().map(|(at, (_, watch))| watch.map(move |event| (at, event)).boxed());
+        let tagged = watches
+            .into_iter()
+            .enumerate()
+            .map(|(at, (_, watch))| watch.map(move |event| (at, event)).boxed());
         let mut events: SelectAll<_> = tagged.collect();
         let mut told = String::new();
         while let Some((at, event)) = events.next().await {
@@ -151,7 +159,9 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static> Cach
     fn set(&mut self, object: K) -> Vec<Change<K>> {
         let at = ObjectRef::from_obj(&object);
         let mut old = self.reader.get(&at);
-        if old.as_ref().is_some_and(|old| old.uid() == object.uid() && old.resource_version() == object.resource_version()) {
+        if old.as_ref().is_some_and(|old| {
+            old.uid() == object.uid() && old.resource_version() == object.resource_version()
+        }) {
             return Vec::new();
         }
         let mut changes = Vec::new();
@@ -201,7 +211,12 @@ mod tests {
         let one = |change| match change {
             Change::Set { old: None, new } => format!("new {}", uid(&new)),
             Change::Set { old: Some(old), new } => {
-                format!("{} {}->{}", uid(&new), old.resource_version().unwrap(), new.resource_version().unwrap())
+                format!(
+                    "{} {}->{}",
+                    uid(&new),
+                    old.resource_version().unwrap(),
+                    new.resource_version().unwrap()
+                )
             }
             Change::Gone(last) => format!("gone {}", uid(&last)),
         };

@@ -92,7 +92,8 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         let watched = watches(&client, &scopes, &managed, unmanaged);
         let nodes = vec![watch(None, Api::all(client.clone()), config(), lean_worker)];
         tokio::join!(
-            clusters.follow(watches(&client, &scopes, &config(), unmanaged), |c| w.on_cluster(&c, &s.secrets)),
+            clusters
+                .follow(watches(&client, &scopes, &config(), unmanaged), |c| w.on_cluster(&c, &s.secrets)),
             pods.follow(watched, |c| w.on_pod(&c, &s.clusters, &s.secrets)),
             workers.follow(nodes, |c| w.on_worker(&c, &s.clusters)),
             services.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
@@ -127,9 +128,26 @@ fn watch<K: Watched>(scope: Scope, api: Api<K>, config: watcher::Config, lean: f
 }
 
 /// What a kind must be to be watched.
-trait Watched: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static {}
+trait Watched:
+    Resource<DynamicType = ()>
+    + Lookup<DynamicType = ()>
+    + DeserializeOwned
+    + Clone
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
 impl<K> Watched for K where
-    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+    K: Resource<DynamicType = ()>
+        + Lookup<DynamicType = ()>
+        + DeserializeOwned
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + 'static
 {
 }
 
@@ -141,7 +159,8 @@ fn unmanaged<K: Resource>(object: &mut K) {
 /// A worker's status also lists every image it has.
 fn lean_worker(worker: &mut Node) {
     unmanaged(worker);
-    worker.status = worker.status.take().map(|s| NodeStatus { conditions: s.conditions, ..NodeStatus::default() });
+    worker.status =
+        worker.status.take().map(|s| NodeStatus { conditions: s.conditions, ..NodeStatus::default() });
 }
 
 /// kube's usual pauses, none longer than [`LONGEST_PAUSE`].

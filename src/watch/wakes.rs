@@ -74,7 +74,13 @@ impl Wakes {
         let labelled = || pod.labels().get(labels::CLUSTER_UID).cloned();
         let Some(uid) = owner(&**pod).map(|owner| owner.uid.clone()).or_else(labelled) else { return };
         if clusters.find(|cluster| cluster.uid().as_deref() == Some(uid.as_str())).is_none() {
+<<<<<<< HEAD
             let name = owner(&**pod).map(|owner| owner.name.clone()).or_else(|| pod.labels().get(labels::CLUSTER).cloned());
+=======
+            let name = owner(&**pod)
+                .map(|owner| owner.name.clone())
+                .or_else(|| pod.labels().get(CLUSTER_LABEL).cloned());
+>>>>>>> main
             self.secrets_of(&pod.namespace().unwrap_or_default(), &name.unwrap_or_default(), secrets);
         }
     }
@@ -112,7 +118,12 @@ impl Wakes {
 
     fn secrets_of(&self, namespace: &str, cluster: &str, secrets: &Store<SecretMeta>) {
         let of_cluster = |s: &SecretMeta| {
+<<<<<<< HEAD
             s.metadata.namespace.as_deref() == Some(namespace) && s.labels().get(labels::CLUSTER).is_some_and(|c| c == cluster)
+=======
+            s.metadata.namespace.as_deref() == Some(namespace)
+                && s.labels().get(CLUSTER_LABEL).is_some_and(|c| c == cluster)
+>>>>>>> main
         };
         for secret in secrets.state_filter(of_cluster) {
             self.secrets.send(ObjectRef::from_obj(&*secret));
@@ -157,7 +168,8 @@ fn same_worker(old: &Node, new: &Node) -> bool {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         conditions.and_then(|all| all.iter().find(|c| c.type_ == "Ready")).map(|c| c.status.clone())
     };
-    let schedulable = |node: &Node| node.spec.as_ref().map(|s| (s.unschedulable.unwrap_or(false), s.taints.clone()));
+    let schedulable =
+        |node: &Node| node.spec.as_ref().map(|s| (s.unschedulable.unwrap_or(false), s.taints.clone()));
     old.meta().labels == new.meta().labels
         && old.meta().deletion_timestamp == new.meta().deletion_timestamp
         && ready(old) == ready(new)
@@ -238,7 +250,8 @@ mod tests {
     #[test]
     fn only_a_controller_of_our_kind_is_an_owner() {
         let pod = |api: &str, kind: &str, controller: bool| -> Pod {
-            let reference = json!({ "apiVersion": api, "kind": kind, "name": "c", "uid": "u", "controller": controller });
+            let reference =
+                json!({ "apiVersion": api, "kind": kind, "name": "c", "uid": "u", "controller": controller });
             serde_json::from_value(json!({ "metadata": { "ownerReferences": [reference] } })).unwrap()
         };
         assert!(owner(&pod("valkey.io/v1alpha1", "ValkeyCluster", true)).is_some());

@@ -52,7 +52,8 @@ impl Passes {
 
     /// The passes since the last call, as names.
     pub fn take(&self) -> Vec<String> {
-        let mut names: Vec<_> = std::mem::take(&mut *self.log.lock().unwrap()).into_iter().map(|(name, _)| name).collect();
+        let mut names: Vec<_> =
+            std::mem::take(&mut *self.log.lock().unwrap()).into_iter().map(|(name, _)| name).collect();
         names.sort();
         names
     }
@@ -73,7 +74,10 @@ pub struct Controlled {
 }
 
 /// Runs a controller whose pass is `pass`.
-pub fn control<F>(ctx: &Arc<Ctx>, pass: impl Fn(Arc<ValkeyCluster>, Arc<Ctx>) -> F + Send + Sync + 'static) -> Controlled
+pub fn control<F>(
+    ctx: &Arc<Ctx>,
+    pass: impl Fn(Arc<ValkeyCluster>, Arc<Ctx>) -> F + Send + Sync + 'static,
+) -> Controlled
 where
     F: Future<Output = Result<Action>> + Send + 'static,
 {

@@ -1,6 +1,7 @@
 //! The sandbox's command line: flags, and one call of the library each.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fmt::Display;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -116,11 +117,11 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
         }
         Action::Down => {
             let ended = Sandbox::down(&arguments.name, &progress)?;
-            println!("{}", if ended { "the sandbox is gone" } else { "there is no sandbox" });
+            say(if ended { "the sandbox is gone" } else { "there is no such sandbox" })?;
         }
         Action::Status => {
             let status = open()?.status();
-            println!("{status}");
+            say(&status)?;
             return Ok(if status.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Action::Kubectl { arguments } => replace(open()?.kubectl_command().args(arguments))?,
@@ -139,6 +140,15 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints a result. A reader who has seen enough (`| head`) is no error.
+fn say(text: impl Display) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What took the time, for the person to see.
 fn longest(progress: &Progress) -> String {
     let mut steps = progress.finished();
     steps.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
@@ -159,15 +169,15 @@ fn show_images(refresh: bool, progress: &Progress) -> Result<()> {
     let mut archives = images::fixed(&cache, progress)?;
     archives.extend(images::own(&cache, progress)?);
     for archive in archives {
-        println!("{}  sha256:{}  {}", archive.names.join(" "), archive.digest, archive.path.display());
+        let names = archive.names.join(" ");
+        say(format_args!("{names}  sha256:{}  {}", archive.digest, archive.path.display()))?;
     }
     Ok(())
 }
 
 fn show_logs(sandbox: &Sandbox, follow: bool, what: Option<&str>) -> Result<()> {
     let Some(name) = what else {
-        println!("{}", logs::names(sandbox.instance())?.join("\n"));
-        return Ok(());
+        return say(logs::names(sandbox.instance())?.join("\n"));
     };
     if let Some(path) = sandbox.log(name) {
         return show_file(&path, follow);
@@ -204,7 +214,10 @@ fn show_file(path: &Path, follow: bool) -> Result<()> {
     loop {
         line.clear();
         if reader.read_until(b'\n', &mut line)? > 0 {
-            out.write_all(&line)?;
+            match out.write_all(&line) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                other => other?,
+            }
         } else if follow {
             out.flush()?;
             std::thread::sleep(Duration::from_millis(200));

@@ -14,7 +14,7 @@ use crate::command::run;
 /// Name and manifest of each.
 const ADDONS: [(&str, &str); 1] = [("coredns", include_str!("../../addons/coredns/coredns.yaml"))];
 /// A few objects, on a machine that is still busy with starting.
-const APPLY: Duration = Duration::from_secs(60);
+const APPLY: Duration = Duration::from_mins(1);
 
 /// Applies all of them.
 ///

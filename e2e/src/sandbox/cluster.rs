@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -23,9 +24,9 @@ use crate::progress::Step;
 /// Three seconds on an idle machine.
 const API: Duration = Duration::from_secs(90);
 /// Two seconds after the API server on an idle machine; ten after a worker was lost.
-const NODES: Duration = Duration::from_secs(120);
+const NODES: Duration = Duration::from_mins(2);
 /// One second after the controller manager's start.
-const ACCOUNT: Duration = Duration::from_secs(60);
+const ACCOUNT: Duration = Duration::from_mins(1);
 /// Three seconds after the workers.
 const DNS: Duration = Duration::from_secs(90);
 /// No single request may hold up a wait.
@@ -82,18 +83,29 @@ async fn ready(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all of these workers are Ready.
+/// Waits until all of these workers have said, after `since`, that they are Ready: what Kubernetes remembers of a
+/// worker that was lost a moment ago does not count.
 ///
 /// # Errors
-/// If one is not in time: the error says which and why.
-pub(super) fn wait_workers(instance: &Instance, workers: &[Worker], step: &Step) -> Result<()> {
+/// If one does not in time: the error says which and why.
+pub(super) fn wait_workers(
+    instance: &Instance,
+    workers: &[(Worker, Option<Timestamp>)],
+    step: &Step,
+) -> Result<()> {
     wait_shown("the workers to be Ready", NODES, step, || {
         let states = block_on(bounded(states(instance)))?;
         let late: Vec<String> = workers
             .iter()
-            .filter_map(|worker| match states.get(&worker.to_string()) {
-                Some(None) => None,
-                Some(Some(why)) => Some(format!("{worker} ({why})")),
+            .filter_map(|(worker, since)| match states.get(&worker.to_string()) {
+                // Reports are dated in whole seconds.
+                Some(NodeState { heard, .. })
+                    if since.is_some_and(|since| heard.as_second() <= since.as_second()) =>
+                {
+                    Some(format!("{worker} (not heard of since its start)"))
+                }
+                Some(NodeState { why: None, .. }) => None,
+                Some(NodeState { why: Some(why), .. }) => Some(format!("{worker} ({why})")),
                 None => Some(format!("{worker} (has not registered)")),
             })
             .collect();
@@ -104,22 +116,34 @@ pub(super) fn wait_workers(instance: &Instance, workers: &[Worker], step: &Step)
     })
 }
 
-/// Every worker that Kubernetes knows, with the reason why it is not Ready, if so.
+/// What Kubernetes knows of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeState {
+    /// Why it is not Ready, if it is not.
+    pub(super) why: Option<String>,
+    /// When its kubelet last reported.
+    pub(super) heard: Timestamp,
+}
+
+/// Every worker that Kubernetes knows.
 ///
 /// # Errors
 /// If the API server does not answer.
-pub(super) async fn states(instance: &Instance) -> Result<BTreeMap<String, Option<String>>> {
+pub(super) async fn states(instance: &Instance) -> Result<BTreeMap<String, NodeState>> {
     let nodes: Api<Node> = Api::all(client(instance).await?);
     let mut states = BTreeMap::new();
     for node in nodes.list(&ListParams::default()).await? {
         let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
         let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        let heard =
+            ready.as_ref().and_then(|condition| condition.last_heartbeat_time.as_ref()).map(|time| time.0);
         let why = match ready {
             Some(condition) if condition.status == "True" => None,
             Some(condition) => Some(condition.message.or(condition.reason).unwrap_or(condition.status)),
             None => Some("no report yet".to_owned()),
         };
-        states.insert(node.metadata.name.unwrap_or_default(), why);
+        let state = NodeState { why, heard: heard.unwrap_or(Timestamp::MIN) };
+        states.insert(node.metadata.name.unwrap_or_default(), state);
     }
     Ok(states)
 }

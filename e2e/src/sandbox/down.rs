@@ -64,12 +64,16 @@ pub(super) fn leftovers(instance: &Instance) -> Vec<String> {
     left
 }
 
+/// What is to be killed next: first the first process of each machine, with which the kernel ends the machine; then
+/// what else carries the mark; then strangers that were let in.
 fn processes(instance: &Instance) -> Vec<i32> {
-    // First the marked ones: a machine's first process takes all of its machine with it.
-    let marked: Vec<i32> =
-        procfs::marked(&instance.mark("")).into_iter().map(|process| process.pid).collect();
+    let marked = procfs::marked(&instance.mark(""));
+    let first: Vec<i32> = marked.iter().filter(|process| process.first).map(|process| process.pid).collect();
+    if !first.is_empty() {
+        return first;
+    }
     if !marked.is_empty() {
-        return marked;
+        return marked.into_iter().map(|process| process.pid).collect();
     }
     let namespaces = network::namespaces(instance);
     let mut found = procfs::in_netns(namespaces.iter().map(PathBuf::as_path));

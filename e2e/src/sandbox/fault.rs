@@ -48,8 +48,8 @@ pub(super) fn kill(instance: &Instance, worker: Worker) -> Result<()> {
 /// If it is not Ready in time.
 pub(super) fn start(instance: &Instance, worker: Worker, step: &Step) -> Result<()> {
     let _lock = instance.lock()?;
-    up::start_worker(instance, worker)?;
-    cluster::wait_workers(instance, &[worker], step)
+    let since = up::start_worker(instance, worker)?;
+    cluster::wait_workers(instance, &[(worker, since)], step)
         .map_err(|error| super::logs::with_tail(instance, &error, &format!("{worker}-kubelet")))
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use super::golang::{self, COREDNS, GoProgram};
 use super::image::{Archive, Image, Item};
 use crate::cache::{Cache, key};
-use crate::command::{run, run_shown};
+use crate::command::{run, run_shown, succeeds};
 use crate::debs::{ValkeyRoot, valkey_roots};
 use crate::progress::Progress;
 
@@ -33,7 +33,7 @@ const NOBODY: &str = "65532:65532";
 /// The number of the user `valkey` in the public images.
 const VALKEY_USER: u64 = 999;
 /// Changed whenever the way to put an image together changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// The whole workspace on two slow cores, and the time that another build holds cargo's lock.
 const CARGO: Duration = Duration::from_mins(40);
 /// A program that only prints something.
@@ -69,9 +69,10 @@ pub fn own(cache: &Cache, progress: &Progress) -> Result<Vec<Archive>> {
     let step = progress.step("build operator and ledger");
     let operator = cargo_build("valkey-cluster-operator", "valkey-cluster-operator", &step)?;
     let ledger = cargo_build("e2e", "ledger", &step)?;
-    step.done("");
     let operator = static_image("valkey-cluster-operator", &operator, OPERATOR, NOBODY, cache)?;
-    Ok(vec![operator, static_image("ledger", &ledger, LEDGER, NOBODY, cache)?])
+    let ledger = static_image("ledger", &ledger, LEDGER, NOBODY, cache)?;
+    step.done("");
+    Ok(vec![operator, ledger])
 }
 
 fn go_image(program: &GoProgram, name: &str, cache: &Cache, progress: &Progress) -> Result<Archive> {
@@ -91,13 +92,25 @@ fn static_image(program: &str, path: &Path, name: &str, user: &str, cache: &Cach
         directory: "/".to_owned(),
         ..Image::default()
     };
-    image.tree.insert(program.to_owned(), Item::File(path.to_owned(), 0o755));
-    cached(cache, &format!("image-{program}"), &id, || Ok(image))
+    let kind = format!("image-{program}");
+    cached(cache, &kind, &id, |dir| {
+        image.tree.insert(program.to_owned(), Item::File(without_debug_info(path, dir), 0o755));
+        Ok(image)
+    })
+}
+
+/// A copy of the program in `dir` without what only debuggers need, which is most of it; the program itself where
+/// there is no `strip`.
+fn without_debug_info(path: &Path, dir: &Path) -> PathBuf {
+    let copy = dir.join("stripped");
+    let mut strip = Command::new("strip");
+    strip.args(["--strip-debug", "-o"]).arg(&copy).arg(path);
+    if succeeds(&mut strip, SHORT) { copy } else { path.to_owned() }
 }
 
 fn valkey(root: &ValkeyRoot, cache: &Cache, progress: &Progress) -> Result<Archive> {
     let id = key(&[RECIPE.as_bytes(), ENTRYPOINT.as_bytes(), root.root.as_os_str().as_encoded_bytes()]);
-    cached(cache, &format!("image-valkey-{}", root.line), &id, || {
+    cached(cache, &format!("image-valkey-{}", root.line), &id, |_| {
         let step = progress.step(&format!("image of Valkey {}", root.version));
         let image =
             valkey_image(root).with_context(|| format!("cannot make an image of Valkey {}", root.version))?;
@@ -183,10 +196,20 @@ struct Facts {
 }
 
 /// The archive of an image, written only if the cache does not hold it.
-fn cached(cache: &Cache, kind: &str, id: &str, image: impl FnOnce() -> Result<Image>) -> Result<Archive> {
+fn cached(
+    cache: &Cache,
+    kind: &str,
+    id: &str,
+    image: impl FnOnce(&Path) -> Result<Image>,
+) -> Result<Archive> {
     let dir = cache.entry(kind, id, |dir| {
-        let archive = image()?.write(dir)?;
+        let archive = image(dir)?.write(dir)?;
         let facts = Facts { names: archive.names, digest: archive.digest };
+        // What was made only to go into the archive.
+        match fs::remove_file(dir.join("stripped")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         Ok(fs::write(dir.join("image.json"), serde_json::to_vec(&facts)?)?)
     })?;
     let facts: Facts = serde_json::from_slice(&fs::read(dir.join("image.json"))?)?;

@@ -53,6 +53,6 @@ pub fn last_lines(path: &Path, count: usize) -> Result<Vec<String>> {
 pub fn with_tail(instance: &Instance, error: &anyhow::Error, component: &str) -> anyhow::Error {
     let path = instance.path(format!("log/{component}.log"));
     let lines = last_lines(&path, SHOWN).unwrap_or_default();
-    let shown: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
-    anyhow::anyhow!("{error:#}\nthe last lines of `cargo sandbox logs {component}`:{shown}")
+    let lines = lines.join("\n  | ");
+    anyhow::anyhow!("{error:#}\nthe last lines of `cargo sandbox logs {component}`:\n  | {lines}")
 }

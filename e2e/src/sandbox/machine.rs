@@ -79,8 +79,8 @@ pub(super) fn start(instance: &Instance, machine: Machine, description: &Descrip
 /// If its processes outlive SIGKILL.
 pub(super) fn kill(instance: &Instance, machine: Machine) -> Result<()> {
     let mark = instance.mark(&machine.to_string());
-    let find = || procfs::marked(&mark).into_iter().filter(|p| p.mark == mark).map(|p| p.pid).collect();
-    procfs::kill_all(&format!("machine {machine}"), END, find)?;
+    // With the first process the kernel ends all the others.
+    procfs::kill_all(&format!("machine {machine}"), END, || procfs::first_of(&mark).into_iter().collect())?;
     Ok(())
 }
 

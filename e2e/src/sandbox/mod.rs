@@ -141,7 +141,7 @@ impl Sandbox {
         let mut command = self.kubectl_command();
         command.args(arguments);
         let output = output(&mut command, KUBECTL, None)?;
-        crate::command::checked(&command, output)
+        crate::command::checked(&command, &output)
     }
 
     /// kubectl as administrator, to be given arguments and run.

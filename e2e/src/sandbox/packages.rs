@@ -45,16 +45,14 @@ pub(super) fn ensure(progress: &Progress) -> Result<()> {
         return Ok(());
     }
     let step = progress.step(&format!("Debian packages {}", missing.join(" ")));
-    let apt = |arguments: &[&str]| {
+    let apt = |arguments: &[&str], packages: &[&str]| {
         let mut command = Command::new("apt-get");
-        command
-            .args(arguments)
-            .args(&missing[..if arguments.contains(&"install") { missing.len() } else { 0 }]);
+        command.args(arguments).args(packages);
         command.env("DEBIAN_FRONTEND", "noninteractive");
         run_shown(&mut command, LIMIT, &step)
     };
-    apt(&["update", "-qq"])?;
-    apt(&["install", "-y", "-qq", "--no-install-recommends"])
+    apt(&["update", "-qq"], &[])?;
+    apt(&["install", "-y", "-qq", "--no-install-recommends"], &missing)
         .with_context(|| format!("install these by hand: {}", missing.join(" ")))?;
     step.done("");
     let left = self::missing();

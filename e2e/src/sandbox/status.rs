@@ -9,6 +9,7 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::address::Worker;
+use super::cluster::NodeState;
 use super::instance::{Instance, Machine, Shape};
 use super::{cluster, load, machine, network, relay};
 
@@ -75,11 +76,7 @@ pub fn status(instance: &Instance, shape: &Shape) -> Status {
     }
 }
 
-fn worker_status(
-    instance: &Instance,
-    worker: Worker,
-    states: &BTreeMap<String, Option<String>>,
-) -> WorkerStatus {
+fn worker_status(instance: &Instance, worker: Worker, states: &BTreeMap<String, NodeState>) -> WorkerStatus {
     let running = machine::is_running(instance, Machine::Worker(worker));
     let machine = match (running, network::is_plugged(instance, worker)) {
         (true, true) => "up",
@@ -87,7 +84,7 @@ fn worker_status(
         (false, _) => "lost",
     };
     let why = match states.get(&worker.to_string()) {
-        Some(why) => why.clone(),
+        Some(state) => state.why.clone(),
         None => Some("unknown to Kubernetes".to_owned()),
     };
     WorkerStatus { worker, machine, why }

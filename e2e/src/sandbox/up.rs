@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 
 use super::address::{MOST_WORKERS, Worker};
 use super::image::Archive;
@@ -57,7 +58,7 @@ pub(super) fn up(instance: &Instance, options: UpOptions, progress: &Progress) -
     let step = progress.step("network");
     network::ensure(instance, shape.workers)?;
     step.done(format_args!("{} workers", shape.workers));
-    start(instance, &shape)?;
+    let started = start(instance, &shape)?;
     let workers: Vec<Worker> = Worker::first(shape.workers).collect();
     // Images are made and loaded while the control plane starts: kubelets wait for both.
     std::thread::scope(|scope| {
@@ -66,7 +67,7 @@ pub(super) fn up(instance: &Instance, options: UpOptions, progress: &Progress) -
         api.join().unwrap_or_else(|_| bail!("the thread that waits for the API server died"))?;
         loaded
     })?;
-    finish(instance, &shape, &workers, progress)?;
+    finish(instance, &shape, &started, progress)?;
     Ok(shape)
 }
 
@@ -110,8 +111,11 @@ fn link_components(instance: &Instance, kube: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Workers, and since when each runs if it was started just now.
+type Started = Vec<(Worker, Option<Timestamp>)>;
+
 /// Starts every machine that does not run, and the relay.
-fn start(instance: &Instance, shape: &Shape) -> Result<()> {
+fn start(instance: &Instance, shape: &Shape) -> Result<Started> {
     if !machine::is_running(instance, Machine::Control) {
         match fs::remove_file(instance.api_ready()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -121,21 +125,23 @@ fn start(instance: &Instance, shape: &Shape) -> Result<()> {
         machine::start(instance, Machine::Control, &control::description(instance))?;
     }
     relay::ensure(instance, shape)?;
-    Worker::first(shape.workers).try_for_each(|worker| start_worker(instance, worker))
+    Worker::first(shape.workers).map(|worker| Ok((worker, start_worker(instance, worker)?))).collect()
 }
 
-/// Starts a worker's machine unless it runs, and plugs its cable in.
+/// Starts a worker's machine unless it runs, and plugs its cable in; says since when it runs if it did not before.
 ///
 /// # Errors
 /// If it cannot be started.
-pub(super) fn start_worker(instance: &Instance, worker: Worker) -> Result<()> {
+pub(super) fn start_worker(instance: &Instance, worker: Worker) -> Result<Option<Timestamp>> {
     network::set_cable(instance, worker, true)?;
     if machine::is_running(instance, Machine::Worker(worker)) {
-        return Ok(());
+        return Ok(None);
     }
     cgroup::ensure(instance, worker)?;
     worker::prepare(instance, worker)?;
-    machine::start(instance, Machine::Worker(worker), &worker::description(instance, worker))
+    let now = Timestamp::now();
+    machine::start(instance, Machine::Worker(worker), &worker::description(instance, worker))?;
+    Ok(Some(now))
 }
 
 fn wait_for_api(instance: &Instance, progress: &Progress) -> Result<()> {
@@ -143,7 +149,7 @@ fn wait_for_api(instance: &Instance, progress: &Progress) -> Result<()> {
     cluster::wait_api(instance, &step)
         .map_err(|error| super::logs::with_tail(instance, &error, "ctl-kube-apiserver"))?;
     super::instance::write(&instance.api_ready(), b"")?;
-    step.done(format_args!("{} and inside", instance.kubeconfig().display()));
+    step.done("ready");
     Ok(())
 }
 
@@ -162,7 +168,12 @@ fn supply(
     Ok(archives)
 }
 
-fn finish(instance: &Instance, shape: &Shape, workers: &[Worker], progress: &Progress) -> Result<()> {
+fn finish(
+    instance: &Instance,
+    shape: &Shape,
+    workers: &[(Worker, Option<Timestamp>)],
+    progress: &Progress,
+) -> Result<()> {
     let step = progress.step("workers");
     cluster::wait_workers(instance, workers, &step)
         .map_err(|error| super::logs::with_tail(instance, &error, &late_worker(instance, workers)))?;
@@ -180,8 +191,9 @@ fn finish(instance: &Instance, shape: &Shape, workers: &[Worker], progress: &Pro
 }
 
 /// The log of the first kubelet that is not Ready.
-fn late_worker(instance: &Instance, workers: &[Worker]) -> String {
+fn late_worker(instance: &Instance, workers: &[(Worker, Option<Timestamp>)]) -> String {
     let states = cluster::block_on(cluster::states(instance)).unwrap_or_default();
-    let late = workers.iter().find(|worker| states.get(&worker.to_string()) != Some(&None));
-    late.map_or_else(|| "w1-kubelet".to_owned(), |worker| format!("{worker}-kubelet"))
+    let ready = |worker: &Worker| states.get(&worker.to_string()).is_some_and(|state| state.why.is_none());
+    let late = workers.iter().find(|(worker, _)| !ready(worker));
+    late.map_or_else(|| "w1-kubelet".to_owned(), |(worker, _)| format!("{worker}-kubelet"))
 }
