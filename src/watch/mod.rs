@@ -24,18 +24,12 @@ pub use cache::{Cache, Change, Scope, Watch};
 pub use wakes::Wakes;
 
 use crate::api::ValkeyCluster;
+use crate::build::labels;
 use crate::flags::Namespaces;
 use crate::kube_client::WATCH_ROUND;
 
 /// A Secret without its contents.
 pub type SecretMeta = PartialObjectMeta<Secret>;
-
-/// Selects everything that this operator made.
-pub const MANAGED: &str = "app.kubernetes.io/managed-by=valkey-cluster-operator";
-/// Label: the name of the `ValkeyCluster` that an object belongs to.
-pub const CLUSTER_LABEL: &str = "valkey.io/cluster";
-/// Label of Pods and annotation of the Secret: the UID of the `ValkeyCluster` that an object belongs to.
-pub const CLUSTER_UID: &str = "valkey.io/cluster-uid";
 
 /// A watch that fails is tried again after this at most: with an API server that comes back, so does our sight.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -76,7 +70,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         Namespaces::All => vec![None],
         Namespaces::Only(names) => names.iter().cloned().map(Some).collect(),
     };
-    let managed = config().labels(MANAGED);
+    let managed = config().labels(&labels::managed_selector());
     let clusters = Cache::new(scopes.clone());
     let pods = Cache::new(scopes.clone());
     let workers = Cache::<Node>::new([None]);
