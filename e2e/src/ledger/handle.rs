@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::client::{ClientLane, ClientMaker};
-use super::live::{Book, Glance, LiveLane};
+use super::live::{Book, Glance, LaneGlance, LiveLane};
 use super::options::{Lane, LaneKind, Options};
 use super::plain::{PlainLane, read_counters, remove};
 use super::relay::Relays;
@@ -135,6 +135,11 @@ impl LedgerHandle {
     /// The lanes of a kind at this moment.
     pub fn glance(&self, kind: LaneKind) -> Glance {
         Glance::of(&self.lanes, kind)
+    }
+
+    /// Every lane at this moment.
+    pub fn lanes(&self) -> Vec<LaneGlance> {
+        self.lanes.iter().map(LaneGlance::from).collect()
     }
 
     /// Waits until every plain lane has had a write acknowledged that was sent after this call.

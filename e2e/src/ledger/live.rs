@@ -39,6 +39,19 @@ pub struct Glance {
     pub longest_gap: Duration,
 }
 
+/// One lane at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneGlance {
+    /// Plain or client.
+    pub kind: LaneKind,
+    /// The slot that it writes to.
+    pub slot: u16,
+    /// Its key.
+    pub key: String,
+    /// Acknowledged writes.
+    pub acked: u64,
+}
+
 /// An account whose writes are shown as they come.
 pub(crate) struct Book {
     pub account: Account,
@@ -88,6 +101,13 @@ impl LiveLane {
 
     pub(crate) fn acked(&self) -> u64 {
         self.counters.acked.load(Ordering::Relaxed)
+    }
+}
+
+impl From<&LiveLane> for LaneGlance {
+    fn from(live: &LiveLane) -> Self {
+        let Lane { kind, slot, key, .. } = live.lane.clone();
+        Self { kind, slot, key, acked: live.acked() }
     }
 }
 

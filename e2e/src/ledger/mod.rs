@@ -33,7 +33,7 @@ mod topology;
 
 pub use errors::{ErrorKind, Errors};
 pub use handle::{Ledger, LedgerHandle};
-pub use live::Glance;
+pub use live::{Glance, LaneGlance};
 pub use options::{LaneKind, Limits, Options};
 pub use report::{GapReport, LaneReport, Latency, LedgerReport, Mark, RegressionReport, Totals, Window};
 pub use topology::AddressMap;

@@ -123,8 +123,6 @@ fn loss(lost: u64, at_most: u64, unread: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_summary_names_losses_gaps_and_errors() {
         let text = crate::ledger::report::tests::sample().summary();

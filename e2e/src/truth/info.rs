@@ -100,7 +100,8 @@ mod tests {
         let with = |change: &str| {
             let text = "role:slave\nmaster_link_status:up\nmaster_sync_in_progress:0\nloading:0\nslave_repl_offset:9\n";
             let (name, _) = change.split_once(':').unwrap();
-            let kept: String = text.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\n")).collect();
+            let kept: String =
+                text.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\n")).collect();
             Replication::read(&format!("{kept}{change}\n")).behind()
         };
         assert_eq!(with("x:0"), None);

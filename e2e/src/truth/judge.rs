@@ -97,10 +97,14 @@ impl Truth {
             Some(Seen::Answered(facts)) => Some(&facts.replication),
             Some(Seen::Silent(_)) | None => None,
         });
-        let followers = self.answered().filter(|(_, _, me)| me.replica_of.as_deref() == Some(owner.id.as_str()));
+        let followers =
+            self.answered().filter(|(_, _, me)| me.replica_of.as_deref() == Some(owner.id.as_str()));
         let replicas = followers.map(|(addr, facts, me)| {
             let online = listed.is_some_and(|primary| {
-                primary.replicas.iter().any(|listed| listed.state == "online" && is_at(me.place.as_ref(), listed))
+                primary
+                    .replicas
+                    .iter()
+                    .any(|listed| listed.state == "online" && is_at(me.place.as_ref(), listed))
             });
             let own = facts.replication.behind();
             let behind = own.or((!online).then_some("is not listed online by its primary"));
@@ -132,7 +136,8 @@ impl Truth {
 
     /// What is wrong, in sentences; empty means a whole cluster.
     pub fn problems(&self) -> Vec<String> {
-        let parts = [self.silence(), self.disagreements(), self.coverage(), self.lag(), self.epochs(), self.states()];
+        let parts =
+            [self.silence(), self.disagreements(), self.coverage(), self.lag(), self.epochs(), self.states()];
         parts.concat()
     }
 
@@ -150,8 +155,11 @@ impl Truth {
             }
         }
         if let Some(wanted) = expected.node_timeout_ms {
-            for (addr, facts, _) in self.answered().filter(|(_, facts, _)| facts.node_timeout_ms != Some(wanted)) {
-                let value = facts.node_timeout_ms.map_or_else(|| "unreadable".to_owned(), |ms| ms.to_string());
+            for (addr, facts, _) in
+                self.answered().filter(|(_, facts, _)| facts.node_timeout_ms != Some(wanted))
+            {
+                let value =
+                    facts.node_timeout_ms.map_or_else(|| "unreadable".to_owned(), |ms| ms.to_string());
                 problems.push(format!("cluster-node-timeout on {addr} is {value}, expected is {wanted}"));
             }
         }
@@ -178,9 +186,12 @@ impl Truth {
                 }
             }
             for stranger in facts.view.lines.iter().filter(|line| !all.contains_key(line.id.as_str())) {
-                let place = stranger.place.as_ref().map_or_else(|| "no address".to_owned(), Endpoint::to_string);
+                let place =
+                    stranger.place.as_ref().map_or_else(|| "no address".to_owned(), Endpoint::to_string);
                 let (id, flags) = (short(&stranger.id), stranger.trouble.join(","));
-                problems.push(format!("{viewer} knows {id} at {place}, which did not answer under that id ({flags})"));
+                problems.push(format!(
+                    "{viewer} knows {id} at {place}, which did not answer under that id ({flags})"
+                ));
             }
         }
         problems
@@ -225,7 +236,9 @@ impl Truth {
             by_epoch.entry(me.epoch).or_default().push(addr);
         }
         let shared = by_epoch.into_iter().filter(|(_, addrs)| addrs.len() > 1);
-        shared.map(|(epoch, addrs)| format!("config epoch {epoch} is shared by the primaries {addrs:?}")).collect()
+        shared
+            .map(|(epoch, addrs)| format!("config epoch {epoch} is shared by the primaries {addrs:?}"))
+            .collect()
     }
 
     fn states(&self) -> Vec<String> {
@@ -247,7 +260,11 @@ fn doubts(viewer: SocketAddr, addr: SocketAddr, line: &ViewLine, me: &ViewLine) 
         doubts.push(format!("{viewer} and {addr} disagree on the role or primary of {addr}"));
     }
     if line.slots != me.slots {
-        doubts.push(format!("{viewer} sees {} slots at {addr}, it owns {}", line.slot_count(), me.slot_count()));
+        doubts.push(format!(
+            "{viewer} sees {} slots at {addr}, it owns {}",
+            line.slot_count(),
+            me.slot_count()
+        ));
     }
     if line.primary && line.epoch != me.epoch {
         doubts.push(format!("{viewer} sees config epoch {} at {addr}, it has {}", line.epoch, me.epoch));

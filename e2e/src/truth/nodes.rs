@@ -41,7 +41,8 @@ impl View {
     /// The first line that is none.
     pub fn read(text: &str) -> Result<Self, String> {
         let lines = text.lines().filter(|line| !line.trim().is_empty());
-        let lines = lines.map(|line| ViewLine::read(line).ok_or_else(|| format!("CLUSTER NODES line {line:?}")));
+        let lines =
+            lines.map(|line| ViewLine::read(line).ok_or_else(|| format!("CLUSTER NODES line {line:?}")));
         Ok(Self { lines: lines.collect::<Result<_, _>>()? })
     }
 

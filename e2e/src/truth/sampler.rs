@@ -82,7 +82,14 @@ impl Sampler {
         let (nodes, given) = watch::channel(nodes);
         let (shown, latest) = watch::channel(Truth::default());
         let (samples, stop, zero) = (Arc::default(), CancellationToken::new(), Instant::now());
-        let work = Work { looker: Looker::new(access, ANSWER), given, follow, shown, samples: Arc::clone(&samples), zero };
+        let work = Work {
+            looker: Looker::new(access, ANSWER),
+            given,
+            follow,
+            shown,
+            samples: Arc::clone(&samples),
+            zero,
+        };
         let task = tokio::spawn(work.run(stop.clone()));
         SamplerHandle { nodes, latest, samples, zero, task, stop }
     }
@@ -159,7 +166,8 @@ impl SamplerHandle {
     pub async fn stop(mut self) -> Result<History> {
         self.stop.cancel();
         (&mut self.task).await.context("the sampler died")?;
-        let samples = self.samples.lock().map(|mut samples| std::mem::take(&mut *samples)).unwrap_or_default();
+        let samples =
+            self.samples.lock().map(|mut samples| std::mem::take(&mut *samples)).unwrap_or_default();
         Ok(History { samples, end: self.zero.elapsed() })
     }
 }
@@ -210,7 +218,8 @@ impl History {
     /// How long not every slot had exactly one owner that answered, once the cluster had been formed.
     pub fn uncovered(&self) -> Duration {
         let since = self.first_formed().unwrap_or(self.end);
-        let holes = self.lasting().filter(|(sample, _)| sample.at >= since && sample.covered < usize::from(SLOTS));
+        let holes =
+            self.lasting().filter(|(sample, _)| sample.at >= since && sample.covered < usize::from(SLOTS));
         holes.map(|(_, lasted)| lasted).sum()
     }
 
@@ -219,7 +228,8 @@ impl History {
         let mut seconds: BTreeMap<u64, Second> = BTreeMap::new();
         for sample in &self.samples {
             let second = sample.at.as_secs();
-            let empty = || Second { second, copies: BTreeMap::new(), covered: usize::from(SLOTS), formed: true };
+            let empty =
+                || Second { second, copies: BTreeMap::new(), covered: usize::from(SLOTS), formed: true };
             let entry = seconds.entry(second).or_insert_with(empty);
             for (shard, copies) in &sample.copies {
                 let fewest = entry.copies.entry(shard.clone()).or_insert(*copies);
@@ -236,10 +246,12 @@ impl History {
         let mut builder = Builder::default();
         builder.push_record(["SECONDS", "FORMED", "SLOTS", "COPIES IN SYNC (fewest)"]);
         let seconds = self.by_second();
-        let same = |a: &Second, b: &Second| (&a.copies, a.covered, a.formed) == (&b.copies, b.covered, b.formed);
+        let same =
+            |a: &Second, b: &Second| (&a.copies, a.covered, a.formed) == (&b.copies, b.covered, b.formed);
         for run in seconds.chunk_by(same) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
-                let copies: Vec<_> = first.copies.iter().map(|(id, n)| format!("{}={n}", short(id))).collect();
+                let copies: Vec<_> =
+                    first.copies.iter().map(|(id, n)| format!("{}={n}", short(id))).collect();
                 let formed = if first.formed { "yes" } else { "no" };
                 let span = format!("{}-{}", first.second, last.second);
                 builder.push_record([span, formed.to_owned(), first.covered.to_string(), copies.join(" ")]);
@@ -266,11 +278,19 @@ mod tests {
     #[test]
     fn time_below_and_uncovered_lasts_until_the_next_look() {
         let all = usize::from(SLOTS);
-        let samples =
-            vec![sample(0, 0, 0), sample(300, 2, all), sample(400, 1, all), sample(650, 0, 10), sample(1100, 2, all)];
+        let samples = vec![
+            sample(0, 0, 0),
+            sample(300, 2, all),
+            sample(400, 1, all),
+            sample(650, 0, 10),
+            sample(1100, 2, all),
+        ];
         let history = History { samples, end: Duration::from_millis(1200) };
         assert_eq!(history.first_formed(), Some(Duration::from_millis(300)));
-        assert_eq!(history.below(2), BTreeMap::from([("s1".to_owned(), Duration::from_millis(300 + 250 + 450))]));
+        assert_eq!(
+            history.below(2),
+            BTreeMap::from([("s1".to_owned(), Duration::from_millis(300 + 250 + 450))])
+        );
         assert_eq!(history.uncovered(), Duration::from_millis(450));
         let seconds = history.by_second();
         assert_eq!((seconds.len(), seconds[0].copies["s1"], seconds[1].copies["s1"]), (2, 0, 2));

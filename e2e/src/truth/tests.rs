@@ -26,7 +26,9 @@ fn line(n: usize, viewer: usize) -> String {
 fn facts(viewer: usize) -> Facts {
     let text: String = (1..=4).map(|n| line(n, viewer)).collect();
     let replication = match viewer {
-        1 | 2 => format!("role:master\nslave0:ip=127.0.1.{},port=7000,state=online,offset=1,lag=0\n", viewer + 2),
+        1 | 2 => {
+            format!("role:master\nslave0:ip=127.0.1.{},port=7000,state=online,offset=1,lag=0\n", viewer + 2)
+        }
         _ => "role:slave\nmaster_link_status:up\nmaster_sync_in_progress:0\nloading:0\n".to_owned(),
     };
     Facts {
@@ -81,7 +83,9 @@ fn a_whole_cluster_has_no_problems_and_says_who_is_where() {
 
 #[test]
 fn doubts_of_one_node_about_another_are_named() {
-    let seen = problems(|nodes| edit(nodes, 4, "id1 127.0.1.1:7000@17000 master", "id1 127.0.1.1:7000@17000 master,fail?"));
+    let seen = problems(|nodes| {
+        edit(nodes, 4, "id1 127.0.1.1:7000@17000 master", "id1 127.0.1.1:7000@17000 master,fail?")
+    });
     assert_eq!(seen, ["127.0.1.4:7000 sees 127.0.1.1:7000 as fail?"]);
     let seen = problems(|nodes| edit(nodes, 4, "slave id1", "master -"));
     assert_eq!(seen, ["127.0.1.4:7000 and 127.0.1.3:7000 disagree on the role or primary of 127.0.1.3:7000"]);
@@ -121,7 +125,8 @@ fn shared_epochs_and_bad_states_are_found() {
 fn a_replica_is_in_sync_only_if_both_sides_say_so() {
     let seen = problems(|nodes| nodes.get_mut(&3).unwrap().replication.link_up = false);
     assert_eq!(seen, ["replica 127.0.1.3:7000 has no link to its primary"]);
-    let seen = problems(|nodes| nodes.get_mut(&1).unwrap().replication.replicas[0].state = "wait_bgsave".into());
+    let seen =
+        problems(|nodes| nodes.get_mut(&1).unwrap().replication.replicas[0].state = "wait_bgsave".into());
     assert_eq!(seen, ["replica 127.0.1.3:7000 is not listed online by its primary"]);
     let mut nodes = whole();
     nodes.get_mut(&3).unwrap().replication.syncing = true;
