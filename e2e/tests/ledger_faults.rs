@@ -194,7 +194,7 @@ async fn a_takeover_by_a_replica_that_was_cut_off_loses_what_it_lacked() {
     let handle = ledger(&processes).await;
     let lanes = lanes_of_shard(&handle, THREE, 0);
     sleep(Duration::from_millis(500)).await;
-    call(primary, &["ACL", "SETUSER", "default", "-psync"]).await;
+    call(primary, &["ACL", "SETUSER", "default", "-psync", "-sync"]).await;
     call(primary, &["CLIENT", "KILL", "TYPE", "replica"]).await;
     until("the replication link is down", async || {
         let info = call(replica, &["INFO", "replication"]).await;
@@ -203,6 +203,7 @@ async fn a_takeover_by_a_replica_that_was_cut_off_loses_what_it_lacked() {
     .await;
     let kept = counted_all(replica, &lanes).await;
     sleep(Duration::from_millis(500)).await;
+    assert_eq!(counted_all(replica, &lanes).await, kept, "the link stays down");
     // No write is carried out from here on, so what the primary holds is what it acknowledged.
     call(primary, &["CLIENT", "PAUSE", "3000", "WRITE"]).await;
     let held = counted_all(primary, &lanes).await;
