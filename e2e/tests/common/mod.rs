@@ -1,6 +1,13 @@
 //! What tests on real Valkey processes share: the versions, one cluster at a time, commands to a node.
 
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
