@@ -74,13 +74,9 @@ impl Wakes {
         let labelled = || pod.labels().get(labels::CLUSTER_UID).cloned();
         let Some(uid) = owner(&**pod).map(|owner| owner.uid.clone()).or_else(labelled) else { return };
         if clusters.find(|cluster| cluster.uid().as_deref() == Some(uid.as_str())).is_none() {
-<<<<<<< HEAD
-            let name = owner(&**pod).map(|owner| owner.name.clone()).or_else(|| pod.labels().get(labels::CLUSTER).cloned());
-=======
             let name = owner(&**pod)
                 .map(|owner| owner.name.clone())
-                .or_else(|| pod.labels().get(CLUSTER_LABEL).cloned());
->>>>>>> main
+                .or_else(|| pod.labels().get(labels::CLUSTER).cloned());
             self.secrets_of(&pod.namespace().unwrap_or_default(), &name.unwrap_or_default(), secrets);
         }
     }
@@ -118,12 +114,8 @@ impl Wakes {
 
     fn secrets_of(&self, namespace: &str, cluster: &str, secrets: &Store<SecretMeta>) {
         let of_cluster = |s: &SecretMeta| {
-<<<<<<< HEAD
-            s.metadata.namespace.as_deref() == Some(namespace) && s.labels().get(labels::CLUSTER).is_some_and(|c| c == cluster)
-=======
             s.metadata.namespace.as_deref() == Some(namespace)
-                && s.labels().get(CLUSTER_LABEL).is_some_and(|c| c == cluster)
->>>>>>> main
+                && s.labels().get(labels::CLUSTER).is_some_and(|c| c == cluster)
         };
         for secret in secrets.state_filter(of_cluster) {
             self.secrets.send(ObjectRef::from_obj(&*secret));
