@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::leads::leads;
+use crate::model::settings;
 use crate::model::{
     Blocked, Code, Member, NodeReport, Phase, Plan, Proposal, Seen, Slots, Stage, Step, Target, View,
     Waiting, Why,
@@ -77,7 +78,8 @@ pub(super) fn may_meet(v: &View<'_>) -> bool {
             .all(|(_, n)| n.admitted && (!n.is_isolated() || v.s.desired.members() == 1 || n.epoch > 0))
 }
 
-/// The formation is complete: all slots are owned, every node knows every other, and all say that the cluster is ok.
+/// The formation is complete: all slots are owned, every node knows every other, all say that the cluster is ok, and
+/// all run with the real node-timeout again.
 pub fn complete(v: &View<'_>) -> bool {
     let members: Vec<_> = v.answering().filter(|(m, _)| m.stays()).collect();
     let acquainted = members
@@ -87,8 +89,13 @@ pub fn complete(v: &View<'_>) -> bool {
     v.s.formed
         && Slots::all().minus(&v.owned()).is_empty()
         && v.s.desired.shards().all(|shard| v.primary(shard).is_some())
-        && members.iter().all(|(_, n)| n.state_ok)
+        && members.iter().all(|(_, n)| n.state_ok && has_real_timeout(v, n))
         && acquainted
+}
+
+fn has_real_timeout(v: &View<'_>, node: &NodeReport) -> bool {
+    let real = v.s.desired.node_timeout_ms().to_string();
+    settings::holds(node, "cluster-node-timeout", &real, &v.s.applied)
 }
 
 /// A running server that does not answer blocks the formation: it may hold anything.

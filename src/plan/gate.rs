@@ -1,12 +1,16 @@
 //! The member gate: a Pod is Ready only while its node has joined, is in sync and is known by the slot owners.
 //!
 //! Silence never turns a gate off, only an answer that says so does: an operator that cannot see must not
-//! take a whole cluster out of its Service.
+//! take a whole cluster out of its Service. While the cluster forms no gate is written: some node still runs with the
+//! low node-timeout, which must be over before the first client writes.
 
 use crate::model::{Member, NodeReport, Plan, Proposal, Step, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
+    if !v.s.whole {
+        return plan;
+    }
     for (member, node) in v.answering().filter(|(m, _)| m.stays()) {
         let verdict = verdict(v, member, node);
         let ready = verdict.is_ok();
