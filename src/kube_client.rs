@@ -118,10 +118,13 @@ mod tests {
 
     use super::*;
 
-    const QUICK: Timeouts = Timeouts { connect: Duration::from_millis(300), answer: Duration::from_millis(300) };
+    const QUICK: Timeouts =
+        Timeouts { connect: Duration::from_millis(300), answer: Duration::from_millis(300) };
 
     /// A server that gives every request the same answer, or none, and counts requests.
-    async fn server(answer: Option<&'static str>) -> (Clients, Arc<AtomicUsize>, Arc<std::sync::Mutex<String>>) {
+    async fn server(
+        answer: Option<&'static str>,
+    ) -> (Clients, Arc<AtomicUsize>, Arc<std::sync::Mutex<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let (count, head) = (Arc::new(AtomicUsize::new(0)), Arc::new(std::sync::Mutex::new(String::new())));
@@ -173,7 +176,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_bounded_from_the_first_second_on() {
-        let inner = tower::service_fn(|_: http::Request<Body>| async { Ok::<_, std::convert::Infallible>(()) });
+        let inner =
+            tower::service_fn(|_: http::Request<Body>| async { Ok::<_, std::convert::Infallible>(()) });
         let mut service = rate(NonZeroU32::new(50).unwrap()).layer(inner);
         let began = tokio::time::Instant::now();
         let mut by_second = std::collections::BTreeMap::<u64, u32>::new();

@@ -66,7 +66,8 @@ async fn one_secret(secret: &SecretMeta, ctx: &Arc<Ctx>) -> Result<Action> {
     let living = clusters.get_metadata_opt(&cluster.name).await?.and_then(|found| found.uid());
     if living.as_ref() != Some(&cluster.uid) {
         let pods = Api::<Pod>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
-        let of_it = ListParams::default().labels(&format!("{}={}", labels::CLUSTER_UID, cluster.uid)).limit(1);
+        let of_it =
+            ListParams::default().labels(&format!("{}={}", labels::CLUSTER_UID, cluster.uid)).limit(1);
         // Each Pod that goes wakes us again; Pods that were orphaned on purpose may stay for as long as they like.
         if pods.list_metadata(&of_it).await?.items.is_empty() {
             delete(secret, &cluster, ctx).await?;

@@ -71,10 +71,24 @@ fn said(operator: &mut Operator) -> String {
 #[test]
 fn the_version_and_the_help_say_what_there_is() {
     let version = command().arg("--version").output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&version.stdout), format!("valkey-cluster-operator {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout),
+        format!("valkey-cluster-operator {}\n", env!("CARGO_PKG_VERSION"))
+    );
     let help = String::from_utf8(command().arg("--help").output().unwrap().stdout).unwrap();
-    for flag in ["--namespaces", "--log-format", "--log-level", "--concurrency", "--api-qps", "--listen", "--lease-name",
-        "--lease-namespace", "--identity", "--no-lease", "[env: VALKEY_OPERATOR_NAMESPACES="] {
+    for flag in [
+        "--namespaces",
+        "--log-format",
+        "--log-level",
+        "--concurrency",
+        "--api-qps",
+        "--listen",
+        "--lease-name",
+        "--lease-namespace",
+        "--identity",
+        "--no-lease",
+        "[env: VALKEY_OPERATOR_NAMESPACES=",
+    ] {
         assert!(help.contains(flag), "{flag} is not in\n{help}");
     }
 }
@@ -95,16 +109,25 @@ fn a_wrong_command_line_and_a_missing_api_server_are_refused_with_a_sentence() {
 fn without_an_api_server_it_lives_is_not_ready_and_stops_in_order() {
     let config = kubeconfig("unreachable");
     let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-    let child = command().env("KUBECONFIG", &config).args(["--listen", &address.to_string(), "--identity", "me"]).spawn();
+    let child = command()
+        .env("KUBECONFIG", &config)
+        .args(["--listen", &address.to_string(), "--identity", "me"])
+        .spawn();
     let mut operator = Operator(child.unwrap());
     let answer = wait_for("answer of /livez", Duration::from_secs(20), || get(address, "/livez"));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // Longer than a connection to nowhere takes to be refused, several times over.
     std::thread::sleep(Duration::from_secs(2));
-    assert!(operator.0.try_wait().unwrap().is_none(), "an API server that cannot be reached is no reason to end");
+    assert!(
+        operator.0.try_wait().unwrap().is_none(),
+        "an API server that cannot be reached is no reason to end"
+    );
     assert!(get(address, "/readyz").unwrap().starts_with("HTTP/1.1 503"));
     let metrics = get(address, "/metrics").unwrap();
-    assert!(metrics.contains("\nvalkey_operator_leader 0\n") && metrics.contains("\nprocess_open_fds "), "{metrics}");
+    assert!(
+        metrics.contains("\nvalkey_operator_leader 0\n") && metrics.contains("\nprocess_open_fds "),
+        "{metrics}"
+    );
 
     let pid = operator.0.id().to_string();
     assert!(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().unwrap().success());
@@ -115,5 +138,8 @@ fn without_an_api_server_it_lives_is_not_ready_and_stops_in_order() {
     for line in text.lines() {
         assert!(line.starts_with('{') && line.ends_with('}'), "one JSON object a line: {line}");
     }
-    assert!(text.contains("the lease could not be read or renewed") && text.contains("\"stopped\""), "{text}");
+    assert!(
+        text.contains("the lease could not be read or renewed") && text.contains("\"stopped\""),
+        "{text}"
+    );
 }

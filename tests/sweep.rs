@@ -138,7 +138,9 @@ async fn an_unreadable_answer_is_no_proof_of_absence() {
     server.put(&secret(&a));
     let ctx = watching(&server, &Namespaces::All).await;
     sweeping(&ctx);
-    server.fault(|call| (call.verb == "get" || call.verb == "list").then_some(Fault::Refuse(500, "InternalError")));
+    server.fault(|call| {
+        (call.verb == "get" || call.verb == "list").then_some(Fault::Refuse(500, "InternalError"))
+    });
     server.remove::<ValkeyCluster>("ns", "a");
     sleep(Duration::from_secs(60)).await;
     assert_eq!(secrets(&server).len(), 1);

@@ -19,6 +19,7 @@ use kube::runtime::watcher::{self, DefaultBackoff};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 pub use cache::{Cache, Change, Scope, Watch};
 pub use wakes::Wakes;
@@ -49,11 +50,18 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Every Secret that this operator made, without contents.
     pub secrets: Store<SecretMeta>,
+    full: CancellationToken,
 }
 
 impl Stores {
     /// Waits until each store was filled once. Without end while the API server refuses: the watches' warnings say why.
     pub async fn filled(&self) {
+        self.full.cancelled().await;
+    }
+
+    /// The one waiter at the stores themselves: of several, kube wakes only the last (kube-runtime 5.0, `delayed_init`:
+    /// a oneshot receiver keeps one waker), and the others would wait for ever.
+    async fn wait(&self) {
         // A store whose writer is gone never fills, and then the process is about to end.
         let _ = self.clusters.wait_until_ready().await;
         let _ = self.pods.wait_until_ready().await;
@@ -61,6 +69,7 @@ impl Stores {
         let _ = self.services.wait_until_ready().await;
         let _ = self.config_maps.wait_until_ready().await;
         let _ = self.secrets.wait_until_ready().await;
+        self.full.cancel();
     }
 }
 
@@ -84,6 +93,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         services: services.reader(),
         config_maps: config_maps.reader(),
         secrets: secrets.reader(),
+        full: CancellationToken::new(),
     };
     let wakes = Wakes::default();
     let (s, w) = (stores.clone(), wakes.clone());
@@ -92,6 +102,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         let watched = watches(&client, &scopes, &managed, unmanaged);
         let nodes = vec![watch(None, Api::all(client.clone()), config(), lean_worker)];
         tokio::join!(
+            s.wait(),
             clusters
                 .follow(watches(&client, &scopes, &config(), unmanaged), |c| w.on_cluster(&c, &s.secrets)),
             pods.follow(watched, |c| w.on_pod(&c, &s.clusters, &s.secrets)),

@@ -57,7 +57,8 @@ impl Valkey {
     /// Talks to whoever is at the address; afterwards both know each other, or will a tick later.
     fn shake(&mut self, id: &NodeId, placeholder: &NodeId, entry: &Entry, now: i64, rng: &mut StdRng) {
         let (worker, my_ip) = (self.nodes[id].worker.clone(), self.nodes[id].ip);
-        let Some(other) = entry.ip.and_then(|ip| self.listening(ip, Some(&worker))).map(|n| n.id.clone()) else {
+        let Some(other) = entry.ip.and_then(|ip| self.listening(ip, Some(&worker))).map(|n| n.id.clone())
+        else {
             return;
         };
         if entry.meets && other != *id {
@@ -98,7 +99,8 @@ impl Valkey {
             .collect();
         known.shuffle(rng);
         let enough = 3.max(known.len() / 10);
-        let (mut gossip, rest) = (known.iter().take(enough).cloned().collect::<Vec<_>>(), known.iter().skip(enough));
+        let (mut gossip, rest) =
+            (known.iter().take(enough).cloned().collect::<Vec<_>>(), known.iter().skip(enough));
         gossip.extend(rest.filter(|(_, _, gone)| *gone).cloned());
         Packet {
             from: from.clone(),
@@ -221,7 +223,8 @@ impl Valkey {
     /// Silence longer than the node-timeout is a suspicion; a majority of slot owners makes it a failure for all.
     fn suspect(&mut self, id: &NodeId, now: i64) {
         let node = self.get_mut(id);
-        let (timeout, quorum, me) = (ticks(node.timeout_ms()), node.voters() / 2 + 1, usize::from(node.leads()));
+        let (timeout, quorum, me) =
+            (ticks(node.timeout_ms()), node.voters() / 2 + 1, usize::from(node.leads()));
         let voters: Vec<NodeId> =
             node.view.iter().filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i.clone()).collect();
         let mut failed = Vec::new();
@@ -238,8 +241,12 @@ impl Valkey {
         let (worker, friends) = (node.worker.clone(), node.view.keys().cloned().collect::<Vec<_>>());
         for gone in failed {
             for friend in &friends {
-                let hears = self.nodes.get(friend).is_some_and(|n| self.reach(&n.worker, Some(&worker)) && n.knows(id));
-                if let Some(entry) = self.nodes.get_mut(friend).filter(|_| hears).and_then(|n| n.view.get_mut(&gone))
+                let hears = self
+                    .nodes
+                    .get(friend)
+                    .is_some_and(|n| self.reach(&n.worker, Some(&worker)) && n.knows(id));
+                if let Some(entry) =
+                    self.nodes.get_mut(friend).filter(|_| hears).and_then(|n| n.view.get_mut(&gone))
                     && !entry.failed
                 {
                     (entry.failed, entry.failed_at) = (true, now);
@@ -302,7 +309,9 @@ impl Node {
         if let Some(entry) = self.view.get_mut(by) {
             entry.slots = entry.slots.or(&gained);
         }
-        if (lose && self.slots.is_empty() && mine == *slots) || (!lost_by_primary.is_empty() && lost_by_primary == *slots) {
+        if (lose && self.slots.is_empty() && mine == *slots)
+            || (!lost_by_primary.is_empty() && lost_by_primary == *slots)
+        {
             self.follow(by.clone(), now);
         } else if lose {
             // Keys in slots that went to another are deleted.

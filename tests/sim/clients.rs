@@ -13,7 +13,8 @@ const COUNTERS: u16 = 12;
 
 /// The slots that clients write to.
 pub(crate) fn written_slots() -> impl Iterator<Item = u16> {
-    (0..COUNTERS).map(|i| u16::try_from(u32::from(SLOTS) * u32::from(i) / u32::from(COUNTERS)).expect("below 16384"))
+    (0..COUNTERS)
+        .map(|i| u16::try_from(u32::from(SLOTS) * u32::from(i) / u32::from(COUNTERS)).expect("below 16384"))
 }
 
 /// What the clients know.
@@ -88,7 +89,8 @@ impl Clients {
     /// The first slot whose owner does not hold the acknowledged value.
     pub(crate) fn unreadable(&self, valkey: &Valkey) -> Option<(u16, u64, u64)> {
         let owned = |slot: u16| {
-            let owners = valkey.nodes.values().filter(|n| n.cluster == 0 && n.of.is_none() && n.slots.contains(slot));
+            let owners =
+                valkey.nodes.values().filter(|n| n.cluster == 0 && n.of.is_none() && n.slots.contains(slot));
             owners.map(|n| n.data.get(&slot).copied().unwrap_or(0)).max().unwrap_or(0)
         };
         self.acknowledged

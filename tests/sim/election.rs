@@ -88,7 +88,14 @@ impl Valkey {
         }
     }
 
-    fn vote(&mut self, voter: &NodeId, who: &NodeId, primary: &NodeId, epoch: u64, claim: (&Slots, u64)) -> bool {
+    fn vote(
+        &mut self,
+        voter: &NodeId,
+        who: &NodeId,
+        primary: &NodeId,
+        epoch: u64,
+        claim: (&Slots, u64),
+    ) -> bool {
         let v = self.get_mut(voter);
         let sees_replica = v.view.get(who).is_some_and(|e| e.replica_of.as_ref() == Some(primary));
         let sees_failure = v.view.get(primary).is_some_and(|e| e.failed);

@@ -129,7 +129,11 @@ impl World {
         for target in on {
             let done = self.may_forget(target, id).map_err(No::Stale).and_then(|()| {
                 let known = self.valkey.nodes[&target.node].view.contains_key(id);
-                if known { self.valkey.forget(&target.node, id, self.now).map_err(No::Failed) } else { Ok(()) }
+                if known {
+                    self.valkey.forget(&target.node, id, self.now).map_err(No::Failed)
+                } else {
+                    Ok(())
+                }
             });
             refused = done.err().or(refused);
         }
@@ -149,7 +153,9 @@ impl World {
         let (before, after) = (self.in_sync(shard, None).len(), self.in_sync(shard, Some(name)).len());
         let floor = before.min(usize::from(desired.replicas));
         if after < floor && desired.wants(shard) {
-            let why = format!("deleting {name} leaves shard {shard} with {after} replicas in sync instead of {floor}");
+            let why = format!(
+                "deleting {name} leaves shard {shard} with {after} replicas in sync instead of {floor}"
+            );
             self.watch.broken(self.now, why);
         }
     }

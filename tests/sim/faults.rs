@@ -25,7 +25,11 @@ impl World {
         }
         self.note(&action.to_string());
         match action {
-            Action::Shards(_) | Action::Replicas(_) | Action::Image(_) | Action::Config(..) | Action::Paused(_) => {
+            Action::Shards(_)
+            | Action::Replicas(_)
+            | Action::Image(_)
+            | Action::Config(..)
+            | Action::Paused(_) => {
                 self.edit(action);
             }
             Action::Kill(who) => self.kill(who),
@@ -105,7 +109,9 @@ impl World {
         };
         let ours: Vec<_> = self.valkey.nodes.values().filter(|n| n.cluster == 0).collect();
         let mut owners: BTreeSet<&NodeId> = ours.iter().filter(|n| n.leads()).map(|n| &n.id).collect();
-        owners.extend(ours.iter().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i));
+        owners.extend(
+            ours.iter().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i),
+        );
         let stays = |id: &&NodeId| self.valkey.nodes.get(*id).is_some_and(|n| n.leads()) && !ending(id);
         let left = owners.iter().filter(|id| stays(id)).count();
         let heir = |id: &NodeId| {

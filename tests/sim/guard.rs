@@ -34,7 +34,9 @@ impl World {
     /// A node that knows somebody is only introduced to one that knows nobody, or with which it shares a known node.
     pub(crate) fn may_meet(&self, on: &Target, with: &Target) -> Result<(), Stale> {
         let (a, b) = (self.identity(on)?, self.identity(with)?);
-        let real = |n: &Node| n.view.iter().filter(|(_, e)| !e.handshake).map(|(i, _)| i.clone()).collect::<Vec<_>>();
+        let real = |n: &Node| {
+            n.view.iter().filter(|(_, e)| !e.handshake).map(|(i, _)| i.clone()).collect::<Vec<_>>()
+        };
         let (of_a, of_b) = (real(a), real(b));
         let share = of_a.iter().any(|i| *i == b.id || of_b.contains(i)) || of_b.contains(&a.id);
         (of_a.is_empty() || of_b.is_empty() || share)
@@ -99,7 +101,8 @@ impl World {
             .filter_map(|(_, o)| self.valkey.nodes.get(o.process.as_ref()?))
             .collect();
         let owner = self.kube.pods.values().filter(|o| o.pod.shard == shard);
-        let mut owner = owner.filter_map(|o| self.valkey.nodes.get(o.process.as_ref()?)).filter(|n| n.leads());
+        let mut owner =
+            owner.filter_map(|o| self.valkey.nodes.get(o.process.as_ref()?)).filter(|n| n.leads());
         let Some(owner) = owner.next() else { return Vec::new() };
         let copies = members.iter().filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&owner.id));
         copies.map(|n| n.id.clone()).collect()

@@ -44,7 +44,8 @@ impl Watch {
     pub(crate) fn environment_took(&mut self, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
         let ours = || valkey.nodes.values().filter(|n| n.cluster == 0);
         let mut owners: BTreeSet<&NodeId> = ours().filter(|n| n.leads()).map(|n| &n.id).collect();
-        owners.extend(ours().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i));
+        owners
+            .extend(ours().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i));
         let left = ours().filter(|n| n.leads() && !doomed.contains(&n.id)).count();
         let heir = |gone: &NodeId| {
             ours().any(|n| !doomed.contains(&n.id) && n.of.as_ref() == Some(gone) && n.repl.synced)
@@ -140,9 +141,10 @@ impl World {
         if !self.resource.whole {
             return Some("the formation was never seen complete".to_owned());
         }
-        let served = self.kube.pods.values().filter(|o| {
-            o.process.as_ref().and_then(|p| self.valkey.nodes.get(p)).is_some_and(Node::leads)
-        });
+        let served =
+            self.kube.pods.values().filter(|o| {
+                o.process.as_ref().and_then(|p| self.valkey.nodes.get(p)).is_some_and(Node::leads)
+            });
         let served = served.map(|o| o.pod.shard.0 + 1).max().unwrap_or(0);
         let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
         for shard in (0..served).map(Shard) {

@@ -109,7 +109,9 @@ impl Kubernetes {
 
     /// An address for a sandbox.
     pub(crate) fn take_ip(&mut self) -> IpAddr {
-        if self.reuse_addresses && let Some(ip) = self.free_ips.pop() {
+        if self.reuse_addresses
+            && let Some(ip) = self.free_ips.pop()
+        {
             return ip;
         }
         self.next_ip += 1;
@@ -151,7 +153,8 @@ impl Kubernetes {
             .map(|(n, _)| n.clone())
             .collect();
         for name in waiting {
-            let load = |w: &WorkerName| self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(w)).count();
+            let load =
+                |w: &WorkerName| self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(w)).count();
             let open = self.workers.values().filter(|w| w.worker.open && load(&w.worker.name) < w.capacity);
             let wanted = self.pods[&name].wanted.clone();
             let best = open.min_by_key(|w| (Some(&w.worker.name) != wanted.as_ref(), load(&w.worker.name)));

@@ -55,7 +55,9 @@ pub(crate) fn live(script: &Script, trace: Trace) -> End {
             };
             return end(world, why);
         }
-        if world.now - last_event > PATIENCE && !matches!(events.peek(), Some((When::At(t), _)) if *t > world.now) {
+        if world.now - last_event > PATIENCE
+            && !matches!(events.peek(), Some((When::At(t), _)) if *t > world.now)
+        {
             let why = format!("not quiet {} s after the last event", PATIENCE / 10);
             return end(world, Some(why));
         }

@@ -65,7 +65,9 @@ impl World {
         let reports: Vec<&NodeReport> = nodes.values().filter_map(Seen::now).collect();
         let known: BTreeSet<&NodeId> = reports.iter().map(|n| &n.id).collect();
         let mut out = BTreeMap::new();
-        for (id, peer) in reports.iter().flat_map(|n| &n.peers).filter(|(id, p)| !p.handshake && !known.contains(id)) {
+        for (id, peer) in
+            reports.iter().flat_map(|n| &n.peers).filter(|(id, p)| !p.handshake && !known.contains(id))
+        {
             let Some(ip) = peer.ip else { continue };
             let seen = match self.ask(ip) {
                 Seen::Now(other) if other.id != *id => Seen::Silent(Silence::Refused),

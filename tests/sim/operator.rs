@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
-use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, View,
-};
+use valkey_cluster_operator::model::{Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, View};
 use valkey_cluster_operator::plan;
 
 use super::observe::Applied;
@@ -49,7 +47,8 @@ impl World {
         let (outcomes, crashed) = self.run(&plan, &snapshot.desired, &mut operator);
         if crashed {
             let next = self.now + 1;
-            operator = Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
+            operator =
+                Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
         } else {
             self.resource.whole |= plan::form::complete(&View::new(&snapshot));
             operator.next_pass = self.now + World::period(plan.quiet());
@@ -95,7 +94,12 @@ impl World {
     }
 
     /// The first lane alone, then the others side by side: any interleaving may happen, order holds within a lane.
-    fn run(&mut self, plan: &Plan, desired: &Desired, operator: &mut Operator) -> (Vec<(Proposal, Outcome)>, bool) {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        desired: &Desired,
+        operator: &mut Operator,
+    ) -> (Vec<(Proposal, Outcome)>, bool) {
         let mut lanes: BTreeMap<Lane, VecDeque<Proposal>> = BTreeMap::new();
         for p in &plan.steps {
             lanes.entry(p.step.lane()).or_default().push_back(p.clone());

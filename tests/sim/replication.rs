@@ -46,8 +46,13 @@ impl Valkey {
             Some(_) => {
                 node.lineage = source.lineage;
                 node.data.clone_from(&source.data);
-                node.repl =
-                    Replication { up: true, synced: true, sync_until: None, loading: false, ..node.repl.clone() };
+                node.repl = Replication {
+                    up: true,
+                    synced: true,
+                    sync_until: None,
+                    loading: false,
+                    ..node.repl.clone()
+                };
             }
             None => {
                 node.repl.up = true;

@@ -190,7 +190,8 @@ fn event(line: &str) -> Result<(When, Action), String> {
     match first {
         "quiet" => Ok((When::Quiet, action(rest)?)),
         "at" => {
-            let (time, rest) = rest.split_once(' ').ok_or_else(|| format!("at <seconds> <what>: {line:?}"))?;
+            let (time, rest) =
+                rest.split_once(' ').ok_or_else(|| format!("at <seconds> <what>: {line:?}"))?;
             let (whole, tenth) = time.split_once('.').unwrap_or((time, "0"));
             let tick = number::<i64>(Some(whole), "seconds")? * 10 + number::<i64>(Some(tenth), "tenths")?;
             Ok((When::At(tick), action(rest)?))

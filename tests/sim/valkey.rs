@@ -184,7 +184,9 @@ impl Valkey {
     pub(crate) fn set_config_epoch(&mut self, on: &NodeId, epoch: u64) -> Result<(), Refusal> {
         let node = self.get_mut(on);
         if !node.view.is_empty() {
-            return Err("The user can assign a config epoch only when the node does not know any other node".into());
+            return Err(
+                "The user can assign a config epoch only when the node does not know any other node".into()
+            );
         }
         if node.epoch != 0 {
             return Err("Node config epoch is already non-zero".into());
@@ -224,7 +226,8 @@ impl Valkey {
         }
         node.drop_entry(id, now);
         // The ban travels with gossip (7.2 and newer): within the second everybody has forgotten it.
-        let friends: Vec<NodeId> = node.view.iter().filter(|(_, e)| !e.handshake).map(|(i, _)| i.clone()).collect();
+        let friends: Vec<NodeId> =
+            node.view.iter().filter(|(_, e)| !e.handshake).map(|(i, _)| i.clone()).collect();
         for friend in friends {
             if let Some(other) = self.nodes.get_mut(&friend)
                 && other.knows(on)

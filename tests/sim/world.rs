@@ -212,7 +212,11 @@ impl World {
         let Some(object) = self.kube.pods.get(name) else { return };
         let terminating = object.pod.terminating;
         if let Some(id) = object.process.clone() {
-            let cause = if self.watch.deleted_by_operator(&object.pod.uid) { Cause::Operator } else { Cause::Environment };
+            let cause = if self.watch.deleted_by_operator(&object.pod.uid) {
+                Cause::Operator
+            } else {
+                Cause::Environment
+            };
             self.die(&id, cause);
         }
         if terminating {
