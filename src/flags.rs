@@ -20,7 +20,7 @@ pub struct Flags {
     pub log_format: Format,
 
     /// What is logged: error, warn, info, debug or trace; or levels by target, as in info,kube=debug.
-    #[arg(long, env = "VALKEY_OPERATOR_LOG_LEVEL", default_value = "info", value_parser = Level::parse)]
+    #[arg(long, env = "VALKEY_OPERATOR_LOG_LEVEL", default_value = "info,kube=warn", value_parser = Level::parse)]
     pub log_level: Level,
 
     /// How many ValkeyClusters are looked after at the same moment.

@@ -38,11 +38,11 @@ pub async fn publish(
         let outcome = match &d.outcome {
             Outcome::Done => "done",
             Outcome::Stale(why) => {
-                tracing::info!(cluster = %cr.name_any(), step = %d.proposal.step, %why, "stale");
+                tracing::info!(step = %d.proposal.step, %why, "stale");
                 "stale"
             }
             Outcome::Failed(error) => {
-                tracing::warn!(cluster = %cr.name_any(), step = %d.proposal.step, %error, "failed");
+                tracing::warn!(step = %d.proposal.step, %error, "failed");
                 "failed"
             }
         };
@@ -139,13 +139,17 @@ pub fn keep_links(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
     ctx.links.keep(&s.desired.key, &wanted, &access(&credentials));
 }
 
-/// The plan in its golden form, only when it differs from the last.
-pub fn log(cr: &ValkeyCluster, plan: &Plan, hints: &Mutex<Hints>) {
+/// The plan in its golden form, only when it differs from the last; what is merely awaited is for those who look closer.
+pub fn log(plan: &Plan, hints: &Mutex<Hints>) {
     let text = plan.to_string();
     let mut h = lock(hints);
     if h.plan != text {
         for line in text.lines() {
-            tracing::info!(namespace = cr.namespace(), cluster = %cr.name_any(), "{line}");
+            if line.starts_with("waiting ") {
+                tracing::debug!("{line}");
+            } else {
+                tracing::info!("{line}");
+            }
         }
         h.plan = text;
     }

@@ -33,7 +33,7 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     publish::keep_links(&ctx, &snapshot, &hints);
     let observed = Instant::now();
     let plan = plan(&snapshot, &lock(&hints).attempts);
-    publish::log(&cr, &plan, &hints);
+    publish::log(&plan, &hints);
     let planned = Instant::now();
     let done = execute(&ctx, &snapshot, &plan, &hints).await;
     ctx.metrics.part_took(Part::Observe, observed - began);

@@ -16,10 +16,11 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ValkeyCluster;
+use crate::build::labels;
 use crate::context::{Backoff, Ctx};
 use crate::error::{Error, Result};
 use crate::model::ClusterKey;
-use crate::watch::{CLUSTER_LABEL, CLUSTER_UID, SecretMeta};
+use crate::watch::SecretMeta;
 
 /// How many clusters are cleared up after at the same moment.
 const CONCURRENCY: u16 = 8;
@@ -65,7 +66,8 @@ async fn one_secret(secret: &SecretMeta, ctx: &Arc<Ctx>) -> Result<Action> {
     let living = clusters.get_metadata_opt(&cluster.name).await?.and_then(|found| found.uid());
     if living.as_ref() != Some(&cluster.uid) {
         let pods = Api::<Pod>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
-        let of_it = ListParams::default().labels(&format!("{CLUSTER_UID}={}", cluster.uid)).limit(1);
+        let of_it =
+            ListParams::default().labels(&format!("{}={}", labels::CLUSTER_UID, cluster.uid)).limit(1);
         // Each Pod that goes wakes us again; Pods that were orphaned on purpose may stay for as long as they like.
         if pods.list_metadata(&of_it).await?.items.is_empty() {
             delete(secret, &cluster, ctx).await?;
@@ -115,7 +117,7 @@ fn after_failure(secret: &SecretMeta, error: &Error, ctx: &Ctx) -> Action {
 fn cluster_of(secret: &SecretMeta) -> Option<ClusterKey> {
     Some(ClusterKey {
         namespace: secret.namespace()?,
-        name: secret.labels().get(CLUSTER_LABEL)?.clone(),
-        uid: secret.annotations().get(CLUSTER_UID)?.clone(),
+        name: secret.labels().get(labels::CLUSTER)?.clone(),
+        uid: secret.annotations().get(labels::CLUSTER_UID)?.clone(),
     })
 }

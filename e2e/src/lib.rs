@@ -3,5 +3,9 @@
 pub mod cache;
 pub mod command;
 pub mod debs;
+pub mod ledger;
+pub mod processes;
 pub mod progress;
+pub mod resp;
 pub mod sandbox;
+pub mod truth;

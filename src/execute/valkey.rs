@@ -40,6 +40,9 @@ pub struct ValkeyExecutor {
 /// The connection to one address; the lock makes two lanes share one attempt.
 type Slot = tokio::sync::Mutex<Option<Arc<dyn Node>>>;
 
+/// A node that is the one that is meant, with what it says.
+type Asked = Result<(Arc<dyn Node>, Facts), Hitch>;
+
 /// Why a step was not carried out.
 enum Hitch {
     Stale(String),
@@ -240,12 +243,8 @@ impl ValkeyExecutor {
     }
 
     /// The facts of many nodes, read side by side.
-    async fn facts_of<'t>(
-        &self,
-        targets: &'t [Target],
-    ) -> Vec<(&'t Target, Result<(Arc<dyn Node>, Facts), Hitch>)> {
-        let mut reads: Vec<BoxFuture<'_, Result<(Arc<dyn Node>, Facts), Hitch>>> =
-            Vec::with_capacity(targets.len());
+    async fn facts_of<'t>(&self, targets: &'t [Target]) -> Vec<(&'t Target, Asked)> {
+        let mut reads: Vec<BoxFuture<'_, Asked>> = Vec::with_capacity(targets.len());
         for target in targets {
             reads.push(self.facts(target).boxed());
         }
@@ -269,7 +268,7 @@ impl ValkeyExecutor {
         }
     }
 
-    async fn facts(&self, on: &Target) -> Result<(Arc<dyn Node>, Facts), Hitch> {
+    async fn facts(&self, on: &Target) -> Asked {
         let node = self.node(on.ip).await.map_err(|e| silent(on, &e))?;
         let facts = Facts::read(node.as_ref()).await.map_err(|e| silent(on, &e))?;
         guard::identity(&facts, on).map_err(Hitch::Stale)?;
@@ -326,3 +325,7 @@ async fn forget_at(target: &Target, node: Arc<dyn Node>, id: &NodeId) -> Result<
         other => other.map_err(|e| format!("{}: {e}", target.pod)),
     }
 }
+
+#[cfg(test)]
+#[path = "valkey_tests.rs"]
+mod tests;

@@ -17,6 +17,8 @@ struct Score {
     members_on_worker: usize,
     /// Members of the cluster in the worker's zone.
     members_in_zone: usize,
+    /// Steps around the ring of workers from the one placed last: equals go round instead of piling up on the first.
+    ring: usize,
 }
 
 /// Who is where, counting the members planned in this pass.
@@ -45,6 +47,14 @@ impl<'a> Tally<'a> {
         Some(best)
     }
 
+    fn ring(&self, worker: &Worker) -> usize {
+        let place = |name: &WorkerName| self.workers.iter().position(|w| w.name == *name);
+        let all = self.workers.len().max(1);
+        let here = place(&worker.name).unwrap_or(0);
+        let last = self.placed.last().and_then(|(_, w)| place(w)).unwrap_or(all - 1);
+        (here + all - last).checked_sub(1).map_or(0, |d| d % all)
+    }
+
     fn score(&self, worker: &Worker, shard: Shard) -> Score {
         let zone = self.zones.get(&worker.name);
         let count = |same_shard: bool, same_zone: bool| {
@@ -58,6 +68,7 @@ impl<'a> Tally<'a> {
             shard_in_zone: count(true, true),
             members_on_worker: count(false, false),
             members_in_zone: count(false, true),
+            ring: self.ring(worker),
         }
     }
 }

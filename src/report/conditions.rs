@@ -133,9 +133,9 @@ fn progressing(health: &Health<'_, '_>) -> Verdict {
     told(true, reason, message.unwrap_or_else(|| "Bringing the cluster to what the spec asks".to_owned()))
 }
 
-/// What comes first is what is waited for now.
+/// What comes first is what is waited for now; a shard without a primary comes before everything.
 pub(super) fn first_stage<'v>(health: &'v Health<'_, '_>) -> Option<&'v Waiting> {
-    health.plan.waiting.iter().min_by_key(|w| w.stage)
+    health.plan.waiting.iter().min_by_key(|w| (w.stage != Stage::Electing, w.stage))
 }
 
 fn what_goes_on(health: &Health<'_, '_>) -> Option<String> {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{EventNote, trouble::listed};
+use super::{
+    EventNote,
+    trouble::{listed, step_reason},
+};
 use crate::{
     api::ValkeyClusterStatus,
     model::{Done, Outcome, Proposal, Step, Why, step::Removable},
@@ -97,13 +100,9 @@ fn pod_of(step: &Step) -> String {
 fn failed(d: &Done) -> Option<EventNote> {
     let Outcome::Failed(error) = &d.outcome else { return None };
     let step = &d.proposal.step;
-    let told = match step {
-        Step::Apply(_) | Step::CreatePod { .. } | Step::DeletePod { .. } | Step::Latch => true,
-        Step::Configure { .. } => d.proposal.why == Why::Settings,
-        _ => false,
-    };
-    let note = format!("{step}: {error}");
-    told.then(|| EventNote { warning: true, reason: format!("{}Failed", step.kind()), note })
+    let setting = matches!(step, Step::Configure { .. }) && d.proposal.why == Why::Settings;
+    let reason = step_reason(step.kind()).or(setting.then_some("SettingFailed"))?;
+    Some(EventNote { warning: true, reason: reason.to_owned(), note: format!("{step}: {error}") })
 }
 
 /// A shard is led by another pod than before.

@@ -26,7 +26,7 @@ pub(super) fn operation(
 
 fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterStatus>) -> OperationKind {
     let s = health.view.s;
-    if !health.whole() {
+    if !s.whole {
         return OperationKind::Forming;
     }
     if stage == Stage::RemovingPods {

@@ -32,17 +32,24 @@ fn one(health: &Health<'_, '_>, shard: Shard, before: &[ShardTopology]) -> Shard
             None => last.map(|t| t.slots.clone()).unwrap_or_default(),
         },
         primary: primary.map(|(m, _)| MemberRef { pod: m.pod.name.to_string(), worker: worker(m) }),
-        replicas: replicas(health, shard),
+        replicas: replicas(health, shard, last),
     }
 }
 
-fn replicas(health: &Health<'_, '_>, shard: Shard) -> Vec<ReplicaRef> {
+/// Members that copy; one that is silent for a while stays in the list, out of sync.
+fn replicas(health: &Health<'_, '_>, shard: Shard, last: Option<&ShardTopology>) -> Vec<ReplicaRef> {
     let in_sync = health.view.in_sync(shard);
+    let known =
+        |m: &Member<'_>| last.is_some_and(|t| t.replicas.iter().any(|r| r.pod == m.pod.name.as_str()));
+    let copies = |m: &Member<'_>| match m.node() {
+        Some(node) => matches!(node.role, Role::Replica { .. }),
+        None => known(m),
+    };
     let mut replicas: Vec<ReplicaRef> = health
         .view
         .members(shard)
         .iter()
-        .filter(|m| matches!(m.node().map(|n| &n.role), Some(Role::Replica { .. })))
+        .filter(|m| copies(m))
         .map(|m| ReplicaRef {
             pod: m.pod.name.to_string(),
             worker: worker(m),

@@ -24,11 +24,13 @@ pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
 fn primary_lost(health: &Health<'_, '_>) -> Option<Trouble> {
     let deleting = health.view.s.desired.deleting;
     let lost = (health.view.s.whole && !deleting).then_some(&health.leaderless).filter(|l| !l.is_empty())?;
-    let list = listed(lost.iter().map(ToString::to_string).collect());
+    let names = listed(lost.iter().map(ToString::to_string).collect());
     let shards = if lost.len() == 1 { "shard" } else { "shards" };
     Some(Trouble {
         reason: "PrimaryLost".to_owned(),
-        message: format!("No primary answers in {shards} {list}: keys there can be neither read nor written"),
+        message: format!(
+            "No primary answers in {shards} {names}: keys there can be neither read nor written"
+        ),
     })
 }
 
@@ -56,17 +58,21 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
 
 /// A quota, a policy or a webhook says no: that is for a person. A node that is not ready for a command cures itself.
 fn refused_by_kubernetes(message: &str) -> Option<Trouble> {
-    let step = message.split_whitespace().next()?;
-    let reason = match step {
-        "CreatePod" => "PodCreateFailed",
-        "DeletePod" => "PodDeleteFailed",
-        "Apply" => "ApplyFailed",
-        "Latch" => "StatusFailed",
-        _ => return None,
-    };
+    let reason = step_reason(message.split_whitespace().next()?)?;
     // The seconds until the next try change all the time.
     let steady = message.split(" (tried again").next().unwrap_or(message);
     Some(Trouble { reason: reason.to_owned(), message: steady.to_owned() })
+}
+
+/// The reason that a failed step of this kind is told under; none for steps on a Valkey node.
+pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
+    match kind {
+        "CreatePod" => Some("PodCreateFailed"),
+        "DeletePod" => Some("PodDeleteFailed"),
+        "Apply" => Some("ApplyFailed"),
+        "Latch" => Some("StatusFailed"),
+        _ => None,
+    }
 }
 
 /// Pods that do not start, one trouble for each reason.
@@ -112,9 +118,9 @@ fn stuck(view: &View<'_>, pod: &Pod) -> Option<Trouble> {
     Some(Trouble { reason: reason.to_owned(), message: format!("{} cannot start: {words}", pod.name) })
 }
 
-/// Up to five of them, and how many more.
+/// The first of them, and how many more.
 pub(super) fn listed(items: Vec<String>) -> String {
-    const SHOWN: usize = 5;
+    const SHOWN: usize = 6;
     let more = items.len().saturating_sub(SHOWN);
     let shown: Vec<String> = items.into_iter().take(SHOWN).collect();
     let shown = shown.join(", ");

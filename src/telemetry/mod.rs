@@ -7,4 +7,4 @@ pub mod logs;
 pub mod metrics;
 
 pub use http::Readiness;
-pub use metrics::{ClusterGauges, Metrics};
+pub use metrics::{ClusterGauges, Metrics, Part};

@@ -2,13 +2,17 @@
 //!
 //! Four things that fred does and that must not reach the rest (each is covered by a test below):
 //! it keeps socket and task after the last handle is dropped, so the task is owned and aborted; it queues commands
-//! for ever after the connection has died, so a finished task is checked first and every wait has a limit; it would
-//! run a second attempt of a command that may already have been carried out, so attempts are 1; it reconnects
-//! by itself when given a policy, so it is given none.
+//! for ever after the connection has died, so a finished task is checked first, every wait has a limit, and a
+//! connection with an overdue answer is closed; it would run a second attempt of a command that may already have been
+//! carried out, so attempts are 1; it reconnects by itself when given a policy, so it is given none.
+//!
+//! It greets with `HELLO 3 AUTH user password` in one plain line: user and password must be without spaces and quotes
+//! (those that the operator generates are letters and digits).
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::fred::clients::Client;
@@ -51,6 +55,8 @@ struct FredNode {
     task: AbortHandle,
     /// Cancelled when that task has ended.
     ended: CancellationToken,
+    /// An answer was overdue.
+    given_up: AtomicBool,
 }
 
 impl Drop for FredNode {
@@ -65,7 +71,13 @@ impl FredNode {
         // Owned before the first await, so that a cancelled connect frees the socket.
         let task = client.connect();
         let ended = CancellationToken::new();
-        let this = Self { client, limits: access.limits, task: task.abort_handle(), ended: ended.clone() };
+        let this = Self {
+            client,
+            limits: access.limits,
+            task: task.abort_handle(),
+            ended: ended.clone(),
+            given_up: AtomicBool::new(false),
+        };
         let outcome = tokio::spawn(async move {
             let outcome = task.await;
             ended.cancel();
@@ -86,7 +98,16 @@ impl FredNode {
     }
 
     fn is_closed(&self) -> bool {
-        self.task.is_finished()
+        self.given_up.load(Ordering::Relaxed) || self.task.is_finished()
+    }
+
+    /// Once an answer is overdue nobody can tell what the next one belongs to, nor whether the command was carried out.
+    fn give_up_if_late<T>(&self, outcome: Result<T, WireError>) -> Result<T, WireError> {
+        if matches!(outcome, Err(WireError::Timeout)) {
+            self.given_up.store(true, Ordering::Relaxed);
+            self.task.abort();
+        }
+        outcome
     }
 
     async fn call_one(&self, argv: &[&str]) -> Result<Reply, WireError> {
@@ -120,7 +141,7 @@ impl FredNode {
 
 impl Node for FredNode {
     fn call<'a>(&'a self, argv: &'a [&'a str]) -> BoxFuture<'a, Result<Reply, WireError>> {
-        Box::pin(self.call_one(argv))
+        Box::pin(async move { self.give_up_if_late(self.call_one(argv).await) })
     }
 
     fn call_many<'a>(&'a self, commands: &'a [Vec<&'a str>]) -> BoxFuture<'a, Vec<Result<Reply, WireError>>> {
@@ -130,9 +151,9 @@ impl Node for FredNode {
                 // fred answers with one error when the whole burst failed.
                 Ok(answers) => {
                     let why = answers.into_iter().find_map(Result::err).unwrap_or(WireError::Reset);
-                    vec![Err(why); commands.len()]
+                    vec![self.give_up_if_late(Err(why)); commands.len()]
                 }
-                Err(why) => vec![Err(why); commands.len()],
+                Err(why) => vec![self.give_up_if_late(Err(why)); commands.len()],
             }
         })
     }

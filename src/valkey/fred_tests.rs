@@ -93,11 +93,19 @@ async fn a_silent_command_costs_the_limit_and_no_more() {
     let node = connect(server.addr).await.unwrap();
     let begun = Instant::now();
     assert_eq!(code(node.call(&["STOP"]).await), "Timeout");
+    assert!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
+    // From here on the connection is of no use, and says so at once.
+    assert_eq!(code(node.call(&["PING"]).await), "Reset");
     assert_eq!(
         node.call_many(&[vec!["PING"], vec!["PING"]]).await,
-        [Err(WireError::Timeout), Err(WireError::Timeout)]
+        [Err(WireError::Reset), Err(WireError::Reset)]
     );
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    tokio::time::timeout(Duration::from_millis(200), node.closed()).await.unwrap();
+
+    let node = connect(server.addr).await.unwrap();
+    let late = [Err(WireError::Timeout), Err(WireError::Timeout)];
+    assert_eq!(node.call_many(&[vec!["PING"], vec!["STOP"]]).await, late);
+    assert_eq!(code(node.call(&["PING"]).await), "Reset");
 }
 
 #[tokio::test]

@@ -146,3 +146,79 @@ pub(crate) fn answers(
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     move |argv| map.get(&argv.join(" ")).cloned()
 }
+
+/// Names the variable that lists `valkey-server` programs, separated by colons, for tests on real processes.
+pub(crate) const SERVERS: &str = "VALKEY_SERVERS";
+
+/// The servers to test on. Tests that need them are ignored unless asked for, so that none passes without a server.
+pub(crate) fn real_programs() -> Vec<String> {
+    let list =
+        std::env::var(SERVERS).unwrap_or_else(|_| panic!("{SERVERS} must list valkey-server programs"));
+    list.split(':').map(str::to_owned).collect()
+}
+
+/// A real server on a loopback address of its own, configured as the operator's Pods are: it dies with this value.
+pub(crate) struct RealServer {
+    pub(crate) ip: std::net::IpAddr,
+    process: tokio::process::Child,
+    dir: std::path::PathBuf,
+}
+
+/// Its ports: every server has its own address.
+pub(crate) const REAL_PORTS: super::Ports = super::Ports { client: 7000, bus: 17000 };
+
+impl Drop for RealServer {
+    fn drop(&mut self) {
+        let _ = self.process.start_kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl RealServer {
+    /// Starts `program` at the address `127.<of this process>.<group>.<index>`.
+    pub(crate) fn start(
+        program: &str,
+        group: u8,
+        index: u8,
+        credentials: &crate::build::Credentials,
+    ) -> Self {
+        let second = u8::try_from(std::process::id() % 200).unwrap() + 20;
+        let ip = std::net::IpAddr::from([127, second, group, index]);
+        let dir = std::env::temp_dir().join(format!("valkey-{ip}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (name, bytes) in credentials.data() {
+            std::fs::write(dir.join(name), bytes.0).unwrap();
+        }
+        let at = ip.to_string();
+        let port = REAL_PORTS.client.to_string();
+        let process = tokio::process::Command::new(program)
+            .args(["--port", &port, "--bind", &at, "--bind-source-addr", &at, "--cluster-announce-ip", &at])
+            .args([
+                "--cluster-enabled",
+                "yes",
+                "--cluster-config-file",
+                "nodes.conf",
+                "--cluster-node-timeout",
+                "2000",
+            ])
+            .args(["--cluster-require-full-coverage", "no", "--cluster-allow-replica-migration", "no"])
+            .args(["--protected-mode", "no", "--save", "", "--repl-diskless-sync-delay", "0"])
+            .args(["--aclfile", "users.acl", "--include", "primary.conf", "--dir", &dir.to_string_lossy()])
+            .current_dir(&dir)
+            .stdout(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{program}: {e}"));
+        Self { ip, process, dir }
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// Where clients reach it.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, REAL_PORTS.client)
+    }
+}

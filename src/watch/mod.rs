@@ -19,23 +19,18 @@ use kube::runtime::watcher::{self, DefaultBackoff};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 pub use cache::{Cache, Change, Scope, Watch};
 pub use wakes::Wakes;
 
 use crate::api::ValkeyCluster;
+use crate::build::labels;
 use crate::flags::Namespaces;
 use crate::kube_client::WATCH_ROUND;
 
 /// A Secret without its contents.
 pub type SecretMeta = PartialObjectMeta<Secret>;
-
-/// Selects everything that this operator made.
-pub const MANAGED: &str = "app.kubernetes.io/managed-by=valkey-cluster-operator";
-/// Label: the name of the `ValkeyCluster` that an object belongs to.
-pub const CLUSTER_LABEL: &str = "valkey.io/cluster";
-/// Label of Pods and annotation of the Secret: the UID of the `ValkeyCluster` that an object belongs to.
-pub const CLUSTER_UID: &str = "valkey.io/cluster-uid";
 
 /// A watch that fails is tried again after this at most: with an API server that comes back, so does our sight.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -55,11 +50,18 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Every Secret that this operator made, without contents.
     pub secrets: Store<SecretMeta>,
+    full: CancellationToken,
 }
 
 impl Stores {
     /// Waits until each store was filled once. Without end while the API server refuses: the watches' warnings say why.
     pub async fn filled(&self) {
+        self.full.cancelled().await;
+    }
+
+    /// The one waiter at the stores themselves: of several, kube wakes only the last (kube-runtime 5.0, `delayed_init`:
+    /// a oneshot receiver keeps one waker), and the others would wait for ever.
+    async fn wait(&self) {
         // A store whose writer is gone never fills, and then the process is about to end.
         let _ = self.clusters.wait_until_ready().await;
         let _ = self.pods.wait_until_ready().await;
@@ -67,6 +69,7 @@ impl Stores {
         let _ = self.services.wait_until_ready().await;
         let _ = self.config_maps.wait_until_ready().await;
         let _ = self.secrets.wait_until_ready().await;
+        self.full.cancel();
     }
 }
 
@@ -76,7 +79,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         Namespaces::All => vec![None],
         Namespaces::Only(names) => names.iter().cloned().map(Some).collect(),
     };
-    let managed = config().labels(MANAGED);
+    let managed = config().labels(&labels::managed_selector());
     let clusters = Cache::new(scopes.clone());
     let pods = Cache::new(scopes.clone());
     let workers = Cache::<Node>::new([None]);
@@ -90,6 +93,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         services: services.reader(),
         config_maps: config_maps.reader(),
         secrets: secrets.reader(),
+        full: CancellationToken::new(),
     };
     let wakes = Wakes::default();
     let (s, w) = (stores.clone(), wakes.clone());
@@ -98,6 +102,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         let watched = watches(&client, &scopes, &managed, unmanaged);
         let nodes = vec![watch(None, Api::all(client.clone()), config(), lean_worker)];
         tokio::join!(
+            s.wait(),
             clusters
                 .follow(watches(&client, &scopes, &config(), unmanaged), |c| w.on_cluster(&c, &s.secrets)),
             pods.follow(watched, |c| w.on_pod(&c, &s.clusters, &s.secrets)),

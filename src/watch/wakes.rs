@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 
-use super::{CLUSTER_LABEL, CLUSTER_UID, Change, SecretMeta};
+use super::{Change, SecretMeta};
 use crate::api::ValkeyCluster;
+use crate::build::labels;
 use crate::model::ClusterKey;
 
 /// The ways to wake the controllers. Cheap to clone: all clones are the same ways.
@@ -70,12 +71,12 @@ impl Wakes {
         let pod = changed(change);
         // By name, not UID: a namesake may be waiting for exactly this Pod's name to become free.
         self.owner_of(&**pod);
-        let labelled = || pod.labels().get(CLUSTER_UID).cloned();
+        let labelled = || pod.labels().get(labels::CLUSTER_UID).cloned();
         let Some(uid) = owner(&**pod).map(|owner| owner.uid.clone()).or_else(labelled) else { return };
         if clusters.find(|cluster| cluster.uid().as_deref() == Some(uid.as_str())).is_none() {
             let name = owner(&**pod)
                 .map(|owner| owner.name.clone())
-                .or_else(|| pod.labels().get(CLUSTER_LABEL).cloned());
+                .or_else(|| pod.labels().get(labels::CLUSTER).cloned());
             self.secrets_of(&pod.namespace().unwrap_or_default(), &name.unwrap_or_default(), secrets);
         }
     }
@@ -106,7 +107,7 @@ impl Wakes {
     }
 
     fn owner_of<K: Resource<DynamicType = ()>>(&self, child: &K) {
-        let labelled = || child.meta().labels.as_ref().and_then(|labels| labels.get(CLUSTER_LABEL));
+        let labelled = || child.meta().labels.as_ref().and_then(|l| l.get(labels::CLUSTER));
         let Some(name) = owner(child).map(|owner| &owner.name).or_else(labelled) else { return };
         self.cluster_named(&child.namespace().unwrap_or_default(), name);
     }
@@ -114,7 +115,7 @@ impl Wakes {
     fn secrets_of(&self, namespace: &str, cluster: &str, secrets: &Store<SecretMeta>) {
         let of_cluster = |s: &SecretMeta| {
             s.metadata.namespace.as_deref() == Some(namespace)
-                && s.labels().get(CLUSTER_LABEL).is_some_and(|c| c == cluster)
+                && s.labels().get(labels::CLUSTER).is_some_and(|c| c == cluster)
         };
         for secret in secrets.state_filter(of_cluster) {
             self.secrets.send(ObjectRef::from_obj(&*secret));

@@ -129,7 +129,10 @@ pub fn secret(owner: &ValkeyCluster) -> Secret {
     from(json!({
         "metadata": {
             "namespace": owner.namespace(), "name": format!("internal-{}-system-passwords", owner.name_any()),
-            "labels": { "app.kubernetes.io/managed-by": "valkey-cluster-operator", "valkey.io/cluster": owner.name_any() },
+            "labels": {
+                "app.kubernetes.io/managed-by": "valkey-cluster-operator",
+                "valkey.io/cluster": owner.name_any(), "valkey.io/cluster-uid": owner.uid(),
+            },
             "annotations": { "valkey.io/cluster-uid": owner.uid() },
         },
         "data": { "password": "c2VjcmV0" },
