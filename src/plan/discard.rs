@@ -3,7 +3,8 @@
 //! A server that keeps ending right after its start is replaced after a growing delay, and said so.
 
 use crate::model::{
-    Blocked, Code, Member, Phase, Plan, Proposal, Seen, Stage, Step, View, Waiting, Why, step::Removable,
+    Blocked, Code, Member, Phase, Plan, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
+    step::Removable,
 };
 
 /// A server that ran for less than this many milliseconds failed quickly.
@@ -61,7 +62,27 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             Phase::Pending | Phase::Running => {}
         }
     }
+    if !v.s.whole && v.answering().all(|(_, n)| n.keys == 0) {
+        plan.steps.extend(v.s.desired.shards().filter_map(|shard| orphan(v, shard)));
+    }
     plan
+}
+
+/// A shard whose primary died while the cluster formed, and that has nobody left but replicas: they own no slots and
+/// cannot be given any, so one makes room for a node that can.
+fn orphan(v: &View<'_>, shard: Shard) -> Option<Proposal> {
+    let members: Vec<_> = v.staying(shard).collect();
+    let follows_dead = |m: &Member<'_>| {
+        m.link()
+            .is_some_and(|(of, _)| v.by_id(of).is_none() && !matches!(v.s.ghosts.get(of), Some(Seen::Now(_))))
+    };
+    let alone = members.len() >= v.s.desired.copies() && members.iter().all(|m| follows_dead(m));
+    let last = members.iter().max_by_key(|m| m.pod.index).filter(|_| alone)?;
+    Some(delete(
+        last,
+        Removable::Empty,
+        "its primary died before the cluster was formed, and it holds nothing",
+    ))
 }
 
 fn ended(v: &View<'_>, m: &Member<'_>, at: crate::model::Moment, ran_ms: i64, plan: &mut Plan) {

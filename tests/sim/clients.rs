@@ -62,9 +62,11 @@ impl Clients {
             let value = *value;
             self.acknowledged_writes += 1;
             // A write that reached no replica, although there is one, is lost in a crash by Valkey's own terms.
-            let mut replicas = valkey.nodes.values().filter(|n| n.of.as_ref() == Some(&owner)).peekable();
-            let sole = replicas.peek().is_none();
-            if !sole && !replicas.any(|n| n.repl.up && n.repl.partner.as_ref() == Some(&owner)) {
+            let lineage = node.lineage;
+            let others: Vec<&Node> =
+                valkey.nodes.values().filter(|n| n.id != owner && n.lineage == lineage).collect();
+            let linked = |n: &&Node| n.repl.up && n.repl.partner.as_ref() == Some(&owner);
+            if !others.is_empty() && !others.iter().any(linked) {
                 return;
             }
             let known = self.acknowledged.entry(slot).or_insert(0);
