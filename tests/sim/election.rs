@@ -67,25 +67,53 @@ impl Valkey {
                 votes += 1;
             }
         }
-        let node = self.get_mut(id);
         if votes < needed {
-            node.election_at = Some(now + retry);
+            self.get_mut(id).election_at = Some(now + retry);
             return;
         }
-        node.of = None;
+        self.promote(id, epoch, &slots, now, rng);
+    }
+
+    fn promote(&mut self, id: &NodeId, epoch: u64, slots: &Slots, now: i64, rng: &mut StdRng) {
+        let node = self.get_mut(id);
+        let old = node.of.take();
         node.epoch = epoch;
         node.slots = slots.clone();
         node.repl.up = false;
         node.repl.partner = None;
         node.election_at = None;
-        if let Some(old) = node.view.get_mut(&primary) {
-            old.slots = Slots::none();
+        if let Some(entry) = old.and_then(|p| node.view.get_mut(&p)) {
+            entry.slots = Slots::none();
         }
         // The new primary tells everybody at once.
         let friends: Vec<NodeId> = node.view.keys().cloned().collect();
         for friend in friends {
             self.ping(id, &friend, now, rng);
         }
+    }
+
+    /// `shutdown-on-sigterm failover` (9.0 and newer): a primary that is told to end hands over to a replica in sync,
+    /// if the majority of the slot owners can vote.
+    pub(crate) fn hand_over(&mut self, id: &NodeId, now: i64, rng: &mut StdRng) {
+        let Some(node) = self.nodes.get(id).filter(|n| n.leads() && n.version >= Version::new(9, 0, 0))
+        else {
+            return;
+        };
+        let (slots, needed) = (node.slots.clone(), node.voters() / 2 + 1);
+        let reached = |n: &&super::valkey::Node| self.reach(&n.worker, Some(&node.worker));
+        let heir = self.nodes.values().filter(reached).find(|n| {
+            n.repl.up && n.repl.partner.as_ref() == Some(id) && n.of.as_ref() == Some(id) && !n.retiring()
+        });
+        let Some(heir) = heir.map(|n| n.id.clone()) else { return };
+        let sees = |n: &&super::valkey::Node| {
+            n.leads() && n.view.get(&heir).is_some_and(|e| e.replica_of.as_ref() == Some(id))
+        };
+        if self.nodes.values().filter(reached).filter(sees).count() < needed {
+            return;
+        }
+        let epoch = self.nodes.values().map(|n| n.current_epoch).max().unwrap_or(0) + 1;
+        self.get_mut(&heir).current_epoch = epoch;
+        self.promote(&heir, epoch, &slots, now, rng);
     }
 
     fn vote(

@@ -20,6 +20,8 @@ pub(crate) struct PodObject {
     pub wanted: Option<WorkerName>,
     /// When the kubelet starts the server.
     pub starts_at: Option<i64>,
+    /// When its server ends, after it was told to go.
+    pub stops_at: Option<i64>,
     /// When the object leaves the API server.
     pub gone_at: Option<i64>,
     pub started_at: Option<i64>,
@@ -51,8 +53,12 @@ pub(crate) struct Kubernetes {
 pub(crate) enum Kubelet {
     /// The server of this Pod starts.
     Start(PodName),
-    /// The server of this Pod is told to end now.
-    End(PodName),
+    /// The server of this Pod crashes.
+    Crash(PodName),
+    /// The server of this Pod has been told to end and does so now.
+    Stop(PodName),
+    /// The object of this Pod is removed.
+    Gone(PodName),
 }
 
 impl Kubernetes {
@@ -84,6 +90,7 @@ impl Kubernetes {
             image: new.image,
             wanted: new.worker,
             starts_at: None,
+            stops_at: None,
             gone_at: None,
             started_at: None,
             process: None,
@@ -91,11 +98,15 @@ impl Kubernetes {
         self.pods.insert(new.name, object);
     }
 
-    /// Sets `deletionTimestamp`; what runs ends within its grace.
+    /// Sets `deletionTimestamp`. A server ends within tenths of a second, its object goes about 2 s later (seen on
+    /// Kubernetes 1.33).
     pub(crate) fn delete(&mut self, name: &PodName, now: i64, rng: &mut StdRng) {
         if let Some(object) = self.pods.get_mut(name).filter(|o| !o.pod.terminating) {
             object.pod.terminating = true;
-            object.gone_at = Some(now + rng.random_range(2..=8));
+            let runs = object.pod.phase == Phase::Running;
+            object.stops_at = runs.then(|| now + rng.random_range(1..=4));
+            object.gone_at =
+                Some(now + if runs { rng.random_range(5..=25) } else { rng.random_range(1..=5) });
         }
     }
 
@@ -124,8 +135,11 @@ impl Kubernetes {
         let mut asks = Vec::new();
         for (name, object) in &mut self.pods {
             if object.pod.terminating {
+                if object.stops_at.take_if(|at| *at <= now).is_some() {
+                    asks.push(Kubelet::Stop(name.clone()));
+                }
                 if object.gone_at.is_some_and(|at| at <= now) {
-                    asks.push(Kubelet::End(name.clone()));
+                    asks.push(Kubelet::Gone(name.clone()));
                 }
                 continue;
             }
@@ -138,7 +152,7 @@ impl Kubernetes {
             }
             let crashes = object.image.contains("crashing") && object.pod.phase == Phase::Running;
             if crashes && object.started_at.is_some_and(|at| now - at >= ticks(1000)) {
-                asks.push(Kubelet::End(name.clone()));
+                asks.push(Kubelet::Crash(name.clone()));
             }
         }
         asks

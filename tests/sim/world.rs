@@ -121,7 +121,18 @@ impl World {
         for ask in self.kube.tick(self.now, &mut self.rng) {
             match ask {
                 Kubelet::Start(name) => self.start(&name),
-                Kubelet::End(name) => self.end(&name),
+                Kubelet::Crash(name) => self.end(&name),
+                Kubelet::Stop(name) => {
+                    if let Some(id) = self.process(&name).map(|n| n.id.clone()) {
+                        self.valkey.hand_over(&id, self.now, &mut self.rng);
+                    }
+                    self.end(&name);
+                }
+                Kubelet::Gone(name) => {
+                    self.end(&name);
+                    self.kube.pods.remove(&name);
+                    self.wake();
+                }
             }
         }
         let due: Vec<(NodeId, Cause)> = self
@@ -153,6 +164,7 @@ impl World {
         object.pod.trouble = None;
         object.started_at = Some(self.now);
         object.process = Some(id);
+        self.wake();
     }
 
     /// A new process: knows nobody, owns nothing, and its replication user is off.
@@ -209,10 +221,16 @@ impl World {
         config
     }
 
-    /// The kubelet ends a Pod: its server first, and if it was deleted its object, too.
+    /// Watches and links wake the operators at once.
+    fn wake(&mut self) {
+        for operator in &mut self.operators {
+            operator.next_pass = operator.next_pass.min(self.now + 1);
+        }
+    }
+
+    /// The server of a Pod ends.
     fn end(&mut self, name: &PodName) {
         let Some(object) = self.kube.pods.get(name) else { return };
-        let terminating = object.pod.terminating;
         if let Some(id) = object.process.clone() {
             let cause = if self.watch.deleted_by_operator(&object.pod.uid) {
                 Cause::Operator
@@ -220,9 +238,6 @@ impl World {
                 Cause::Environment
             };
             self.die(&id, cause);
-        }
-        if terminating {
-            self.kube.pods.remove(name);
         }
     }
 
@@ -235,6 +250,7 @@ impl World {
             self.environment_takes(id);
         }
         let Some(node) = self.valkey.nodes.remove(id) else { return };
+        self.wake();
         self.kube.free(node.ip);
         let (at, now) = (self.moment(), self.now);
         if let Some(object) = self.kube.pods.values_mut().find(|o| o.pod.uid == node.uid) {
