@@ -29,16 +29,16 @@ impl Cache {
             .or_else(|| set("XDG_CACHE_HOME").map(|base| base.join("valkey-sandbox")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/valkey-sandbox")))
             .context("no place for the cache: set SANDBOX_CACHE to a directory")?;
-        Self::at(dir)
+        Self::at(&dir)
     }
 
     /// A cache in a given directory, which is made if needed.
     ///
     /// # Errors
     /// If the directory cannot be made.
-    pub fn at(dir: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make the cache {}", dir.display()))?;
-        Ok(Self { dir: fs::canonicalize(&dir)? })
+    pub fn at(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make the cache {}", dir.display()))?;
+        Ok(Self { dir: fs::canonicalize(dir)? })
     }
 
     /// Where the cache is.
@@ -121,7 +121,7 @@ mod tests {
     fn scratch(name: &str) -> Cache {
         let dir = std::env::temp_dir().join(format!("cache-test-{name}-{}", std::process::id()));
         clear(&dir).unwrap();
-        Cache::at(dir).unwrap()
+        Cache::at(&dir).unwrap()
     }
 
     #[test]

@@ -23,7 +23,7 @@ const TAIL: usize = 15;
 /// the command line and the last lines of its output.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let output = output(command, limit, None)?;
-    checked(command, output)
+    checked(command, &output)
 }
 
 /// As [`run`], saying on `step` every second how long it has been going on.
@@ -32,7 +32,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
 /// As [`run`].
 pub fn run_shown(command: &mut Command, limit: Duration, step: &Step) -> Result<String> {
     let output = output(command, limit, Some(step))?;
-    checked(command, output)
+    checked(command, &output)
 }
 
 /// Whether a program ran and ended with success within `limit`. Its output is thrown away.
@@ -82,7 +82,7 @@ pub fn output(command: &mut Command, limit: Duration, step: Option<&Step>) -> Re
 ///
 /// # Errors
 /// If the exit status is not success.
-pub fn checked(command: &Command, output: Output) -> Result<String> {
+pub fn checked(command: &Command, output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

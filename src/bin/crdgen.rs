@@ -1,2 +1,16 @@
-//! Prints the CustomResourceDefinition.
-fn main() {}
+//! Prints the generated manifests: `crdgen` the CustomResourceDefinition alone, `crdgen install` everything.
+//!
+//! Writes to standard output alone.
+
+use anyhow::{Result, bail};
+use valkey_cluster_operator::{api, build::install};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] | ["crd"] => print!("{}", serde_saphyr::to_string(&api::crd())?),
+        ["install"] => print!("{}", serde_saphyr::to_string_multiple(&install::install()?)?),
+        other => bail!("{} is not known: write `crdgen crd` or `crdgen install`", other.join(" ")),
+    }
+    Ok(())
+}

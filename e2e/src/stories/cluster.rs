@@ -1,0 +1,216 @@
+//! A `ValkeyCluster` as a story sees it: applied, waited for, looked at, and asked directly.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use valkey_cluster_operator::api::ValkeyCluster;
+use valkey_cluster_operator::build::credentials::OPERATOR_USER;
+use valkey_cluster_operator::build::labels;
+use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
+
+use super::stage::{Stage, eventually};
+use crate::resp::{Access, Credentials};
+use crate::sandbox::Sandbox;
+use crate::truth::{Expected, Truth};
+
+/// Where Valkey listens.
+const CLIENT_PORT: u16 = 6379;
+
+/// A cluster that a story has applied.
+#[derive(Clone)]
+pub struct Cluster {
+    sandbox: Sandbox,
+    client: Client,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// When it was applied last.
+    pub applied: Instant,
+}
+
+impl Cluster {
+    /// Applies a spec under this name.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn apply(stage: &Stage, namespace: &str, name: &str, spec: Value) -> Result<Self> {
+        let this = Self {
+            sandbox: stage.sandbox.clone(),
+            client: stage.client.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            applied: Instant::now(),
+        };
+        this.change(spec).await?;
+        Ok(this)
+    }
+
+    /// Applies another spec, as `kubectl apply --server-side` would.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn change(&self, spec: Value) -> Result<()> {
+        let body = json!({ "apiVersion": "valkey.io/v1alpha1", "kind": "ValkeyCluster",
+            "metadata": { "name": self.name }, "spec": spec });
+        self.api().patch(&self.name, &PatchParams::apply("story").force(), &Patch::Apply(&body)).await?;
+        Ok(())
+    }
+
+    /// The custom resources of its namespace.
+    pub fn api(&self) -> Api<ValkeyCluster> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The Pods of its namespace.
+    pub fn pod_api(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The custom resource as it is.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub async fn get(&self) -> Result<ValkeyCluster> {
+        Ok(self.api().get(&self.name).await?)
+    }
+
+    /// Waits as `kubectl wait --for=condition=Ready` does: for the condition of the newest generation. The time since `from`.
+    ///
+    /// # Errors
+    /// What is missing when time is up.
+    pub async fn ready(&self, from: Instant, limit: Duration) -> Result<Duration> {
+        eventually("the cluster to be Ready", limit, async || {
+            let cr = self.get().await?;
+            let status = cr.status.clone().unwrap_or_default();
+            let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+            match ready {
+                Some(c) if c.status == "True" && c.observed_generation == cr.metadata.generation => Ok(from.elapsed()),
+                _ => bail!("{:?} {}: {}", status.state, status.reason, status.message),
+            }
+        })
+        .await
+    }
+
+    /// Waits until the status says what the story expects.
+    ///
+    /// # Errors
+    /// The status as it is when time is up.
+    pub async fn says(&self, what: &str, limit: Duration, expected: impl Fn(&ValkeyCluster) -> bool) -> Result<Duration> {
+        let began = Instant::now();
+        eventually(what, limit, async || {
+            let cr = self.get().await?;
+            ensure!(expected(&cr), "status is {}", serde_json::to_string(&cr.status)?);
+            Ok(began.elapsed())
+        })
+        .await
+    }
+
+    /// Its Pods by name, terminating ones included.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn pods(&self) -> Result<BTreeMap<String, Pod>> {
+        let mine = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, self.name));
+        let list = self.pod_api().list(&mine).await?;
+        Ok(list.items.into_iter().map(|p| (p.name_any(), p)).collect())
+    }
+
+    /// The addresses of its Pods that are meant to stay, by Pod name.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn addresses(&self) -> Result<BTreeMap<String, SocketAddr>> {
+        let staying = self.pods().await?.into_iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none());
+        let address = |p: &Pod| p.status.as_ref()?.pod_ip.as_deref()?.parse().ok();
+        Ok(staying.filter_map(|(name, p)| Some((name, SocketAddr::new(address(&p)?, CLIENT_PORT)))).collect())
+    }
+
+    /// The worker of each of its Pods.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn workers(&self) -> Result<BTreeMap<String, String>> {
+        let worker = |p: &Pod| p.spec.as_ref()?.node_name.clone();
+        Ok(self.pods().await?.into_iter().filter_map(|(name, p)| Some((name, worker(&p)?))).collect())
+    }
+
+    /// How to talk to its nodes from outside, as the operator does.
+    ///
+    /// # Errors
+    /// If its Secret cannot be read.
+    pub async fn access(&self) -> Result<Access> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secret = secrets.get(&labels::secret_name(&self.name)).await?;
+        let known = valkey_cluster_operator::build::Credentials::from_secret(&secret).map_err(anyhow::Error::msg)?;
+        let login = Credentials { user: Some(OPERATOR_USER.to_owned()), password: Some(known.operator) };
+        Ok(Access::through(connector(&self.sandbox)).with_login(login))
+    }
+
+    /// What its nodes say themselves.
+    ///
+    /// # Errors
+    /// If it cannot be found out whom to ask.
+    pub async fn truth(&self) -> Result<Truth> {
+        let nodes: Vec<SocketAddr> = self.addresses().await?.into_values().collect();
+        Ok(Truth::look(&self.access().await?, &nodes).await)
+    }
+
+    /// Waits until the nodes themselves say that all is as it should be, node-timeouts included.
+    ///
+    /// # Errors
+    /// What is wrong when time is up.
+    pub async fn whole(&self, shards: usize, replicas: usize, limit: Duration) -> Result<Truth> {
+        let expected = Expected {
+            shards: Some(shards),
+            replicas: Some(replicas),
+            node_timeout_ms: Some(u64::from(NODE_TIMEOUT_MS)),
+        };
+        eventually("the nodes to be one whole cluster", limit, async || {
+            let truth = self.truth().await?;
+            let problems = truth.problems_against(&expected);
+            ensure!(problems.is_empty(), "{}", problems.join("; "));
+            Ok(truth)
+        })
+        .await
+    }
+
+    /// The name of the Pod that serves a shard now, as the nodes say.
+    ///
+    /// # Errors
+    /// If no node says so.
+    pub async fn primary_of(&self, shard: u16) -> Result<String> {
+        let truth = self.truth().await?;
+        let pods = self.pods().await?;
+        let shard_of = |name: &String| pods.get(name).and_then(|p| p.labels().get(labels::SHARD_INDEX).cloned());
+        let primaries: Vec<SocketAddr> = truth.shards().iter().filter_map(|s| s.primary_addr).collect();
+        let mine = self.addresses().await?.into_iter().find(|(name, address)| {
+            primaries.contains(address) && shard_of(name) == Some(shard.to_string())
+        });
+        mine.map(|(name, _)| name).with_context(|| format!("no node says that it is the primary of shard {shard}"))
+    }
+
+    /// Deletes one of its Pods, as a person would.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn delete_pod(&self, name: &str) -> Result<()> {
+        self.pod_api().delete(name, &DeleteParams::default()).await.with_context(|| format!("delete {name}"))?;
+        Ok(())
+    }
+}
+
+/// Connections from inside the sandbox.
+pub(super) fn connector(sandbox: &Sandbox) -> crate::resp::Connector {
+    let sandbox = sandbox.clone();
+    std::sync::Arc::new(move |addr| {
+        let sandbox = sandbox.clone();
+        Box::pin(async move { sandbox.connect(addr).await.map_err(std::io::Error::other) })
+    })
+}

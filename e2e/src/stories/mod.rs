@@ -1,0 +1,108 @@
+//! Stories: what a user would do, on a real Kubernetes, judged by what a user would see. One story a file.
+//!
+//! A story has its own namespace, which is removed at its end. It fails with a sentence; what led there is in the operator's
+//! log, whose tail is shown with it.
+
+pub mod ci;
+mod cluster;
+mod operator;
+mod process;
+mod stage;
+
+mod bad_input;
+mod create;
+mod delete;
+mod demo;
+mod foreign;
+mod formation;
+mod heal;
+mod isolation;
+mod kill_operator;
+mod live;
+mod replicas;
+mod settled;
+mod takeover;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub use demo::demo;
+pub use stage::Stage;
+
+use crate::progress::Progress;
+
+/// How much of everything: the `ci` suite runs each story once, the `full` suite as often as the figures need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Suite {
+    /// Counts are exact, times are judged at ten times the figure.
+    Ci,
+    /// Repetitions as the figures need; medians are judged.
+    Full,
+}
+
+/// One story.
+pub struct Story {
+    /// Its name, as given on the command line.
+    pub name: &'static str,
+    /// What it shows, in a sentence.
+    pub about: &'static str,
+    run: fn(&Stage) -> BoxFuture<'_, Result<()>>,
+}
+
+/// All stories in the order in which they run.
+pub fn all() -> Vec<Story> {
+    vec![
+        formation::STORY,
+        create::STORY,
+        isolation::STORY,
+        settled::STORY,
+        heal::STORY,
+        replicas::STORY,
+        live::STORY,
+        bad_input::STORY,
+        foreign::STORY,
+        delete::STORY,
+        takeover::STORY,
+        kill_operator::STORY,
+    ]
+}
+
+/// The longest that one story may take: a bound, not an expectation.
+const LIMIT: Duration = Duration::from_mins(15);
+
+/// Runs the stories of these names (all, when none is given) and says which failed.
+///
+/// # Errors
+/// If a name is not that of a story, or the stage cannot be set.
+pub async fn run(names: &[String], stage: &Stage, progress: &Progress) -> Result<Vec<(&'static str, Result<()>)>> {
+    let stories = all();
+    if let Some(wrong) = names.iter().find(|n| !stories.iter().any(|s| s.name == n.as_str())) {
+        let known: Vec<&str> = stories.iter().map(|s| s.name).collect();
+        bail!("there is no story {wrong:?}; there are: {}", known.join(", "));
+    }
+    let mut results = Vec::new();
+    for story in stories.iter().filter(|s| names.is_empty() || names.iter().any(|n| n == s.name)) {
+        progress.line(format_args!("story {}: {}", story.name, story.about));
+        let began = Instant::now();
+        let told = std::panic::AssertUnwindSafe((story.run)(stage)).catch_unwind();
+        let result = match tokio::time::timeout(LIMIT, told).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(anyhow::anyhow!("the story panicked: see above")),
+            Err(_) => Err(anyhow::anyhow!("the story did not end within {} s", LIMIT.as_secs())),
+        };
+        let took = began.elapsed().as_secs_f64();
+        match &result {
+            Ok(()) => progress.line(format_args!("story {} ok ({took:.1} s)", story.name)),
+            Err(error) => {
+                progress.line(format_args!("story {} FAILED ({took:.1} s): {error:#}", story.name));
+                progress.line(stage.what_happened());
+            }
+        }
+        stage.clean().await?;
+        results.push((story.name, result));
+    }
+    Ok(results)
+}

@@ -1,0 +1,48 @@
+//! The operator as a process beside the sandbox, for stories that kill it at any moment and start it again at once.
+//! (In a Pod, a loop of kills ends in the kubelet's growing back-off and a new identity waits for the lease.)
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::sandbox::Sandbox;
+
+/// A running operator; it is killed when dropped.
+pub(super) struct OperatorProcess {
+    child: Child,
+}
+
+impl OperatorProcess {
+    /// Starts the operator in the control plane's network, where it reaches every Pod.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub(super) fn start(sandbox: &Sandbox, program: &PathBuf, identity: &str) -> Result<Self> {
+        let log = sandbox.instance().path("log").join(format!("operator-{identity}.log"));
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let mut command: Command = sandbox.command_in_control(program);
+        command
+            .env("KUBECONFIG", sandbox.instance().path("operator.kubeconfig"))
+            .args(["--lease-namespace", super::operator::NAMESPACE, "--identity", identity, "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+        Ok(Self { child })
+    }
+
+    /// SIGKILL: it has no chance to say anything.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for OperatorProcess {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.kill();
+    }
+}

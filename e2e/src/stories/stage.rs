@@ -1,0 +1,139 @@
+//! What every story has at hand: the sandbox, a client, and a namespace of its own that is removed afterwards.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use super::Suite;
+use super::cluster::Cluster;
+use crate::progress::Progress;
+use crate::sandbox::Sandbox;
+
+/// Namespaces of stories begin with this.
+const PREFIX: &str = "story-";
+/// A poll of a story: fine enough for the figures, and it costs the machine little.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+
+/// The stage on which stories are told.
+pub struct Stage {
+    /// The Kubernetes.
+    pub sandbox: Sandbox,
+    /// As administrator.
+    pub client: Client,
+    /// How much of everything.
+    pub suite: Suite,
+    /// For what takes longer than a second.
+    pub progress: Progress,
+    namespaces: Mutex<Vec<String>>,
+    counter: AtomicUsize,
+}
+
+impl Stage {
+    /// A stage on a sandbox that is up.
+    ///
+    /// # Errors
+    /// If its API server cannot be reached.
+    pub async fn new(sandbox: Sandbox, suite: Suite, progress: Progress) -> Result<Self> {
+        let client = sandbox.client().await?;
+        Ok(Self { sandbox, client, suite, progress, namespaces: Mutex::default(), counter: AtomicUsize::new(0) })
+    }
+
+    /// The count for the suite: once for CI, as often as the figures need for the full one.
+    pub fn times(&self, ci: usize, full: usize) -> usize {
+        match self.suite {
+            Suite::Ci => ci,
+            Suite::Full => full,
+        }
+    }
+
+    /// A namespace of the story's own, under the strictest Pod Security.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub async fn namespace(&self) -> Result<String> {
+        let stamp = k8s_openapi::jiff::Timestamp::now().as_second();
+        let name = format!("{PREFIX}{stamp}-{}", self.counter.fetch_add(1, Ordering::Relaxed));
+        let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": name,
+            "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } }))?;
+        Api::<Namespace>::all(self.client.clone()).create(&PostParams::default(), &object).await?;
+        self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.push(name.clone());
+        Ok(name)
+    }
+
+    /// A cluster in a new namespace, applied.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub async fn cluster(&self, spec: serde_json::Value) -> Result<Cluster> {
+        let namespace = self.namespace().await?;
+        Cluster::apply(self, &namespace, "demo", spec).await
+    }
+
+    /// Removes what the story has made, and waits until its Pods are gone.
+    ///
+    /// # Errors
+    /// If Pods stay for more than two minutes.
+    pub async fn clean(&self) -> Result<()> {
+        let names = std::mem::take(&mut *self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?);
+        let api = Api::<Namespace>::all(self.client.clone());
+        for name in &names {
+            if let Err(error) = api.delete(name, &DeleteParams::default()).await
+                && !matches!(&error, kube::Error::Api(s) if s.is_not_found())
+            {
+                return Err(error).context("remove a namespace");
+            }
+        }
+        for name in &names {
+            let pods = Api::<Pod>::namespaced(self.client.clone(), name);
+            eventually("the namespace to be empty", Duration::from_mins(2), async || {
+                let left = pods.list_metadata(&ListParams::default()).await?.items;
+                match left.first() {
+                    None => Ok(()),
+                    Some(pod) => bail!("{} Pods are left, {} among them", left.len(), pod.name_any()),
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The newest lines of the leading operator, and the events of the story, for a story that failed.
+    pub fn what_happened(&self) -> String {
+        let mut out = String::new();
+        let mut show = |title: &str, arguments: &[&str]| {
+            let text = self.sandbox.kubectl(arguments.iter().copied()).unwrap_or_else(|e| format!("{e:#}"));
+            out.push_str(&format!("--- {title} (cargo sandbox kubectl {})\n{text}\n", arguments.join(" ")));
+        };
+        let namespaces = self.namespaces.lock().map(|n| n.clone()).unwrap_or_default();
+        for namespace in &namespaces {
+            show("clusters", &["get", "vkc", "-n", namespace, "-o", "yaml"]);
+            show("Pods", &["get", "pods", "-n", namespace, "-o", "wide"]);
+            show("events", &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"]);
+        }
+        show("operator", &["logs", "-n", super::operator::NAMESPACE, "-l", super::operator::SELECTOR, "--tail=60", "--prefix"]);
+        out
+    }
+}
+
+/// Tries until it succeeds; when time is up the last error says what was missing.
+///
+/// # Errors
+/// The last error, with what was waited for.
+pub(super) async fn eventually<T>(what: &str, limit: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if began.elapsed() > limit => {
+                return Err(error).with_context(|| format!("waited {:.1} s for {what}", limit.as_secs_f64()));
+            }
+            Err(_) => tokio::time::sleep(TICK).await,
+        }
+    }
+}

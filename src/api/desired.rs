@@ -1,0 +1,125 @@
+//! From the custom resource to what is wanted, with a sentence for what admission could not see.
+//!
+//! Pure. Also guards against objects that were stored under an older, laxer schema.
+
+use kube::ResourceExt;
+
+use super::{
+    keys::{self, Owner},
+    rules::NODE_TIMEOUT_MS,
+    spec::ValkeyCluster,
+};
+use crate::model::{ClusterKey, Desired, Template};
+
+/// What the custom resource asks for.
+///
+/// # Errors
+/// A sentence for the person who wrote it, when something in it cannot be built. Admission refuses all of these, so they
+/// show only for an object that was stored before a rule existed.
+pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
+    let spec = &cr.spec;
+    let key = ClusterKey {
+        namespace: cr
+            .namespace()
+            .ok_or("the ValkeyCluster has no namespace: it was not read from an API server")?,
+        name: cr.name_any(),
+        uid: cr.uid().ok_or("the ValkeyCluster has no UID: it was not read from an API server")?,
+    };
+    if key.name.len() > super::MAX_NAME || key.name.contains('.') {
+        return Err(format!(
+            "the name {} cannot be part of host names: create the cluster under a name of at most {} letters, digits and '-'",
+            key.name,
+            super::MAX_NAME
+        ));
+    }
+    let desired = Desired {
+        key,
+        generation: cr.metadata.generation.unwrap_or_default(),
+        shards: within("shards", spec.shards, 1, 1000)?,
+        replicas: within("replicas", spec.replicas, 0, 5)?,
+        template: Template {
+            image: spec.image.clone(),
+            image_pull_secrets: spec.image_pull_secrets.clone(),
+            resources: spec.resources.clone().unwrap_or_default(),
+            pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
+            termination_grace_period_seconds: spec.termination_grace_period_seconds,
+        },
+        config: spec.config.clone(),
+        paused: spec.paused,
+        deleting: cr.metadata.deletion_timestamp.is_some(),
+    };
+    check_config(&desired)?;
+    Ok(desired)
+}
+
+fn within(field: &str, value: i32, least: u16, most: u16) -> Result<u16, String> {
+    u16::try_from(value)
+        .ok()
+        .filter(|v| (least..=most).contains(v))
+        .ok_or_else(|| format!("spec.{field} is {value}: set it to a number from {least} to {most}"))
+}
+
+fn check_config(desired: &Desired) -> Result<(), String> {
+    for (key, value) in &desired.config {
+        if let Owner::Managed(class) = keys::owner(key) {
+            return Err(format!(
+                "spec.config.{key} is a {class} setting of the operator: remove it from spec.config"
+            ));
+        }
+        if value.chars().any(char::is_control) || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        {
+            return Err(format!("spec.config.{key} is not one line of text under a plain name: correct it"));
+        }
+    }
+    match desired.config.get("cluster-node-timeout") {
+        Some(text) if !text.parse().is_ok_and(|ms: u32| NODE_TIMEOUT_MS.contains(&ms)) => Err(format!(
+            "spec.config.cluster-node-timeout is {text:?}: set it to milliseconds from {} to {}, or leave it out",
+            NODE_TIMEOUT_MS.start(),
+            NODE_TIMEOUT_MS.end()
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ValkeyClusterSpec;
+
+    fn stored(spec: ValkeyClusterSpec) -> ValkeyCluster {
+        let mut cr = ValkeyCluster::new("c", spec);
+        cr.metadata.namespace = Some("ns".into());
+        cr.metadata.uid = Some("u-1".into());
+        cr.metadata.generation = Some(3);
+        cr
+    }
+
+    #[test]
+    fn the_spec_becomes_what_is_wanted() {
+        let d = desired(&stored(ValkeyClusterSpec { shards: 3, replicas: 1, ..Default::default() })).unwrap();
+        assert_eq!((d.shards, d.replicas, d.generation, d.members()), (3, 1, 3, 6));
+        assert_eq!(d.template.image, crate::api::DEFAULT_IMAGE);
+        assert_eq!(d.template.termination_grace_period_seconds, crate::api::DEFAULT_GRACE_SECONDS);
+        assert!(!d.paused && !d.deleting);
+    }
+
+    #[test]
+    fn what_was_stored_before_a_rule_existed_gets_a_sentence() {
+        let with = |key: &str, value: &str| ValkeyClusterSpec {
+            config: [(key.to_owned(), value.to_owned())].into(),
+            ..Default::default()
+        };
+        for (spec, says) in [
+            (ValkeyClusterSpec { shards: 0, ..Default::default() }, "set it to a number from 1 to 1000"),
+            (ValkeyClusterSpec { replicas: -1, ..Default::default() }, "spec.replicas is -1"),
+            (with("port", "1"), "remove it from spec.config"),
+            (with("maxmemory", "1\nport 2"), "one line of text"),
+            (with("cluster-node-timeout", "5"), "milliseconds from 500 to 60000"),
+        ] {
+            let error = desired(&stored(spec)).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+        let unread = desired(&ValkeyCluster::new("c", ValkeyClusterSpec::default())).unwrap_err();
+        assert!(unread.contains("not read from an API server"), "{unread}");
+    }
+}

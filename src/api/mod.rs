@@ -1,0 +1,36 @@
+//! The `ValkeyCluster` custom resource: what a person writes, what the operator answers.
+//!
+//! Decides the shape of the API and what is refused at admission. Touches nothing: plain data and one schema.
+
+pub mod crd;
+pub mod desired;
+pub mod keys;
+pub mod rules;
+pub mod spec;
+pub mod status;
+
+pub use crd::crd;
+pub use desired::desired;
+pub use spec::{ValkeyCluster, ValkeyClusterSpec};
+pub use status::{
+    MemberRef, Operation, OperationKind, ReplicaRef, ShardTopology, State, ValkeyClusterStatus,
+};
+
+/// API group of the custom resource, and prefix of every label and annotation of ours.
+pub const GROUP: &str = "valkey.io";
+
+/// The Valkey image of a cluster that names none: the newest release that the tests run on.
+///
+/// It is written into the stored object at creation (a schema default), so a later operator with
+/// another default replaces no pod of an existing cluster.
+pub const DEFAULT_IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
+
+/// Grace between SIGTERM and SIGKILL when the spec gives none, in seconds: Valkey's own
+/// `shutdown-timeout` of 10 s for lagging replicas, and as much again to hand over and exit.
+pub const DEFAULT_GRACE_SECONDS: i64 = 30;
+
+/// Longest name of a `ValkeyCluster`, in characters.
+///
+/// A pod is `valkey-<name>-<shard>-<n>` with at most 3 digits of shard; its name becomes a host name
+/// (63 at most), the cluster's name a label value (63 at most). 40 leaves 10 digits for `<n>`.
+pub const MAX_NAME: usize = 40;

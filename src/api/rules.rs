@@ -1,0 +1,217 @@
+//! What is refused at admission, each with a sentence that says what to write instead.
+//!
+//! Pure: CEL rules as data. The API server evaluates them, so a bad spec never reaches the operator.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
+
+use super::{
+    MAX_NAME,
+    keys::{MANAGED, ManagedClass},
+};
+
+/// Least memory limit, in the unit of a quantity. A container with 2Mi does not even start, and an empty node
+/// that is part of a cluster and copies to a replica needs several times what its process takes when idle.
+pub const MIN_MEMORY: &str = "32Mi";
+
+/// Range of `cluster-node-timeout` in milliseconds: below, a busy moment looks like a crash; above, a lost
+/// worker's shards stand still for minutes.
+pub const NODE_TIMEOUT_MS: std::ops::RangeInclusive<u32> = 500..=60_000;
+
+/// Fields of the group's other operator that this one cannot honour: declared only so that admission can refuse
+/// them with a sentence, where an unknown field would be dropped in silence.
+pub const REFUSED_FIELDS: &[(&str, &str, &str)] = &[
+    (
+        "persistence",
+        "object",
+        "persistence is not supported: this operator keeps data in memory on several workers; remove spec.persistence",
+    ),
+    (
+        "workloadType",
+        "string",
+        "workloadType is not supported: this operator owns the pods itself, without StatefulSets or Deployments; remove spec.workloadType",
+    ),
+];
+
+/// One CEL rule and where in the schema it stands.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Name of the rule, unique, for tests and documentation.
+    pub id: String,
+    /// Properties from the root of the object to the place of the rule; empty for the root.
+    pub path: &'static [&'static str],
+    /// The rule itself.
+    pub rule: ValidationRule,
+}
+
+/// Every rule, in the order in which the API server reports them.
+pub fn all() -> Vec<Placed> {
+    let mut rules = vec![name_is_a_label(), name_is_short()];
+    rules.extend(REFUSED_FIELDS.iter().map(|(field, _, sentence)| {
+        let rule = ValidationRule {
+            field_path: Some(format!(".{field}")),
+            ..says(&format!("!has(self.{field})"), sentence)
+        };
+        Placed { id: (*field).to_owned(), path: &["spec"], rule }
+    }));
+    rules.push(image());
+    rules.extend([config_names(), config_name_length(), config_values()]);
+    rules.extend(MANAGED.iter().map(managed));
+    rules.extend([node_timeout(), diskless_load()]);
+    rules.extend([quantities(), least_memory(), requests_within_limits()]);
+    rules
+}
+
+fn says(rule: &str, sentence: &str) -> ValidationRule {
+    ValidationRule { rule: rule.to_owned(), message: Some(sentence.to_owned()), ..Default::default() }
+}
+
+fn at(id: &str, path: &'static [&'static str], rule: &str, sentence: &str) -> Placed {
+    Placed { id: id.to_owned(), path, rule: says(rule, sentence) }
+}
+
+const ROOT: &[&str] = &[];
+const IMAGE: &[&str] = &["spec", "image"];
+const CONFIG: &[&str] = &["spec", "config"];
+const RESOURCES: &[&str] = &["spec", "resources"];
+
+fn name_is_a_label() -> Placed {
+    at(
+        "name-is-a-label",
+        ROOT,
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must consist of lower case letters, digits and '-' (no dots): it becomes part of host names",
+    )
+}
+
+fn name_is_short() -> Placed {
+    at(
+        "name-is-short",
+        ROOT,
+        &format!("self.metadata.name.size() <= {MAX_NAME}"),
+        &format!(
+            "metadata.name must be at most {MAX_NAME} characters: pods are named valkey-<name>-<shard>-<n> and host names end at 63"
+        ),
+    )
+}
+
+fn image() -> Placed {
+    at(
+        "image",
+        IMAGE,
+        r"self.matches('^[^\\s]+$')",
+        "image must be one image reference without spaces, such as docker.io/valkey/valkey:9.1.2",
+    )
+}
+
+fn config_names() -> Placed {
+    at(
+        "config-names",
+        CONFIG,
+        "self.all(k, k.matches('^[a-z][a-z0-9-]*$'))",
+        "config: names of settings are lower case letters, digits and '-', as in valkey.conf, such as maxmemory-policy",
+    )
+}
+
+fn config_name_length() -> Placed {
+    at(
+        "config-name-length",
+        CONFIG,
+        "self.all(k, k.size() <= 64)",
+        "config: names of settings have at most 64 characters; no setting of Valkey is longer",
+    )
+}
+
+fn config_values() -> Placed {
+    at(
+        "config-values",
+        CONFIG,
+        r"self.all(k, self[k].matches('^[^\\x00-\\x1f\\x7f]*$'))",
+        "config: values are one line of text without control characters; give each setting its own name",
+    )
+}
+
+fn node_timeout() -> Placed {
+    let (least, most) = (NODE_TIMEOUT_MS.start(), NODE_TIMEOUT_MS.end());
+    at(
+        "node-timeout",
+        CONFIG,
+        &format!(
+            "!('cluster-node-timeout' in self) || (self['cluster-node-timeout'].matches('^[0-9]{{1,6}}$') && int(self['cluster-node-timeout']) >= {least} && int(self['cluster-node-timeout']) <= {most})"
+        ),
+        &format!(
+            "config: cluster-node-timeout is in milliseconds, {least} to {most}, digits only; leave it out for 2000"
+        ),
+    )
+}
+
+fn diskless_load() -> Placed {
+    at(
+        "repl-diskless-load",
+        CONFIG,
+        "!('repl-diskless-load' in self) || self['repl-diskless-load'] in ['on-empty-db', 'swapdb']",
+        "config: repl-diskless-load is on-empty-db or swapdb: the others need a disk, or can lose a shard whose primary dies during a sync; leave it out for on-empty-db",
+    )
+}
+
+/// The first refused setting is named in the sentence (joining all of them costs more than the API server allows, as
+/// names in a map have no bound that it knows of).
+fn managed(class: &ManagedClass) -> Placed {
+    let list = class.keys.iter().map(|k| format!("'{k}'")).collect::<Vec<_>>().join(", ");
+    let tests = class
+        .prefixes
+        .iter()
+        .map(|p| format!("k.startsWith('{p}')"))
+        .chain((!class.keys.is_empty()).then(|| format!("k in [{list}]")))
+        .collect::<Vec<_>>()
+        .join(" || ");
+    let rule = ValidationRule {
+        rule: format!("!self.exists(k, {tests})"),
+        message: Some(format!("config: a {} setting {}", class.name, class.why)),
+        message_expression: Some(format!("'config: ' + self.filter(k, {tests})[0] + \" {}\"", class.why)),
+        ..Default::default()
+    };
+    Placed { id: format!("managed-{}", class.name), path: CONFIG, rule }
+}
+
+fn quantities() -> Placed {
+    let valid =
+        |field| format!("(!has(self.{field}) || self.{field}.all(r, isQuantity(string(self.{field}[r]))))");
+    at(
+        "quantities",
+        RESOURCES,
+        &format!("{} && {}", valid("limits"), valid("requests")),
+        "resources: amounts are quantities such as 500m, 2, 512Mi or 1Gi",
+    )
+}
+
+/// `has` and `isQuantity` guard the comparison: another rule refuses what is no quantity.
+fn memory(field: &str) -> (String, String) {
+    let value = format!("string(self.{field}['memory'])");
+    (
+        format!("has(self.{field}) && 'memory' in self.{field} && isQuantity({value})"),
+        format!("quantity({value})"),
+    )
+}
+
+fn least_memory() -> Placed {
+    let (given, limit) = memory("limits");
+    at(
+        "least-memory",
+        RESOURCES,
+        &format!("!({given}) || {limit}.compareTo(quantity('{MIN_MEMORY}')) >= 0"),
+        &format!(
+            "resources: limits.memory must be at least {MIN_MEMORY}: with less a node is killed while it starts or copies; raise it (the suffix is Mi or Gi, not m)"
+        ),
+    )
+}
+
+fn requests_within_limits() -> Placed {
+    let (limited, limit) = memory("limits");
+    let (requested, request) = memory("requests");
+    at(
+        "requests-within-limits",
+        RESOURCES,
+        &format!("!({limited} && {requested}) || {request}.compareTo({limit}) <= 0"),
+        "resources: requests.memory must not be above limits.memory; lower the request or raise the limit",
+    )
+}

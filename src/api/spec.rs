@@ -1,0 +1,155 @@
+//! What a person asks for: the spec of a `ValkeyCluster`. Plain data, no decisions.
+
+#![expect(clippy::doc_markdown, reason = "these docstrings are what kubectl explain prints")]
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements};
+use kube::CustomResource;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus};
+
+/// What the cluster should be. The operator works towards it and reports in status.
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "valkey.io",
+    version = "v1alpha1",
+    kind = "ValkeyCluster",
+    plural = "valkeyclusters",
+    singular = "valkeycluster",
+    shortname = "vkc",
+    namespaced,
+    status = "ValkeyClusterStatus",
+    derive = "PartialEq",
+    doc = "A Valkey Cluster: shards of one primary and its replicas, each node a Pod that the operator owns. Data lives in memory only."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ValkeyClusterSpec {
+    /// Number of shards, 1 to 1000. The 16384 hash slots are spread evenly over them. From 3 on, the
+    /// surviving primaries can vote for a replacement of a lost one by themselves.
+    #[schemars(range(min = 1, max = 1000))]
+    pub shards: i32,
+
+    /// Replicas of each shard, 0 to 5, besides its primary. Default 0. With 0 the loss of a pod is the loss of its data;
+    /// with 1 a lost primary is replaced by its replica within milliseconds to seconds.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 5))]
+    pub replicas: i32,
+
+    /// Valkey image, 8.0 or newer, with `valkey-server` on its path. Default docker.io/valkey/valkey:9.1.2. It is
+    /// pulled when the worker does not have it yet (IfNotPresent).
+    #[serde(default = "default_image")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+
+    /// Secrets of this namespace with the credentials for pulling the image, as in a Pod. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "pull_secrets")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Valkey settings by name, as in valkey.conf, every value a string (quote numbers and yes/no). What CONFIG SET can
+    /// change is changed live, without replacing a pod; other settings come with new pods. Settings that
+    /// the operator needs for itself (ports, membership, persistence, users, TLS) are refused by name. Defaults that
+    /// differ from Valkey's: cluster-node-timeout 2000 (500 to 60000 allowed), cluster-require-full-coverage no,
+    /// repl-diskless-sync-delay 0, and maxmemory at 65 % of the memory limit when there is one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "config")]
+    pub config: BTreeMap<String, String>,
+
+    /// CPU and memory of the `server` container. Default none. All data lives in memory: set limits.memory, at least
+    /// 32Mi, and leave a third of it for replication buffers and copies while syncing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "resources")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Security context of the pods. Each field given here replaces the default of that field: runAsNonRoot true,
+    /// runAsUser, runAsGroup and fsGroup 999, seccompProfile RuntimeDefault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_security_context: Option<PodSecurityContext>,
+
+    /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 30.
+    #[serde(default = "default_grace")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub termination_grace_period_seconds: i64,
+
+    /// While true the operator observes and reports, but changes nothing. Default false.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+impl Default for ValkeyClusterSpec {
+    /// One shard without replicas, everything else as the API server would fill it in.
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            replicas: 0,
+            image: default_image(),
+            image_pull_secrets: Vec::new(),
+            config: BTreeMap::new(),
+            resources: None,
+            pod_security_context: None,
+            termination_grace_period_seconds: default_grace(),
+            paused: false,
+        }
+    }
+}
+
+fn default_image() -> String {
+    DEFAULT_IMAGE.to_owned()
+}
+
+fn default_grace() -> i64 {
+    DEFAULT_GRACE_SECONDS
+}
+
+/// Upstream's schema leaves `name` optional, which a list keyed by it does not allow.
+fn pull_secrets(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["name"],
+        "items": {
+            "type": "object",
+            "description": "Reference to a Secret of this namespace.",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the Secret."}
+            }
+        }
+    })
+}
+
+/// The bounds keep the cost of the rules on this map within what the API server allows.
+fn config(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 100,
+        "additionalProperties": {"type": "string", "maxLength": 1024, "description": "Value of the setting, as in valkey.conf."}
+    })
+}
+
+/// Limits and requests alone: claims need a pod that declares them, which this API cannot.
+fn resources(_: &mut SchemaGenerator) -> Schema {
+    let amounts = |description: Cow<'static, str>| {
+        json_schema!({
+            "type": "object",
+            "maxProperties": 16,
+            "description": description,
+            "additionalProperties": {
+                "x-kubernetes-int-or-string": true,
+                "maxLength": 32,
+                "description": "Amount, such as 500m of cpu or 1Gi of memory."
+            }
+        })
+    };
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "limits": amounts("Most that the container may use, by resource. A node over its memory limit is killed and replaced.".into()),
+            "requests": amounts("What is set aside for the container on its worker, by resource. Default: the limits.".into())
+        }
+    })
+}

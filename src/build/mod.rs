@@ -1,0 +1,17 @@
+//! The Kubernetes objects of a cluster, built from what is wanted. Pure: the same input gives the same bytes.
+
+pub mod config;
+pub mod credentials;
+pub mod drift;
+pub mod install;
+pub mod labels;
+pub mod objects;
+pub mod pod;
+pub mod quantity;
+pub mod revision;
+
+pub use credentials::Credentials;
+pub use drift::drifted;
+pub use objects::{config_map, secret, service};
+pub use pod::{PodPlan, pod};
+pub use revision::revision;

@@ -1,0 +1,73 @@
+//! The objects beside the pods: headless Service, `ConfigMap`, Secret. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Secret, Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
+
+use super::{
+    config::{self, BUS_PORT, CLIENT_PORT, CONFIG_FILE},
+    credentials::Credentials,
+    labels::{CLUSTER, CLUSTER_UID, common_name, metadata, owned_by, secret_name},
+};
+use crate::model::Desired;
+
+/// Where clients find the nodes: every address, ready or not, so that a client can learn the topology from any of them.
+///
+/// The selector names the UID: pods left over by a namesake are no part of this cluster.
+pub fn service(desired: &Desired) -> Service {
+    let port = |name: &str, port: i32| ServicePort {
+        name: Some(name.to_owned()),
+        port,
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..Default::default()
+    };
+    Service {
+        metadata: owned(desired),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(BTreeMap::from([
+                (CLUSTER.to_owned(), desired.key.name.clone()),
+                (CLUSTER_UID.to_owned(), desired.key.uid.clone()),
+            ])),
+            ports: Some(vec![port("client", CLIENT_PORT), port("cluster-bus", BUS_PORT)]),
+            ..Default::default()
+        }),
+        status: None,
+    }
+}
+
+/// `valkey.conf`, read by a node when it starts.
+pub fn config_map(desired: &Desired) -> ConfigMap {
+    ConfigMap {
+        metadata: owned(desired),
+        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), config::valkey_conf(desired))])),
+        ..Default::default()
+    }
+}
+
+/// The passwords of the system users. Without an owner: it must outlive the cluster object until the last pod is gone.
+pub fn secret(desired: &Desired, credentials: &Credentials) -> Secret {
+    let annotations = BTreeMap::from([(CLUSTER_UID.to_owned(), desired.key.uid.clone())]);
+    Secret {
+        metadata: ObjectMeta {
+            annotations: Some(annotations),
+            ..metadata(desired, secret_name(&desired.key.name))
+        },
+        type_: Some("Opaque".to_owned()),
+        data: Some(credentials.data()),
+        ..Default::default()
+    }
+}
+
+fn owned(desired: &Desired) -> ObjectMeta {
+    ObjectMeta {
+        owner_references: Some(owned_by(&desired.key)),
+        ..metadata(desired, common_name(&desired.key.name))
+    }
+}

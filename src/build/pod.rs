@@ -1,0 +1,233 @@
+//! The pod of one member. Pure.
+//!
+//! Bare, without a disk, started once: a process that came back empty under the same address would be copied from.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+        KeyToPath, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod,
+        PodAffinityTerm, PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec,
+        PreferredSchedulingTerm, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        WeightedPodAffinityTerm,
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+
+use super::{
+    config::{ACCESS_DIR, BUS_PORT, CLIENT_PORT, CONFIG_DIR, CONFIG_FILE, PRIMARY_FILE, USERS_FILE},
+    labels::{
+        CLUSTER_UID, FAILURES, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, common_name, labels,
+        metadata, owned_by, secret_name,
+    },
+};
+use crate::model::{Desired, PodName, Revision, Shard};
+
+/// Name of the container that runs Valkey, always the first one.
+pub const SERVER: &str = "server";
+/// The label of a worker that names it to the scheduler.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+/// User and group of the `valkey` account in the public Valkey images.
+const VALKEY_ID: i64 = 999;
+/// The chosen worker counts more than any distance: the choice already keeps a shard's copies apart.
+const CHOSEN: i32 = 100;
+/// When the chosen worker cannot take the pod, it still stays away from the shard's other copies.
+const APART: i32 = 50;
+
+/// Which member a pod is made for, and where it should run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPlan {
+    /// Name of the pod.
+    pub name: PodName,
+    /// Its shard.
+    pub shard: Shard,
+    /// Its number within the shard.
+    pub index: u16,
+    /// The `kubernetes.io/hostname` label of the worker that was chosen, if one was. A wish, not a demand.
+    pub worker_hostname: Option<String>,
+    /// How many predecessors in a row failed right after their start.
+    pub failures: u16,
+}
+
+/// The pod of one member.
+pub fn pod(desired: &Desired, revision: &Revision, plan: &PodPlan) -> Pod {
+    let mut all = labels(desired);
+    all.insert("app.kubernetes.io/component".to_owned(), SERVER.to_owned());
+    all.insert(SHARD_INDEX.to_owned(), plan.shard.to_string());
+    all.insert(NODE_INDEX.to_owned(), plan.index.to_string());
+    let annotations = BTreeMap::from([
+        (REVISION.to_owned(), revision.to_string()),
+        (FAILURES.to_owned(), plan.failures.to_string()),
+    ]);
+    Pod {
+        metadata: ObjectMeta {
+            labels: Some(all),
+            annotations: Some(annotations),
+            owner_references: Some(owned_by(&desired.key)),
+            ..metadata(desired, plan.name.to_string())
+        },
+        spec: Some(spec(desired, plan)),
+        status: None,
+    }
+}
+
+fn spec(desired: &Desired, plan: &PodPlan) -> PodSpec {
+    let template = &desired.template;
+    let secrets = &template.image_pull_secrets;
+    PodSpec {
+        containers: vec![server(desired)],
+        volumes: Some(volumes(&desired.key.name)),
+        restart_policy: Some("Never".to_owned()),
+        readiness_gates: Some(vec![PodReadinessGate { condition_type: READINESS_GATE.to_owned() }]),
+        affinity: Some(affinity(desired, plan)),
+        security_context: Some(pod_security(&template.pod_security_context)),
+        image_pull_secrets: (!secrets.is_empty()).then(|| secrets.clone()),
+        termination_grace_period_seconds: Some(template.termination_grace_period_seconds),
+        enable_service_links: Some(false),
+        automount_service_account_token: Some(false),
+        ..Default::default()
+    }
+}
+
+fn server(desired: &Desired) -> Container {
+    let command = [
+        "valkey-server",
+        &format!("{CONFIG_DIR}/{CONFIG_FILE}"),
+        "--cluster-announce-ip",
+        "$(POD_IP)",
+        "--cluster-announce-human-nodename",
+        "$(POD_NAME)",
+    ];
+    let port = |name: &str, number: i32| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..Default::default()
+    };
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(true),
+        ..Default::default()
+    };
+    Container {
+        name: SERVER.to_owned(),
+        image: Some(desired.template.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(command.map(str::to_owned).to_vec()),
+        env: Some(vec![field("POD_IP", "status.podIP"), field("POD_NAME", "metadata.name")]),
+        ports: Some(vec![port("client", CLIENT_PORT), port("cluster-bus", BUS_PORT)]),
+        resources: Some(desired.template.resources.clone()),
+        security_context: Some(container_security()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![mount("config", CONFIG_DIR), mount("access", ACCESS_DIR)]),
+        ..Default::default()
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    let source = ObjectFieldSelector { field_path: path.to_owned(), ..Default::default() };
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource { field_ref: Some(source), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// Only what the server reads: the operator's password stays out of the pod.
+fn volumes(cluster: &str) -> Vec<Volume> {
+    let items = |keys: &[&str]| {
+        Some(
+            keys.iter()
+                .map(|k| KeyToPath { key: (*k).to_owned(), path: (*k).to_owned(), mode: None })
+                .collect(),
+        )
+    };
+    let readable_by_the_group = Some(0o440);
+    vec![
+        Volume {
+            name: "config".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: common_name(cluster),
+                items: items(&[CONFIG_FILE]),
+                default_mode: readable_by_the_group,
+                optional: None,
+            }),
+            ..Default::default()
+        },
+        Volume {
+            name: "access".to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret_name(cluster)),
+                items: items(&[USERS_FILE, PRIMARY_FILE]),
+                default_mode: readable_by_the_group,
+                optional: None,
+            }),
+            ..Default::default()
+        },
+    ]
+}
+
+fn affinity(desired: &Desired, plan: &PodPlan) -> Affinity {
+    let same_shard = BTreeMap::from([
+        (CLUSTER_UID.to_owned(), desired.key.uid.clone()),
+        (SHARD_INDEX.to_owned(), plan.shard.to_string()),
+    ]);
+    let apart = WeightedPodAffinityTerm {
+        weight: APART,
+        pod_affinity_term: PodAffinityTerm {
+            topology_key: HOSTNAME.to_owned(),
+            label_selector: Some(LabelSelector { match_labels: Some(same_shard), match_expressions: None }),
+            ..Default::default()
+        },
+    };
+    Affinity {
+        node_affinity: plan.worker_hostname.as_deref().map(chosen),
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![apart]),
+            required_during_scheduling_ignored_during_execution: None,
+        }),
+        pod_affinity: None,
+    }
+}
+
+fn chosen(hostname: &str) -> NodeAffinity {
+    let requirement = NodeSelectorRequirement {
+        key: HOSTNAME.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![hostname.to_owned()]),
+    };
+    let term = PreferredSchedulingTerm {
+        weight: CHOSEN,
+        preference: NodeSelectorTerm { match_expressions: Some(vec![requirement]), match_fields: None },
+    };
+    NodeAffinity {
+        preferred_during_scheduling_ignored_during_execution: Some(vec![term]),
+        required_during_scheduling_ignored_during_execution: None,
+    }
+}
+
+/// The restricted Pod Security level by default; each field that the spec gives replaces ours.
+fn pod_security(given: &PodSecurityContext) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: given.run_as_non_root.or(Some(true)),
+        run_as_user: given.run_as_user.or(Some(VALKEY_ID)),
+        run_as_group: given.run_as_group.or(Some(VALKEY_ID)),
+        fs_group: given.fs_group.or(Some(VALKEY_ID)),
+        seccomp_profile: given
+            .seccomp_profile
+            .clone()
+            .or_else(|| Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None })),
+        ..given.clone()
+    }
+}
+
+fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,224 @@
+//! The guard: before an effect that cannot be taken back, the few facts that it rests on are read again, and these
+//! functions say whether they still hold. Only [`Facts::read`] touches the wire.
+//!
+//! Each check answers `Ok(Some(what))` to go on, `Ok(None)` when it is done already (every step is safe to do twice),
+//! and `Err(sentence)` when the ground has moved: then nothing is done and the next pass plans anew.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::model::{NodeId, Slots, Target};
+use crate::valkey::error::WireError;
+use crate::valkey::node::Node;
+use crate::valkey::parse::{Flag, Info, NodeLine, cluster_nodes};
+
+/// What a node says of itself and of the others, read just now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Its own line.
+    pub own: NodeLine,
+    /// The others it lists, handshakes included.
+    pub others: Vec<NodeLine>,
+    /// Keys it holds, in all databases.
+    pub keys: u64,
+}
+
+impl Facts {
+    /// Reads them in one burst.
+    pub async fn read(node: &dyn Node) -> Result<Self, WireError> {
+        let burst = [vec!["CLUSTER", "NODES"], vec!["INFO", "keyspace"]];
+        let answers = node.call_many(&burst).await;
+        let [Ok(nodes), Ok(keyspace)] = answers.as_slice() else {
+            let why = answers.into_iter().find_map(Result::err);
+            return Err(why.unwrap_or_else(|| WireError::Protocol("an answer is missing".to_owned())));
+        };
+        Self::new(cluster_nodes(nodes.text()?)?, Info::parse(keyspace.text()?)?.keys()?)
+    }
+
+    /// The facts in a whole view of the cluster.
+    pub fn new(view: Vec<NodeLine>, keys: u64) -> Result<Self, WireError> {
+        let (own, others): (Vec<NodeLine>, Vec<NodeLine>) =
+            view.into_iter().partition(|n| n.is(Flag::Myself));
+        let own = own.into_iter().next();
+        let own =
+            own.ok_or_else(|| WireError::Protocol("CLUSTER NODES has no line of its own".to_owned()))?;
+        Ok(Self { own, others, keys })
+    }
+
+    /// The others that it really knows: with their own ids.
+    fn known(&self) -> impl Iterator<Item = &NodeLine> {
+        self.others.iter().filter(|n| !n.is(Flag::Handshake))
+    }
+
+    fn knows(&self, id: &NodeId) -> Option<&NodeLine> {
+        self.known().find(|n| n.id == *id)
+    }
+
+    /// Addresses that nodes are listed or being introduced under.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.others.iter().filter_map(|n| n.ip)
+    }
+
+    /// Slots that it lists for somebody who is not one of these two.
+    fn slots_of_others(&self, not: [&NodeId; 2]) -> Slots {
+        let others = self.known().filter(|n| !not.contains(&&n.id));
+        Slots::from_ranges(others.flat_map(|n| n.slots.ranges().iter().copied()))
+    }
+
+    /// It knows nobody, owns nothing and holds nothing.
+    fn is_unused(&self) -> bool {
+        self.others.is_empty() && self.own.slots.is_empty() && self.keys == 0
+    }
+}
+
+/// The node that answers is the one that the step was planned for.
+pub fn identity(facts: &Facts, on: &Target) -> Result<(), String> {
+    if facts.own.id == on.node {
+        return Ok(());
+    }
+    Err(format!("another node answers at the address of {}: {}, not {}", on.pod, facts.own.id, on.node))
+}
+
+/// Slots may be given to an empty primary, and only such as it lists for nobody. Answers which are still to be added.
+pub fn assign(facts: &Facts, slots: &Slots) -> Result<Option<Slots>, String> {
+    let missing = slots.minus(&facts.own.slots);
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    if let Some(primary) = &facts.own.primary {
+        return Err(format!("it has become a replica of {primary}"));
+    }
+    if facts.keys > 0 {
+        return Err(format!("it holds {} keys, so it is not new", facts.keys));
+    }
+    match facts.known().find(|n| !n.slots.and(&missing).is_empty()) {
+        Some(owner) => Err(format!("it lists slots {} for node {}", owner.slots.and(&missing), owner.id)),
+        None => Ok(Some(missing)),
+    }
+}
+
+/// A first epoch is accepted only by a node that knows nobody.
+pub fn epoch(facts: &Facts, epoch: u64) -> Result<Option<u64>, String> {
+    match (facts.own.epoch, facts.others.len()) {
+        (own, _) if own == epoch => Ok(None),
+        (0, 0) => Ok(Some(epoch)),
+        (0, known) => Err(format!("it knows {known} other nodes already")),
+        (own, _) => Err(format!("it has epoch {own} already")),
+    }
+}
+
+/// Two nodes may be introduced when one of them knows nobody and holds nothing, or when they share an acquaintance:
+/// a MEET between two grown clusters merges them and destroys the data of one (measured on 8.0.1 and 9.1.2).
+///
+/// `ours` are the addresses whose nodes this step has just identified: a handshake with one of them is no stranger.
+pub fn introduce(a: &Facts, b: &Facts, ours: &BTreeSet<IpAddr>) -> Result<Option<()>, String> {
+    let (a_knows, b_knows) = (a.knows(&b.own.id).is_some(), b.knows(&a.own.id).is_some());
+    if a_knows && b_knows {
+        return Ok(None);
+    }
+    if a_knows || b_knows || a.known().any(|n| b.knows(&n.id).is_some()) {
+        return Ok(Some(()));
+    }
+    if !newcomer(a, b, ours) && !newcomer(b, a, ours) {
+        return Err(format!(
+            "nodes {} and {} each know nodes that the other does not know: to introduce them could merge two clusters",
+            a.own.id, b.own.id
+        ));
+    }
+    let ids = [&a.own.id, &b.own.id];
+    let contested = a.own.slots.and(&b.slots_of_others(ids)).or(&b.own.slots.and(&a.slots_of_others(ids)));
+    let contested = contested.or(&a.own.slots.and(&b.own.slots));
+    if contested.is_empty() { Ok(Some(())) } else { Err(format!("slots {contested} would have two owners")) }
+}
+
+/// It knows nobody yet, holds nothing, and shakes hands only with nodes that are ours or that `other` lists.
+fn newcomer(n: &Facts, other: &Facts, ours: &BTreeSet<IpAddr>) -> bool {
+    let fine = |ip: IpAddr| ours.contains(&ip) || other.addresses().any(|known| known == ip);
+    n.known().next().is_none() && n.keys == 0 && n.others.iter().all(|h| h.ip.is_some_and(fine))
+}
+
+/// A node may be pointed at a primary when it owns nothing, and when its present primary owns nothing either: else it
+/// may be the last good copy of those slots, unless it holds no key at all.
+pub fn replicate(facts: &Facts, primary: &NodeId) -> Result<Option<()>, String> {
+    if facts.own.primary.as_ref() == Some(primary) {
+        return Ok(None);
+    }
+    if !facts.own.slots.is_empty() {
+        return Err(format!("it owns slots {}", facts.own.slots));
+    }
+    let Some(listed) = facts.knows(primary) else { return Err(format!("it does not know {primary} yet")) };
+    if listed.is(Flag::Replica) {
+        return Err(format!("it lists {primary} as a replica"));
+    }
+    match &facts.own.primary {
+        None if facts.keys > 0 => Err(format!("it is a primary and holds {} keys", facts.keys)),
+        Some(old) if facts.keys > 0 && facts.knows(old).is_some_and(|n| !n.slots.is_empty()) => {
+            Err(format!("its present primary {old} still owns slots"))
+        }
+        None | Some(_) => Ok(Some(())),
+    }
+}
+
+/// Only a replica is asked to leave; a primary hands over first.
+pub fn retire(facts: &Facts) -> Result<(), String> {
+    if facts.own.primary.is_some() { Ok(()) } else { Err("it has become a primary".to_owned()) }
+}
+
+/// One node may drop an id that is not its own primary. `all_empty` says that no node of the step holds a key: only then
+/// may an id go that is still listed with slots, because then no data goes with them.
+pub fn forget(facts: &Facts, id: &NodeId, all_empty: bool) -> Result<Option<()>, String> {
+    if facts.own.id == *id {
+        return Err("it is that node".to_owned());
+    }
+    if facts.own.primary.as_ref() == Some(id) {
+        return Err("it still copies from that node".to_owned());
+    }
+    match facts.others.iter().find(|n| n.id == *id) {
+        None => Ok(None),
+        Some(listed) if !listed.slots.is_empty() && !all_empty => {
+            Err(format!("it lists that node with slots {}", listed.slots))
+        }
+        Some(_) => Ok(Some(())),
+    }
+}
+
+/// A node without which nothing is lost.
+pub fn unused(facts: &Facts) -> Result<(), String> {
+    if facts.is_unused() {
+        return Ok(());
+    }
+    Err(format!(
+        "its node is in use: it knows {} other nodes, owns {} slots and holds {} keys",
+        facts.others.len(),
+        facts.own.slots.len(),
+        facts.keys
+    ))
+}
+
+/// A replica that was asked to leave and has not taken over meanwhile. Answers its primary's id and address, for the
+/// proof that the data is elsewhere.
+pub fn retired(facts: &Facts) -> Result<(NodeId, IpAddr), String> {
+    let Some(primary) = &facts.own.primary else { return Err("its node has become a primary".to_owned()) };
+    if !facts.own.is(Flag::NoFailover) {
+        return Err("its node was not asked to leave, or is wanted again".to_owned());
+    }
+    let listed =
+        facts.knows(primary).ok_or_else(|| format!("its node does not know its primary {primary}"))?;
+    let ip = listed.ip.ok_or_else(|| format!("its node has lost the address of its primary {primary}"))?;
+    Ok((primary.clone(), ip))
+}
+
+/// The primary answers and owns its slots: the replica that leaves is not the last copy.
+pub fn holds_data(primary: &Facts, id: &NodeId) -> Result<(), String> {
+    if primary.own.id != *id {
+        return Err(format!("another node answers at the address of its primary {id}"));
+    }
+    if primary.own.slots.is_empty() {
+        return Err(format!("its primary {id} owns no slots"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;

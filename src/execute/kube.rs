@@ -1,0 +1,206 @@
+//! The effects on the API server. Every delete carries the UID and the resourceVersion that the guard has just read.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::Executor;
+use crate::api::ValkeyCluster;
+use crate::build::{self, Credentials, PodPlan, labels};
+use crate::hints::lock;
+use crate::model::{Object, Outcome, PodName, PodUid, Step, step::Removable};
+use crate::observe::kube as read;
+
+impl Executor<'_> {
+    pub(super) async fn kubernetes(&self, step: &Step) -> Outcome {
+        let result = match step {
+            Step::Latch => self.latch().await,
+            Step::Apply(Object::Secret) => self.secret().await,
+            Step::Apply(Object::ConfigMap) => self.apply(&build::config_map(&self.s.desired)).await,
+            Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
+            Step::CreatePod { .. } => self.create(step).await,
+            Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
+            Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
+            Step::Configure { .. }
+            | Step::Admit { .. }
+            | Step::AssignSlots { .. }
+            | Step::SetEpoch { .. }
+            | Step::Meet { .. }
+            | Step::Replicate { .. }
+            | Step::Retire { .. }
+            | Step::Keep { .. }
+            | Step::Forget { .. } => return Outcome::Stale("not a step of the API server".to_owned()),
+        };
+        result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.ctx.clients.api.clone(), &self.s.desired.key.namespace)
+    }
+
+    /// Server-side apply; whose name it is was looked up when the facts were read.
+    async fn apply<K>(&self, wanted: &K) -> kube::Result<Outcome>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let params = PatchParams::apply(labels::OPERATOR).force();
+        self.api::<K>().patch(&wanted.name_any(), &params, &Patch::Apply(wanted)).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Creates the Secret, or takes over one that an earlier cluster of this name has left.
+    async fn secret(&self) -> kube::Result<Outcome> {
+        let known = lock(self.hints).credentials.clone();
+        let credentials = known.unwrap_or_else(|| Credentials::new(password(), password()));
+        let mut wanted = build::secret(&self.s.desired, &credentials);
+        if self.s.formed {
+            wanted.annotations_mut().insert(labels::FORMED.to_owned(), "true".to_owned());
+        }
+        let api = self.api::<Secret>();
+        match api.create(&PostParams::default(), &wanted).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(s)) if s.is_already_exists() => {
+                let live = api.get(&wanted.name_any()).await?;
+                if live.annotations().get(labels::CLUSTER_UID) == Some(&self.s.desired.key.uid) {
+                    return Ok(Outcome::Stale("the Secret exists".to_owned()));
+                }
+                wanted.metadata.resource_version = live.resource_version();
+                api.replace(&wanted.name_any(), &PostParams::default(), &wanted).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        lock(self.hints).credentials = Some(credentials);
+        Ok(Outcome::Done)
+    }
+
+    /// The latch, first on the Secret (which outlives a lost status), then in the status.
+    async fn latch(&self) -> kube::Result<Outcome> {
+        let key = &self.s.desired.key;
+        let cluster = self.api::<ValkeyCluster>();
+        let live = cluster.get_metadata_opt(&key.name).await?;
+        let Some(live) = live.filter(|l| l.uid().as_deref() == Some(key.uid.as_str())) else {
+            return Ok(Outcome::Stale("the ValkeyCluster was deleted meanwhile".to_owned()));
+        };
+        let mark = json!({ "metadata": { "annotations": { labels::FORMED: "true" } } });
+        let merge =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        self.api::<Secret>()
+            .patch_metadata(&labels::secret_name(&key.name), &merge, &Patch::Merge(&mark))
+            .await?;
+        // Bound to the version just read: a namesake created this moment must not inherit the latch.
+        let body = json!({ "metadata": { "resourceVersion": live.resource_version() }, "status": { "formed": true } });
+        match cluster.patch_status(&key.name, &merge, &Patch::Merge(&body)).await {
+            Ok(_) => {
+                lock(self.hints).formed = true;
+                Ok(Outcome::Done)
+            }
+            Err(kube::Error::Api(s)) if s.is_conflict() => {
+                Ok(Outcome::Stale("the ValkeyCluster has just changed".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create(&self, step: &Step) -> kube::Result<Outcome> {
+        let Step::CreatePod { name, shard, index, worker, failures } = step else {
+            return Ok(Outcome::Stale("not a Pod".to_owned()));
+        };
+        let plan = PodPlan {
+            name: name.clone(),
+            shard: *shard,
+            index: *index,
+            worker_hostname: worker.as_ref().and_then(|w| self.s.workers.get(w)).map(|w| w.hostname.clone()),
+            failures: *failures,
+        };
+        let pod = build::pod(&self.s.desired, &self.s.revision, &plan);
+        match self.api::<Pod>().create(&PostParams::default(), &pod).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_already_exists() => {
+                lock(self.hints).taken.insert(name.clone());
+                Ok(Outcome::Stale(format!("the name {name} is taken")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the Pod and its node again; deletes exactly what was read.
+    async fn delete(&self, name: &PodName, uid: &PodUid, only_if: Removable) -> kube::Result<Outcome> {
+        let api = self.api::<Pod>();
+        let Some(live) = api.get_opt(name.as_str()).await? else { return Ok(Outcome::Done) };
+        if live.uid().as_deref() != Some(uid.as_str()) {
+            return Ok(Outcome::Stale(format!("{name} is another Pod by now")));
+        }
+        if let Err(why) = self.removable(&live, only_if).await {
+            return Ok(Outcome::Stale(format!("{name} stays: {why}")));
+        }
+        let exactly = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
+        match api.delete(name.as_str(), &DeleteParams::default().preconditions(exactly)).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_conflict() => {
+                Ok(Outcome::Stale(format!("{name} has just changed")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn removable(&self, live: &Pod, only_if: Removable) -> Result<(), String> {
+        let pod = read::pod(live).ok_or("it lacks the labels of a member")?;
+        let running = pod.phase == crate::model::Phase::Running;
+        match (only_if, running, pod.ip, &self.nodes) {
+            (Removable::NotRunning, false, _, _) => Ok(()),
+            (Removable::NotRunning, true, _, _) => Err("its server has started".to_owned()),
+            (Removable::Unused | Removable::Retired, _, Some(ip), Some(nodes)) => {
+                nodes.removable(ip, only_if).await
+            }
+            (Removable::Unused | Removable::Retired, _, _, _) => Err("its node cannot be asked".to_owned()),
+        }
+    }
+
+    /// The condition list of a Pod is merged by type, so that the kubelet's own conditions stay.
+    async fn gate(&self, name: &PodName, uid: &PodUid, ready: bool) -> kube::Result<Outcome> {
+        let now = k8s_openapi::jiff::Timestamp::from_millisecond(self.s.now.0).unwrap_or_default();
+        let status = if ready { "True" } else { "False" };
+        let body = json!({
+            "metadata": { "uid": uid },
+            "status": { "conditions": [{
+                "type": labels::READINESS_GATE, "status": status,
+                "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now),
+            }] }
+        });
+        let params =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        match self.api::<Pod>().patch_status(name.as_str(), &params, &Patch::Strategic(&body)).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() || s.is_invalid() => {
+                Ok(Outcome::Stale(format!("{name} is another Pod by now")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// 32 letters and digits (190 bits) from the operating system's generator.
+fn password() -> String {
+    use rand::distr::{Alphanumeric, SampleString};
+    Alphanumeric.sample_string(&mut rand::rng(), 32)
+}
+
+/// The API server's own words, without the client's wrapping.
+fn sentence(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,81 @@
+//! Writes: for each step the guard, then one effect. Lanes run side by side, the steps of a lane one after another.
+//!
+//! A step never waits for its completion: the next pass sees it.
+
+pub mod guard;
+mod kube;
+pub mod lanes;
+pub mod valkey;
+
+use std::sync::Arc;
+
+use crate::context::Ctx;
+use crate::hints::{Hints, lock};
+use crate::model::{Done, Outcome, Plan, Snapshot, Step};
+use crate::observe::access;
+use valkey::ValkeyExecutor;
+
+/// Executes a plan and says what became of each step that was reached.
+pub async fn execute(
+    ctx: &Ctx,
+    s: &Snapshot,
+    plan: &Plan,
+    hints: &Arc<std::sync::Mutex<Hints>>,
+) -> Vec<Done> {
+    let (credentials, applied) = {
+        let h = lock(hints);
+        (h.credentials.clone(), Arc::clone(&h.applied))
+    };
+    let nodes =
+        credentials.map(|c| ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied));
+    let executor = Executor { ctx, s, hints, nodes };
+    let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
+    remember(hints, s, &done);
+    done
+}
+
+struct Executor<'a> {
+    ctx: &'a Ctx,
+    s: &'a Snapshot,
+    hints: &'a Arc<std::sync::Mutex<Hints>>,
+    nodes: Option<ValkeyExecutor>,
+}
+
+impl Executor<'_> {
+    async fn effect(&self, step: &Step) -> Outcome {
+        if !self.ctx.leadership.valid_now() {
+            return Outcome::Stale("this operator does not hold the lease now".to_owned());
+        }
+        match step {
+            Step::Latch
+            | Step::Apply(_)
+            | Step::CreatePod { .. }
+            | Step::DeletePod { .. }
+            | Step::SetGate { .. } => self.kubernetes(step).await,
+            Step::Configure { .. }
+            | Step::Admit { .. }
+            | Step::AssignSlots { .. }
+            | Step::SetEpoch { .. }
+            | Step::Meet { .. }
+            | Step::Replicate { .. }
+            | Step::Retire { .. }
+            | Step::Keep { .. }
+            | Step::Forget { .. } => match &self.nodes {
+                Some(nodes) => nodes.run(step).await,
+                None => Outcome::Stale("the passwords of the system users are not known yet".to_owned()),
+            },
+        }
+    }
+}
+
+/// Failures are remembered for the spacing of the next try.
+fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
+    let mut h = lock(hints);
+    for d in done {
+        match &d.outcome {
+            Outcome::Done => h.attempts.done(&d.proposal.step),
+            Outcome::Stale(_) => {}
+            Outcome::Failed(error) => h.attempts.failed(&d.proposal.step, s.now, error),
+        }
+    }
+}

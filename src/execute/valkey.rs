@@ -1,0 +1,331 @@
+//! The effects on Valkey nodes: identity first, then the guard, then one effect. Never waits for completion.
+//!
+//! One connection a node serves all steps of a pass; it is bound to one process, so that an address that changes hands
+//! in between is never spoken to by mistake.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::guard::{self, Facts};
+use crate::build::credentials::REPLICATION_USER;
+use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
+use crate::parallel;
+use crate::valkey::Ports;
+use crate::valkey::commands;
+use crate::valkey::error::WireError;
+use crate::valkey::node::{Access, Connector, Limits, Node};
+
+/// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
+pub type Applied = BTreeMap<(NodeId, String), (String, String)>;
+
+/// Nodes of one step that are read or told at one time.
+const PARALLEL: usize = 16;
+
+/// What is set on a replica that shall not be elected any more.
+const RETIRED: &str = "cluster-replica-no-failover";
+
+/// Carries out the Valkey steps of one pass over one cluster.
+pub struct ValkeyExecutor {
+    connector: Arc<dyn Connector>,
+    access: Access,
+    ports: Ports,
+    applied: Arc<Mutex<Applied>>,
+    open: Mutex<BTreeMap<IpAddr, Arc<Slot>>>,
+}
+
+/// The connection to one address; the lock makes two lanes share one attempt.
+type Slot = tokio::sync::Mutex<Option<Arc<dyn Node>>>;
+
+/// A node that is the one that is meant, with what it says.
+type Asked = Result<(Arc<dyn Node>, Facts), Hitch>;
+
+/// Why a step was not carried out.
+enum Hitch {
+    Stale(String),
+    Failed(String),
+}
+
+type Done = Result<(), Hitch>;
+
+impl ValkeyExecutor {
+    /// An executor for one pass. What `Configure` reads back is added to `applied`.
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        access: Access,
+        ports: Ports,
+        applied: Arc<Mutex<Applied>>,
+    ) -> Self {
+        // A node that has just answered does so again at once, or not at all.
+        let limits = Limits { connect: Limits::brief().connect, ..access.limits };
+        Self { connector, access: Access { limits, ..access }, ports, applied, open: Mutex::default() }
+    }
+
+    /// Carries out one step.
+    pub async fn run(&self, step: &Step) -> Outcome {
+        let done = match step {
+            Step::Configure { on, settings } => self.configure(on, settings).await,
+            Step::Admit { on } => self.admit(on).await,
+            Step::AssignSlots { on, slots } => self.assign(on, slots).await,
+            Step::SetEpoch { on, epoch } => self.set_epoch(on, *epoch).await,
+            Step::Meet { on, with } => self.meet(on, with).await,
+            Step::Replicate { on, primary } => self.replicate(on, primary).await,
+            Step::Retire { on } => self.retire(on).await,
+            Step::Keep { on } => self.keep(on).await,
+            Step::Forget { id, on } => self.forget(id, on).await,
+            Step::Latch
+            | Step::Apply(_)
+            | Step::CreatePod { .. }
+            | Step::DeletePod { .. }
+            | Step::SetGate { .. } => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
+        };
+        match done {
+            Ok(()) => Outcome::Done,
+            Err(Hitch::Stale(why)) => Outcome::Stale(why),
+            Err(Hitch::Failed(why)) => Outcome::Failed(why),
+        }
+    }
+
+    /// Whether the Pod at this address may be deleted, as its node says now.
+    pub async fn removable(&self, ip: IpAddr, only_if: Removable) -> Result<(), String> {
+        let read = async |ip| {
+            let node = self.node(ip).await?;
+            Facts::read(node.as_ref()).await
+        };
+        match (only_if, read(ip).await) {
+            (Removable::NotRunning, Err(e)) if !is_alive(&e) => Ok(()),
+            (Removable::NotRunning, _) => Err("its server answers".to_owned()),
+            (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
+            (Removable::Unused, Ok(facts)) => guard::unused(&facts),
+            (Removable::Retired, Ok(facts)) => {
+                let (primary, at) = guard::retired(&facts)?;
+                let facts =
+                    read(at).await.map_err(|e| format!("its primary {primary} cannot be asked: {e}"))?;
+                guard::holds_data(&facts, &primary)
+            }
+        }
+    }
+
+    async fn configure(&self, on: &Target, settings: &BTreeMap<String, String>) -> Done {
+        let node = self.identified(on).await?;
+        commands::config_set(node.as_ref(), settings).await.map_err(|e| refused(on, &e))?;
+        let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
+        let shown = commands::config_get(node.as_ref(), &keys).await.map_err(|e| refused(on, &e))?;
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, text) in settings {
+            if let Some(shown) = shown.get(key) {
+                applied.insert((on.node.clone(), key.clone()), (text.clone(), shown.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn admit(&self, on: &Target) -> Done {
+        let node = self.identified(on).await?;
+        let is_on = async || {
+            let user =
+                commands::acl_getuser(node.as_ref(), REPLICATION_USER).await.map_err(|e| refused(on, &e))?;
+            let missing =
+                || format!("{} has no user {REPLICATION_USER}: it runs with another configuration", on.pod);
+            Ok(user.ok_or_else(|| Hitch::Failed(missing()))?.is_on())
+        };
+        if is_on().await? {
+            return Ok(());
+        }
+        commands::acl_setuser(node.as_ref(), REPLICATION_USER, &["on"]).await.map_err(|e| refused(on, &e))?;
+        if is_on().await? {
+            return Ok(());
+        }
+        Err(Hitch::Failed(format!("{} says OK, and its user {REPLICATION_USER} is still off", on.pod)))
+    }
+
+    async fn assign(&self, on: &Target, slots: &Slots) -> Done {
+        let (node, facts) = self.facts(on).await?;
+        match guard::assign(&facts, slots).map_err(|why| stale(on, &why))? {
+            None => Ok(()),
+            Some(missing) => match commands::add_slots(node.as_ref(), &missing).await {
+                Err(WireError::Server(text)) if text.contains("already busy") => Err(stale(on, &text)),
+                other => other.map_err(|e| refused(on, &e)),
+            },
+        }
+    }
+
+    async fn set_epoch(&self, on: &Target, epoch: u64) -> Done {
+        let (node, facts) = self.facts(on).await?;
+        match guard::epoch(&facts, epoch).map_err(|why| stale(on, &why))? {
+            None => Ok(()),
+            Some(epoch) => {
+                commands::set_config_epoch(node.as_ref(), epoch).await.map_err(|e| refused(on, &e))
+            }
+        }
+    }
+
+    /// Introduces those that may be; the others get their turn in another pass. Fails only when nobody could be.
+    async fn meet(&self, on: &Target, with: &[Target]) -> Done {
+        let (node, own) = self.facts(on).await?;
+        let read: Vec<(&Target, Result<Facts, Hitch>)> = self
+            .facts_of(with)
+            .await
+            .into_iter()
+            .map(|(peer, facts)| (peer, facts.map(|(_, f)| f)))
+            .collect();
+        // Only addresses whose nodes were identified just now count as ours.
+        let known = read.iter().filter(|(_, facts)| facts.is_ok()).map(|(peer, _)| peer.ip);
+        let ours: BTreeSet<IpAddr> = known.chain([on.ip]).collect();
+        let (mut calls, mut hitch) = (Vec::new(), None);
+        let (port, bus) = (self.ports.client.to_string(), self.ports.bus.to_string());
+        for (peer, facts) in read {
+            match facts.and_then(|f| guard::introduce(&own, &f, &ours).map_err(|why| stale(on, &why))) {
+                Ok(Some(())) => calls.push(peer.ip.to_string()),
+                Ok(None) => {}
+                Err(why) => hitch = hitch.or(Some(why)),
+            }
+        }
+        let burst: Vec<Vec<&str>> = calls.iter().map(|ip| vec!["CLUSTER", "MEET", ip, &port, &bus]).collect();
+        for answer in node.call_many(&burst).await {
+            answer.and_then(|a| a.ok()).map_err(|e| refused(on, &e))?;
+        }
+        match hitch {
+            Some(why) if burst.is_empty() => Err(why),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn replicate(&self, on: &Target, primary: &NodeId) -> Done {
+        let (node, facts) = self.facts(on).await?;
+        match guard::replicate(&facts, primary).map_err(|why| stale(on, &why))? {
+            None => Ok(()),
+            Some(()) => commands::replicate(node.as_ref(), primary).await.map_err(|e| refused(on, &e)),
+        }
+    }
+
+    async fn retire(&self, on: &Target) -> Done {
+        let (node, facts) = self.facts(on).await?;
+        guard::retire(&facts).map_err(|why| stale(on, &why))?;
+        let settings = BTreeMap::from([(RETIRED.to_owned(), "yes".to_owned())]);
+        commands::config_set(node.as_ref(), &settings).await.map_err(|e| refused(on, &e))
+    }
+
+    async fn keep(&self, on: &Target) -> Done {
+        let node = self.identified(on).await?;
+        let settings = BTreeMap::from([(RETIRED.to_owned(), "no".to_owned())]);
+        commands::config_set(node.as_ref(), &settings).await.map_err(|e| refused(on, &e))
+    }
+
+    /// Reads all first: what one node knows may forbid it for all.
+    async fn forget(&self, id: &NodeId, on: &[Target]) -> Done {
+        let read = self.facts_of(on).await;
+        let all_empty = read.iter().all(|(_, f)| f.as_ref().is_ok_and(|(_, facts)| facts.keys == 0));
+        let (mut todo, mut hitches) = (Vec::new(), Vec::new());
+        for (target, facts) in read {
+            match facts {
+                Ok((node, facts)) => {
+                    let still = guard::forget(&facts, id, all_empty).map_err(|why| stale(target, &why))?;
+                    let listed = facts.others.into_iter().find(|n| n.id == *id);
+                    todo.extend(still.map(|()| (target, node, listed.and_then(|n| n.ip))));
+                }
+                Err(Hitch::Stale(why) | Hitch::Failed(why)) => hitches.push(why),
+            }
+        }
+        let addresses: BTreeSet<IpAddr> = todo.iter().filter_map(|(_, _, ip)| *ip).collect();
+        for ip in addresses {
+            self.is_gone(id, ip).await?;
+        }
+        let mut told: Vec<BoxFuture<'_, Result<(), String>>> = Vec::with_capacity(todo.len());
+        for (target, node, _) in todo {
+            told.push(forget_at(target, node, id).boxed());
+        }
+        hitches.extend(parallel::all(told, PARALLEL).await.into_iter().filter_map(Result::err));
+        if hitches.is_empty() { Ok(()) } else { Err(Hitch::Failed(hitches.join("; "))) }
+    }
+
+    /// The facts of many nodes, read side by side.
+    async fn facts_of<'t>(&self, targets: &'t [Target]) -> Vec<(&'t Target, Asked)> {
+        let mut reads: Vec<BoxFuture<'_, Asked>> = Vec::with_capacity(targets.len());
+        for target in targets {
+            reads.push(self.facts(target).boxed());
+        }
+        targets.iter().zip(parallel::all(reads, PARALLEL).await).collect()
+    }
+
+    /// A node that lives is never forgotten: 8.1 and newer meet it again every few seconds.
+    async fn is_gone(&self, id: &NodeId, ip: IpAddr) -> Done {
+        let answer = match self.node(ip).await {
+            Ok(node) => commands::my_id(node.as_ref()).await,
+            Err(e) => Err(e),
+        };
+        match answer {
+            Ok(other) if other != *id => Ok(()),
+            Ok(_) => Err(Hitch::Stale(format!("node {id} answers at {ip}: it is alive"))),
+            Err(WireError::Loading | WireError::Busy) => {
+                Err(Hitch::Stale(format!("a server at {ip} is loading or busy and may be node {id}")))
+            }
+            // Somebody with other passwords is not one of ours.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn facts(&self, on: &Target) -> Asked {
+        let node = self.node(on.ip).await.map_err(|e| silent(on, &e))?;
+        let facts = Facts::read(node.as_ref()).await.map_err(|e| silent(on, &e))?;
+        guard::identity(&facts, on).map_err(Hitch::Stale)?;
+        Ok((node, facts))
+    }
+
+    async fn identified(&self, on: &Target) -> Result<Arc<dyn Node>, Hitch> {
+        let node = self.node(on.ip).await.map_err(|e| silent(on, &e))?;
+        let id = commands::my_id(node.as_ref()).await.map_err(|e| silent(on, &e))?;
+        if id == on.node {
+            return Ok(node);
+        }
+        Err(Hitch::Stale(format!("another node answers at the address of {}: {id}, not {}", on.pod, on.node)))
+    }
+
+    /// The connection of this pass to an address, opened when it is first needed or when it has broken.
+    async fn node(&self, ip: IpAddr) -> Result<Arc<dyn Node>, WireError> {
+        let slot = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(open.entry(ip).or_default())
+        };
+        let mut held = slot.lock().await;
+        if let Some(node) = held.as_ref().filter(|n| n.closed().now_or_never().is_none()) {
+            return Ok(Arc::clone(node));
+        }
+        let addr = SocketAddr::new(ip, self.ports.client);
+        let node: Arc<dyn Node> = Arc::from(self.connector.connect(addr, &self.access).await?);
+        *held = Some(Arc::clone(&node));
+        Ok(node)
+    }
+}
+
+/// Whatever the error, somebody is there.
+fn is_alive(e: &WireError) -> bool {
+    !matches!(e, WireError::Refused | WireError::Unreachable | WireError::Timeout | WireError::Reset)
+}
+
+fn stale(on: &Target, why: &str) -> Hitch {
+    Hitch::Stale(format!("{}: {why}", on.pod))
+}
+
+fn silent(on: &Target, e: &WireError) -> Hitch {
+    Hitch::Stale(format!("{} could be asked a moment ago and cannot now: {e}", on.pod))
+}
+
+fn refused(on: &Target, e: &WireError) -> Hitch {
+    Hitch::Failed(format!("{}: {e}", on.pod))
+}
+
+/// An id that is unknown there is forgotten there.
+async fn forget_at(target: &Target, node: Arc<dyn Node>, id: &NodeId) -> Result<(), String> {
+    match commands::forget(node.as_ref(), id).await {
+        Err(e) if e.is_unknown_node() => Ok(()),
+        other => other.map_err(|e| format!("{}: {e}", target.pod)),
+    }
+}
+
+#[cfg(test)]
+#[path = "valkey_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+//! What this process remembers of each cluster: hints that may be lost at any moment and decide nothing but "how soon again".
+//!
+//! Passwords are here too: they outlive the Secret while a deleted cluster's Pods still run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::api::ValkeyClusterStatus;
+use crate::build::Credentials;
+use crate::model::{Attempts, NodeId, PodName};
+
+/// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
+/// drown in pings, 30 form in 0.5 s (both measured).
+pub const FAST_NODES: usize = 40;
+
+/// Values set live and read back: `(node, key) → (text set, text shown)`.
+pub type Applied = Arc<Mutex<BTreeMap<(NodeId, String), (String, String)>>>;
+
+/// The hints of one cluster.
+#[derive(Debug, Default)]
+pub struct Hints {
+    /// What failed a moment ago.
+    pub attempts: Attempts,
+    /// See [`Applied`].
+    pub applied: Applied,
+    /// The passwords of the system users.
+    pub credentials: Option<Credentials>,
+    /// The latch was written by this process; the watch may not have shown it yet.
+    pub formed: bool,
+    /// Names that turned out to be taken.
+    pub taken: BTreeSet<PodName>,
+    /// The status written last; the watch may not have shown it yet.
+    pub status: Option<ValkeyClusterStatus>,
+    /// The generation that the attempts belong to.
+    pub generation: i64,
+    /// The plan logged last, so that a log line is a change.
+    pub plan: String,
+}
+
+impl Hints {
+    /// Starts anew with what failed when the spec has changed: a corrected value is worth a try at once.
+    pub fn see_generation(&mut self, generation: i64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.attempts.clear();
+        }
+    }
+}
+
+/// The hints of all clusters, by UID.
+#[derive(Debug, Default)]
+pub struct AllHints {
+    clusters: Mutex<BTreeMap<String, Arc<Mutex<Hints>>>>,
+    fast: Mutex<BTreeMap<String, usize>>,
+}
+
+impl AllHints {
+    /// The hints of this cluster.
+    pub fn of(&self, uid: &str) -> Arc<Mutex<Hints>> {
+        Arc::clone(lock(&self.clusters).entry(uid.to_owned()).or_default())
+    }
+
+    /// Forgets a cluster.
+    pub fn drop(&self, uid: &str) {
+        lock(&self.clusters).remove(uid);
+        self.slow(uid);
+    }
+
+    /// Asks for `members` nodes with the lowest node-timeout; 0 when other clusters use the budget up.
+    pub fn fast(&self, uid: &str, members: usize) -> usize {
+        let mut fast = lock(&self.fast);
+        let others: usize = fast.iter().filter(|(u, _)| *u != uid).map(|(_, n)| n).sum();
+        let granted = if others + members <= FAST_NODES { members } else { 0 };
+        fast.insert(uid.to_owned(), granted);
+        granted
+    }
+
+    /// Gives the budget back.
+    pub fn slow(&self, uid: &str) {
+        lock(&self.fast).remove(uid);
+    }
+}
+
+/// The value, also after a panic elsewhere: hints have no invariant that a panic could break.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_of_fast_nodes_is_shared() {
+        let all = AllHints::default();
+        assert_eq!(all.fast("a", 30), 30);
+        assert_eq!(all.fast("b", 12), 0);
+        assert_eq!(all.fast("a", 30), 30);
+        all.slow("a");
+        assert_eq!(all.fast("b", 12), 12);
+        assert_eq!(all.fast("c", 41), 0);
+    }
+}

@@ -1,0 +1,73 @@
+//! What a person asked for, validated: values that cannot be built cannot be planned for.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements};
+
+use super::ids::{ClusterKey, Shard};
+
+/// The wanted cluster. Built from the custom resource by `api::desired`, never by hand outside tests.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Desired {
+    /// Which cluster.
+    pub key: ClusterKey,
+    /// `metadata.generation` of the spec this was read from.
+    pub generation: i64,
+    /// Number of shards, at least 1.
+    pub shards: u16,
+    /// Replicas of each primary; 0 means that a lost primary loses its data.
+    pub replicas: u16,
+    /// Everything that goes into the Pods.
+    pub template: Template,
+    /// `spec.config` as written; names and values were checked at admission.
+    pub config: BTreeMap<String, String>,
+    /// Nothing is changed while true.
+    pub paused: bool,
+    /// The custom resource is being deleted: nothing is created any more.
+    pub deleting: bool,
+}
+
+/// The parts of the spec that a Pod is made of.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Template {
+    /// The container image of `server`.
+    pub image: String,
+    /// Secrets to pull it with.
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Requests and limits of `server`.
+    pub resources: ResourceRequirements,
+    /// What the spec overrides of the Pod's security context.
+    pub pod_security_context: PodSecurityContext,
+    /// Seconds between the wish to stop a Pod and its end.
+    pub termination_grace_period_seconds: i64,
+}
+
+impl Desired {
+    /// Copies of each shard: the primary and its replicas.
+    pub fn copies(&self) -> usize {
+        1 + usize::from(self.replicas)
+    }
+
+    /// Pods of the whole cluster.
+    pub fn members(&self) -> usize {
+        usize::from(self.shards) * self.copies()
+    }
+
+    /// The wanted shards, by ordinal.
+    pub fn shards(&self) -> impl Iterator<Item = Shard> + use<> {
+        (0..self.shards).map(Shard)
+    }
+
+    /// Whether this ordinal is wanted.
+    pub fn wants(&self, shard: Shard) -> bool {
+        shard.0 < self.shards
+    }
+
+    /// The real cluster-node-timeout in milliseconds, from `spec.config` or the default.
+    pub fn node_timeout_ms(&self) -> u32 {
+        self.config
+            .get("cluster-node-timeout")
+            .and_then(|v| v.parse().ok())
+            .unwrap_or(super::settings::NODE_TIMEOUT_MS)
+    }
+}

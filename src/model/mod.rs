@@ -1,0 +1,18 @@
+//! The pure vocabulary: what is wanted, what was seen, and what may be done about the difference.
+
+pub mod desired;
+pub mod ids;
+pub mod plan;
+pub mod settings;
+pub mod slots;
+pub mod snapshot;
+pub mod step;
+pub mod view;
+
+pub use desired::{Desired, Template};
+pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};
+pub use slots::{SLOTS, SlotRange, Slots};
+pub use snapshot::{Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker};
+pub use step::{Lane, Object, Step, Target};
+pub use view::{Member, View};

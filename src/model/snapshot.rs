@@ -1,0 +1,257 @@
+//! The facts of one pass, and nothing else. What could not be seen is a value, not an error and not zero.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::desired::Desired;
+use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+use super::slots::Slots;
+use super::step::Object;
+
+/// Everything the planner may know.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Snapshot {
+    /// The one clock reading of the pass.
+    pub now: Moment,
+    /// What is wanted.
+    pub desired: Desired,
+    /// The revision that Pods of this spec have.
+    pub revision: Revision,
+    /// The latch `status.formed`: slots may have been assigned once, so "nobody owns slots" is not "new".
+    pub formed: bool,
+    /// The formation was seen complete once (`status.topology` is recorded): from here on data may exist.
+    pub whole: bool,
+    /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
+    pub drifted: BTreeSet<Object>,
+    /// Who else manages objects of this cluster's names, as a sentence: then nothing is touched.
+    pub foreign: Option<String>,
+    /// The passwords of the system users are at hand.
+    pub credentials_known: bool,
+    /// The Pods controlled by this custom resource's UID.
+    pub pods: BTreeMap<PodName, Pod>,
+    /// Names that other Pods hold: they cannot be created.
+    pub taken: BTreeSet<PodName>,
+    /// The workers.
+    pub workers: BTreeMap<WorkerName, Worker>,
+    /// What answered at each Pod's address.
+    pub nodes: BTreeMap<PodUid, Seen<NodeReport>>,
+    /// What answered at the address of ids that nodes still list and that no Pod accounts for.
+    pub ghosts: BTreeMap<NodeId, Seen<NodeReport>>,
+    /// How many nodes of this cluster may run with the lowest node-timeout while it forms (a budget of the operator).
+    pub low_timeout_budget: usize,
+    /// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
+    pub applied: BTreeMap<(NodeId, String), (String, String)>,
+}
+
+/// A value as seen in this pass.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Seen<T> {
+    /// It answered.
+    Now(T),
+    /// It did not, and why.
+    Silent(Silence),
+    /// It was not asked: there is no address yet.
+    Never,
+}
+
+impl<T> Seen<T> {
+    /// The value, when it was seen now.
+    pub fn now(&self) -> Option<&T> {
+        match self {
+            Seen::Now(value) => Some(value),
+            Seen::Silent(_) | Seen::Never => None,
+        }
+    }
+}
+
+/// Why a node gave no report.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Silence {
+    /// Nobody listens at the address: the process is not there (yet, or any more).
+    Refused,
+    /// No answer in time: worker, network or process is stuck, or the address is gone.
+    Timeout,
+    /// The connection broke in the middle.
+    Reset,
+    /// It does not accept the operator's credentials (WRONGPASS, NOAUTH, NOPERM).
+    Auth,
+    /// It answers, but cannot serve yet (LOADING, BUSY).
+    Busy,
+    /// It answered something that is not understood.
+    Garbled,
+}
+
+/// A Pod as the API server shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: PodName,
+    /// Its UID.
+    pub uid: PodUid,
+    /// The shard it was created for.
+    pub shard: Shard,
+    /// Its number in the shard (`valkey.io/node-index`).
+    pub index: u16,
+    /// The revision it was created with.
+    pub revision: Revision,
+    /// Quick failures of its predecessors in a row (`valkey.io/failures`), for the growing delay.
+    pub failures: u16,
+    /// The worker it is bound to.
+    pub worker: Option<WorkerName>,
+    /// Its address.
+    pub ip: Option<IpAddr>,
+    /// How far its life is.
+    pub phase: Phase,
+    /// `deletionTimestamp` is set.
+    pub terminating: bool,
+    /// The member gate's value, when it was ever written.
+    pub gate: Option<bool>,
+    /// When it was created.
+    pub created: Moment,
+    /// What keeps it from starting, in the words of Kubernetes.
+    pub trouble: Option<Trouble>,
+}
+
+/// How far a Pod's life is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Its server has not started.
+    Pending,
+    /// Its server runs.
+    Running,
+    /// Its server has ended, and by `restartPolicy: Never` stays ended.
+    Finished {
+        /// When the server ended.
+        at: Moment,
+        /// How long it ran, in milliseconds.
+        ran_ms: i64,
+    },
+}
+
+/// A reason of Kubernetes, kept in its own words.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Trouble {
+    /// `ImagePullBackOff`, `Unschedulable`, `OOMKilled`, …
+    pub reason: String,
+    /// The sentence that came with it.
+    pub message: String,
+}
+
+/// A worker (Kubernetes Node).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Worker {
+    /// Its name.
+    pub name: WorkerName,
+    /// Its `kubernetes.io/hostname` label, which a Pod's node affinity asks for.
+    pub hostname: String,
+    /// Its zone, if it has one.
+    pub zone: Option<Zone>,
+    /// It is Ready, not cordoned, and has no taint that ordinary Pods do not tolerate.
+    pub open: bool,
+}
+
+/// What one node says of itself and of the others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeReport {
+    /// Its id.
+    pub id: NodeId,
+    /// Its version.
+    pub version: Version,
+    /// Milliseconds since the process started.
+    pub uptime_ms: i64,
+    /// Primary with slots, or replica of whom.
+    pub role: Role,
+    /// Slots half way to or from another node: `[slot->-id]`, `[slot-<-id]`.
+    pub open_slots: Slots,
+    /// `cluster_state` is ok.
+    pub state_ok: bool,
+    /// Its own config epoch.
+    pub epoch: u64,
+    /// The nodes it lists besides itself.
+    pub peers: BTreeMap<NodeId, Peer>,
+    /// Addresses of replicas that it, as their primary, reports as `state=online`.
+    pub online_replicas: BTreeSet<IpAddr>,
+    /// Keys it holds.
+    pub keys: u64,
+    /// It loads a dataset and cannot serve.
+    pub loading: bool,
+    /// The replication user is on: the operator has adopted this process.
+    pub admitted: bool,
+    /// Configuration values it was asked for, as `CONFIG GET` shows them.
+    pub config: BTreeMap<String, String>,
+}
+
+impl NodeReport {
+    /// The slots it owns.
+    pub fn slots(&self) -> &Slots {
+        const NONE: &Slots = &Slots::none();
+        match &self.role {
+            Role::Primary { slots } => slots,
+            Role::Replica { .. } => NONE,
+        }
+    }
+
+    /// It knows nobody: neither joined nor met.
+    pub fn is_isolated(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// It was asked to leave: it takes no part in elections as a candidate.
+    pub fn is_retiring(&self) -> bool {
+        self.config.get("cluster-replica-no-failover").is_some_and(|v| v == "yes")
+    }
+}
+
+/// What a node is in its shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It takes writes for these slots (perhaps none).
+    Primary {
+        /// The slots it owns.
+        slots: Slots,
+    },
+    /// It copies.
+    Replica {
+        /// The node it copies from.
+        of: NodeId,
+        /// The state of the copying.
+        link: Link,
+    },
+}
+
+/// The replication link of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// `master_link_status` is up.
+    pub up: bool,
+    /// A full sync is under way.
+    pub syncing: bool,
+    /// Bytes of the replication stream received (`slave_repl_offset`).
+    pub offset: u64,
+}
+
+impl Link {
+    /// The data is there: the link is up and no full sync runs.
+    pub fn in_sync(self) -> bool {
+        self.up && !self.syncing
+    }
+}
+
+/// A line of `CLUSTER NODES` about somebody else.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// The address it is listed under; none when the node has lost it (`noaddr`).
+    pub ip: Option<IpAddr>,
+    /// The primary it is listed as a replica of.
+    pub replica_of: Option<NodeId>,
+    /// The slots it is listed with.
+    pub slots: Slots,
+    /// Its config epoch.
+    pub epoch: u64,
+    /// The handshake has not ended: the id is a placeholder.
+    pub handshake: bool,
+    /// `fail`: a majority of primaries agreed that it is gone.
+    pub failed: bool,
+    /// `fail?`: this node alone suspects it.
+    pub suspected: bool,
+}

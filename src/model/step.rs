@@ -1,0 +1,252 @@
+//! A step is one effect, safe to do twice, and carries what must still be true when it is done.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
+use super::slots::Slots;
+
+/// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    /// The Pod's name.
+    pub pod: PodName,
+    /// The Pod's UID.
+    pub uid: PodUid,
+    /// The Pod's shard, which names the lane.
+    pub shard: Shard,
+    /// The id that answered there.
+    pub node: NodeId,
+    /// The Pod's address.
+    pub ip: IpAddr,
+}
+
+/// The objects beside the Pods.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Object {
+    /// The passwords of the system users and what is derived from them.
+    Secret,
+    /// `valkey.conf`.
+    ConfigMap,
+    /// The headless Service.
+    Service,
+}
+
+/// One effect.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Step {
+    /// Writes `status.formed` (and its mirror on the Secret) before the first slot is given out.
+    Latch,
+    /// Brings one object to what the spec asks.
+    Apply(Object),
+    /// Creates a member's Pod.
+    CreatePod {
+        /// Its name.
+        name: PodName,
+        /// Its shard.
+        shard: Shard,
+        /// Its number in the shard.
+        index: u16,
+        /// The worker that the placement wants; the scheduler has the last word.
+        worker: Option<WorkerName>,
+        /// Quick failures of its predecessors in a row.
+        failures: u16,
+    },
+    /// Deletes a Pod, bound to its UID.
+    DeletePod {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// What must still be true of the node in it.
+        only_if: Removable,
+    },
+    /// Writes the member gate of a Pod.
+    SetGate {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The value.
+        ready: bool,
+    },
+    /// Sets configuration live and reads it back.
+    Configure {
+        /// The node.
+        on: Target,
+        /// Key and value.
+        settings: BTreeMap<String, String>,
+    },
+    /// Turns the replication user on: the process is ours and may copy and be copied.
+    Admit {
+        /// The node.
+        on: Target,
+    },
+    /// Gives unowned slots to a node.
+    AssignSlots {
+        /// The node.
+        on: Target,
+        /// The slots.
+        slots: Slots,
+    },
+    /// Gives an isolated node its first config epoch.
+    SetEpoch {
+        /// The node.
+        on: Target,
+        /// The epoch, unique in the cluster.
+        epoch: u64,
+    },
+    /// Introduces a node to others.
+    Meet {
+        /// The node that is told.
+        on: Target,
+        /// Whom it shall meet.
+        with: Vec<Target>,
+    },
+    /// Makes a node copy from a primary.
+    Replicate {
+        /// The node.
+        on: Target,
+        /// Its primary.
+        primary: NodeId,
+    },
+    /// Asks a replica to leave: it must not be elected any more. Can be taken back.
+    Retire {
+        /// The node.
+        on: Target,
+    },
+    /// Takes a retirement back.
+    Keep {
+        /// The node.
+        on: Target,
+    },
+    /// Removes a dead id from every node's list.
+    Forget {
+        /// The id.
+        id: NodeId,
+        /// Where.
+        on: Vec<Target>,
+    },
+}
+
+/// What makes a Pod safe to delete; the guard reads it again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Removable {
+    /// Its server never started or has ended.
+    NotRunning,
+    /// Its node knows nobody, owns nothing and holds nothing.
+    Unused,
+    /// Its node is a retired replica whose primary has another copy in sync or needs none.
+    Retired,
+}
+
+/// Steps of one lane run one after another, lanes run side by side.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Lane {
+    /// Before everything else; when a step of it fails, the pass ends.
+    First,
+    /// Belongs to no shard.
+    Cluster,
+    /// Belongs to one shard.
+    Shard(Shard),
+}
+
+impl Step {
+    /// The lane it runs in.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Step::Latch | Step::Apply(_) => Lane::First,
+            Step::Forget { .. } => Lane::Cluster,
+            Step::CreatePod { shard, .. } | Step::DeletePod { shard, .. } | Step::SetGate { shard, .. } => {
+                Lane::Shard(*shard)
+            }
+            Step::Configure { on, .. }
+            | Step::Admit { on }
+            | Step::AssignSlots { on, .. }
+            | Step::SetEpoch { on, .. }
+            | Step::Meet { on, .. }
+            | Step::Replicate { on, .. }
+            | Step::Retire { on }
+            | Step::Keep { on } => Lane::Shard(on.shard),
+        }
+    }
+
+    /// What a failure of it is remembered under: the effect and its object, not the values that change with each pass.
+    pub fn subject(&self) -> String {
+        match self {
+            Step::CreatePod { shard, .. } => format!("create in shard {shard}"),
+            Step::Configure { on, settings } => {
+                let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                format!("configure {} {}", on.uid, list.join(" "))
+            }
+            Step::Meet { on, .. } => format!("meet {}", on.uid),
+            Step::Forget { id, .. } => format!("forget {id}"),
+            Step::Latch
+            | Step::Apply(_)
+            | Step::DeletePod { .. }
+            | Step::SetGate { .. }
+            | Step::Admit { .. }
+            | Step::AssignSlots { .. }
+            | Step::SetEpoch { .. }
+            | Step::Replicate { .. }
+            | Step::Retire { .. }
+            | Step::Keep { .. } => self.to_string(),
+        }
+    }
+
+    /// A short name for metrics and events: a closed set.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Step::Latch => "Latch",
+            Step::Apply(_) => "Apply",
+            Step::CreatePod { .. } => "CreatePod",
+            Step::DeletePod { .. } => "DeletePod",
+            Step::SetGate { .. } => "SetGate",
+            Step::Configure { .. } => "Configure",
+            Step::Admit { .. } => "Admit",
+            Step::AssignSlots { .. } => "AssignSlots",
+            Step::SetEpoch { .. } => "SetEpoch",
+            Step::Meet { .. } => "Meet",
+            Step::Replicate { .. } => "Replicate",
+            Step::Retire { .. } => "Retire",
+            Step::Keep { .. } => "Keep",
+            Step::Forget { .. } => "Forget",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    /// The golden form: what a person reads in logs and in the test cases.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Latch => write!(f, "latch formed"),
+            Step::Apply(object) => write!(f, "apply {object:?}"),
+            Step::CreatePod { name, worker, .. } => match worker {
+                Some(w) => write!(f, "create {name} on {w}"),
+                None => write!(f, "create {name}"),
+            },
+            Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
+            Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
+            Step::Configure { on, settings } => {
+                let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                write!(f, "configure {} {}", on.pod, list.join(" "))
+            }
+            Step::Admit { on } => write!(f, "admit {}", on.pod),
+            Step::AssignSlots { on, slots } => write!(f, "slots {} {slots}", on.pod),
+            Step::SetEpoch { on, epoch } => write!(f, "epoch {} {epoch}", on.pod),
+            Step::Meet { on, with } => {
+                let list: Vec<&str> = with.iter().map(|t| t.pod.as_str()).collect();
+                write!(f, "meet {} with {}", on.pod, list.join(" "))
+            }
+            Step::Replicate { on, primary } => write!(f, "replicate {} of {primary}", on.pod),
+            Step::Retire { on } => write!(f, "retire {}", on.pod),
+            Step::Keep { on } => write!(f, "keep {}", on.pod),
+            Step::Forget { id, on } => write!(f, "forget {id} on {} nodes", on.len()),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The join of Pods and Valkey nodes into shards, and the questions that rules ask about it.
+//! This is the only place where the two worlds meet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ids::{NodeId, Shard};
+use super::slots::Slots;
+use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Snapshot};
+use super::step::Target;
+
+/// A Pod and the node in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    /// The Pod.
+    pub pod: &'a Pod,
+    /// What answered at its address.
+    pub seen: &'a Seen<NodeReport>,
+}
+
+impl<'a> Member<'a> {
+    /// The node's report, when it answered.
+    pub fn node(&self) -> Option<&'a NodeReport> {
+        self.seen.now()
+    }
+
+    /// The Pod is meant to stay and its server has not ended.
+    pub fn stays(&self) -> bool {
+        !self.pod.terminating && !matches!(self.pod.phase, Phase::Finished { .. })
+    }
+
+    /// Where and to whom to send a command.
+    pub fn target(&self) -> Option<Target> {
+        let node = self.node()?;
+        Some(Target {
+            pod: self.pod.name.clone(),
+            uid: self.pod.uid.clone(),
+            shard: self.pod.shard,
+            node: node.id.clone(),
+            ip: self.pod.ip?,
+        })
+    }
+
+    /// Its node answers, knows nobody, owns nothing and holds nothing: nothing is lost with it.
+    pub fn is_unused(&self) -> bool {
+        self.node().is_some_and(|n| n.is_isolated() && n.slots().is_empty() && n.keys == 0)
+    }
+
+    /// The replication link, when it is a replica.
+    pub fn link(&self) -> Option<(&'a NodeId, Link)> {
+        match &self.node()?.role {
+            Role::Replica { of, link } => Some((of, *link)),
+            Role::Primary { .. } => None,
+        }
+    }
+}
+
+/// The members of every shard that is wanted or has Pods.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// The facts it was made from.
+    pub s: &'a Snapshot,
+    shards: BTreeMap<Shard, Vec<Member<'a>>>,
+    ids: BTreeMap<&'a NodeId, Member<'a>>,
+}
+
+impl<'a> View<'a> {
+    /// Joins Pods with what answered in them.
+    pub fn new(s: &'a Snapshot) -> Self {
+        const NEVER: &Seen<NodeReport> = &Seen::Never;
+        let mut shards: BTreeMap<Shard, Vec<Member<'a>>> =
+            s.desired.shards().map(|sh| (sh, Vec::new())).collect();
+        let mut ids = BTreeMap::new();
+        for pod in s.pods.values() {
+            let member = Member { pod, seen: s.nodes.get(&pod.uid).unwrap_or(NEVER) };
+            if let Some(node) = member.node() {
+                ids.insert(&node.id, member);
+            }
+            shards.entry(pod.shard).or_default().push(member);
+        }
+        Self { s, shards, ids }
+    }
+
+    /// The shards with their members, by ordinal.
+    pub fn shards(&self) -> impl Iterator<Item = (Shard, &[Member<'a>])> {
+        self.shards.iter().map(|(shard, members)| (*shard, members.as_slice()))
+    }
+
+    /// The members of one shard.
+    pub fn members(&self, shard: Shard) -> &[Member<'a>] {
+        self.shards.get(&shard).map_or(&[], Vec::as_slice)
+    }
+
+    /// All members.
+    pub fn all(&self) -> impl Iterator<Item = &Member<'a>> {
+        self.shards.values().flatten()
+    }
+
+    /// The members whose node answers.
+    pub fn answering(&self) -> impl Iterator<Item = (&Member<'a>, &'a NodeReport)> {
+        self.all().filter_map(|m| m.node().map(|n| (m, n)))
+    }
+
+    /// The member whose node has this id.
+    pub fn by_id(&self, id: &NodeId) -> Option<&Member<'a>> {
+        self.ids.get(id)
+    }
+
+    /// The Pods of a shard that count towards its copies.
+    pub fn staying(&self, shard: Shard) -> impl Iterator<Item = &Member<'a>> {
+        self.members(shard).iter().filter(|m| m.stays())
+    }
+
+    /// The slot owner of a shard, when it answers. With several (an earlier accident) the newest epoch leads.
+    pub fn primary(&self, shard: Shard) -> Option<(&Member<'a>, &'a NodeReport)> {
+        self.members(shard)
+            .iter()
+            .filter_map(|m| m.node().map(|n| (m, n)))
+            .filter(|(_, n)| !n.slots().is_empty())
+            .max_by_key(|(m, n)| (n.epoch, std::cmp::Reverse(m.pod.index)))
+    }
+
+    /// Replicas of the shard's primary that hold all its data, are seen online by it, and are meant to stay.
+    pub fn in_sync(&self, shard: Shard) -> Vec<&Member<'a>> {
+        let Some((_, primary)) = self.primary(shard) else { return Vec::new() };
+        self.staying(shard).filter(|m| in_sync_with(m, primary)).collect()
+    }
+
+    /// Slots that an answering node says it owns.
+    pub fn owned(&self) -> Slots {
+        Slots::from_ranges(self.answering().flat_map(|(_, n)| n.slots().ranges().iter().copied()))
+    }
+
+    /// Slots that answering nodes list under this id.
+    pub fn listed_slots(&self, id: &NodeId) -> Slots {
+        let lists = self.answering().filter_map(|(_, n)| n.peers.get(id));
+        Slots::from_ranges(lists.flat_map(|p| p.slots.ranges().iter().copied()))
+    }
+
+    /// Both list each other by their real ids, with the handshake done.
+    pub fn acquainted(a: &NodeReport, b: &NodeReport) -> bool {
+        let knows = |x: &NodeReport, y: &NodeReport| x.peers.get(&y.id).is_some_and(|p| !p.handshake);
+        knows(a, b) && knows(b, a)
+    }
+
+    /// Ids that somebody lists and that no answering member has. Handshakes are placeholders, not ids.
+    pub fn unaccounted(&self) -> BTreeSet<&'a NodeId> {
+        self.answering()
+            .flat_map(|(_, n)| n.peers.iter())
+            .filter(|(id, p)| !p.handshake && !self.ids.contains_key(id))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// Who a shard's members should copy from: its slot owner.
+    pub fn leaderless(&self, shard: Shard) -> bool {
+        self.primary(shard).is_none()
+    }
+}
+
+/// The replica holds all data of this primary and the primary sends it every write.
+pub fn in_sync_with(member: &Member<'_>, primary: &NodeReport) -> bool {
+    member.link().is_some_and(|(of, link)| *of == primary.id && link.in_sync())
+        && member.pod.ip.is_some_and(|ip| primary.online_replicas.contains(&ip))
+        && !member.node().is_some_and(|n| n.loading || n.is_retiring())
+}

@@ -1,0 +1,177 @@
+//! Reads Pods and workers out of what the API server shows. No client here: the stores are filled by watches.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod as KubePod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::build::labels;
+use crate::model::{Moment, Phase, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker, WorkerName, Zone};
+
+/// Waiting reasons that belong to every start.
+const ORDINARY: &[&str] = &["ContainerCreating", "PodInitializing"];
+
+/// A Pod of ours; none when it lacks the labels that the operator gives every Pod.
+pub fn pod(p: &KubePod) -> Option<Pod> {
+    let number = |key: &str| p.labels().get(key)?.parse::<u16>().ok();
+    let status = p.status.clone().unwrap_or_default();
+    let spec = p.spec.as_ref();
+    let annotation = |key: &str| p.annotations().get(key).map(String::as_str);
+    Some(Pod {
+        name: PodName::new(p.name_any()),
+        uid: PodUid::new(p.uid()?),
+        shard: Shard(number(labels::SHARD_INDEX)?),
+        index: number(labels::NODE_INDEX)?,
+        revision: Revision::new(annotation(labels::REVISION).unwrap_or_default()),
+        failures: annotation(labels::FAILURES).and_then(|t| t.parse().ok()).unwrap_or(0),
+        worker: spec.and_then(|s| s.node_name.as_deref()).map(WorkerName::new),
+        ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
+        phase: phase(&status),
+        terminating: p.metadata.deletion_timestamp.is_some(),
+        gate: gate(&status),
+        created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
+        trouble: trouble(&status),
+    })
+}
+
+fn moment(t: Timestamp) -> Moment {
+    Moment(t.as_millisecond())
+}
+
+fn server(status: &PodStatus) -> Option<&ContainerStatus> {
+    status.container_statuses.iter().flatten().find(|c| c.name == crate::build::pod::SERVER)
+}
+
+fn phase(status: &PodStatus) -> Phase {
+    let state = server(status).and_then(|c| c.state.as_ref());
+    if let Some(end) = state.and_then(|s| s.terminated.as_ref()) {
+        let at = end.finished_at.as_ref().map_or_else(Moment::default, |t| moment(t.0));
+        let from = end.started_at.as_ref().map_or(at, |t| moment(t.0));
+        return Phase::Finished { at, ran_ms: at.since(from) };
+    }
+    match status.phase.as_deref() {
+        // An evicted Pod may have no container status at all; how long it ran is not known then.
+        Some("Failed" | "Succeeded") => Phase::Finished { at: Moment::default(), ran_ms: i64::MAX },
+        _ if state.is_some_and(|s| s.running.is_some()) => Phase::Running,
+        _ => Phase::Pending,
+    }
+}
+
+fn gate(status: &PodStatus) -> Option<bool> {
+    let conditions = status.conditions.iter().flatten();
+    conditions.into_iter().find(|c| c.type_ == labels::READINESS_GATE).map(|c| c.status == "True")
+}
+
+/// What keeps the Pod from running, in the words of Kubernetes.
+fn trouble(status: &PodStatus) -> Option<Trouble> {
+    let say = |reason: Option<&String>, message: Option<&String>| Trouble {
+        reason: reason.cloned().unwrap_or_default(),
+        message: message.map(|m| m.trim().to_owned()).unwrap_or_default(),
+    };
+    if let Some(state) = server(status).and_then(|c| c.state.as_ref()) {
+        if let Some(end) = &state.terminated {
+            return Some(say(end.reason.as_ref(), end.message.as_ref()));
+        }
+        if let Some(w) =
+            state.waiting.as_ref().filter(|w| !ORDINARY.contains(&w.reason.as_deref().unwrap_or_default()))
+        {
+            return Some(say(w.reason.as_ref(), w.message.as_ref()));
+        }
+    }
+    if matches!(status.phase.as_deref(), Some("Failed")) {
+        return Some(say(status.reason.as_ref(), status.message.as_ref()));
+    }
+    let conditions = status.conditions.iter().flatten();
+    conditions
+        .into_iter()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False")
+        .map(|c| say(c.reason.as_ref(), c.message.as_ref()))
+}
+
+/// A worker.
+pub fn worker(n: &Node) -> Worker {
+    let labels: &BTreeMap<String, String> = n.labels();
+    let spec = n.spec.clone().unwrap_or_default();
+    let conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let closed = spec.taints.iter().flatten().any(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
+    Worker {
+        name: WorkerName::new(n.name_any()),
+        hostname: labels.get("kubernetes.io/hostname").cloned().unwrap_or_else(|| n.name_any()),
+        zone: labels.get("topology.kubernetes.io/zone").map(Zone::new),
+        open: ready && !closed && !spec.unschedulable.unwrap_or(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(status: serde_json::Value) -> Pod {
+        let object = json!({
+            "metadata": {
+                "name": "valkey-a-1-0", "uid": "u1", "creationTimestamp": "2026-01-02T03:04:05Z",
+                "labels": { labels::SHARD_INDEX: "1", labels::NODE_INDEX: "0" },
+                "annotations": { labels::REVISION: "r1", labels::FAILURES: "2" }
+            },
+            "spec": { "nodeName": "w1", "containers": [] },
+            "status": status
+        });
+        pod(&serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_running_member() {
+        let p = read(json!({
+            "podIP": "10.0.0.7", "phase": "Running",
+            "conditions": [{ "type": labels::READINESS_GATE, "status": "False" }],
+            "containerStatuses": [{ "name": "server", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": { "running": {} } }]
+        }));
+        assert_eq!((p.phase, p.gate, p.trouble, p.failures), (Phase::Running, Some(false), None, 2));
+        assert_eq!(p.worker, Some(WorkerName::new("w1")));
+    }
+
+    #[test]
+    fn a_server_that_ended_says_how() {
+        let p = read(json!({ "phase": "Failed", "containerStatuses": [{
+            "name": "server", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": { "exitCode": 1, "reason": "Error", "message": "Bad directive\n",
+                "startedAt": "2026-01-02T03:04:05Z", "finishedAt": "2026-01-02T03:04:07Z" } } }] }));
+        assert!(matches!(p.phase, Phase::Finished { ran_ms: 2000, .. }));
+        assert_eq!(p.trouble.unwrap().message, "Bad directive");
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_pulled_and_a_pod_without_worker() {
+        let p = read(json!({ "phase": "Pending", "containerStatuses": [{
+            "name": "server", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "waiting": { "reason": "ErrImagePull", "message": "not found" } } }] }));
+        assert_eq!(p.trouble.unwrap().reason, "ErrImagePull");
+        let p = read(json!({ "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes" }] }));
+        assert_eq!(p.trouble.unwrap().reason, "Unschedulable");
+        let p = read(json!({ "phase": "Pending", "containerStatuses": [{
+            "name": "server", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "waiting": { "reason": "ContainerCreating" } } }] }));
+        assert_eq!(p.trouble, None);
+    }
+
+    #[test]
+    fn closed_workers() {
+        let of = |spec: serde_json::Value, ready: &str| {
+            let n = json!({ "metadata": { "name": "w1", "labels": { "topology.kubernetes.io/zone": "a" } }, "spec": spec,
+                "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
+            worker(&serde_json::from_value(n).unwrap())
+        };
+        assert!(of(json!({}), "True").open);
+        assert!(!of(json!({}), "Unknown").open);
+        assert!(!of(json!({ "unschedulable": true }), "True").open);
+        assert!(!of(json!({ "taints": [{ "key": "x", "effect": "NoSchedule" }] }), "True").open);
+        assert!(of(json!({ "taints": [{ "key": "x", "effect": "PreferNoSchedule" }] }), "True").open);
+        assert_eq!(of(json!({}), "True").zone, Some(Zone::new("a")));
+    }
+}

@@ -1,0 +1,220 @@
+//! Reads: the stores that watches fill, and every Valkey node for itself, in parallel and bounded time.
+//!
+//! What cannot be seen is recorded, never raised: one silent node must not stop work on the others.
+
+mod events;
+pub mod kube;
+pub mod valkey;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ::kube::{Api, ResourceExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::ValkeyCluster;
+use crate::build::{self, Credentials, labels};
+use crate::context::Ctx;
+use crate::error::Result;
+use crate::hints::{Hints, lock};
+use crate::model::{
+    Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Snapshot, View, settings,
+};
+use crate::valkey::Access;
+use valkey::{Bounds, Probe};
+
+/// The facts of one pass over one cluster.
+pub async fn observe(
+    ctx: &Ctx,
+    cr: &ValkeyCluster,
+    desired: Desired,
+    hints: &std::sync::Mutex<Hints>,
+) -> Result<Snapshot> {
+    let now = Moment(Timestamp::now().as_millisecond());
+    let key = desired.key.clone();
+    let credentials = credentials(ctx, &desired, hints).await?;
+    let mut pods: BTreeMap<PodName, Pod> =
+        ctx.pods_of(&key.uid).iter().filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
+    events::explain(ctx, &key.namespace, now, &mut pods).await;
+    let nodes = nodes(ctx, &desired, &pods, credentials.as_ref()).await;
+    let status = cr.status.clone().unwrap_or_default();
+    let (formed, whole, applied, mut taken) = {
+        let h = lock(hints);
+        let latest = h.status.as_ref().unwrap_or(&status);
+        let applied = lock(&h.applied).clone();
+        let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
+        (formed, !latest.topology.is_empty() || !status.topology.is_empty(), applied, h.taken.clone())
+    };
+    taken.extend(
+        ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
+    );
+    let low_timeout_budget = if whole {
+        ctx.hints.slow(&key.uid);
+        0
+    } else {
+        ctx.hints.fast(&key.uid, desired.members())
+    };
+    let (drifted, foreign) = drifted(ctx, &desired, credentials.is_some()).await?;
+    let mut snapshot = Snapshot {
+        now,
+        revision: build::revision(&desired),
+        formed,
+        whole,
+        drifted,
+        foreign,
+        credentials_known: credentials.is_some(),
+        pods,
+        taken,
+        workers: ctx.workers().iter().map(|n| kube::worker(n)).map(|w| (w.name.clone(), w)).collect(),
+        nodes,
+        ghosts: BTreeMap::new(),
+        low_timeout_budget,
+        applied,
+        desired,
+    };
+    snapshot.ghosts = ghosts(ctx, &snapshot, credentials.as_ref()).await;
+    Ok(snapshot)
+}
+
+/// The passwords: from memory, else from the Secret, if it is this cluster's.
+async fn credentials(
+    ctx: &Ctx,
+    desired: &Desired,
+    hints: &std::sync::Mutex<Hints>,
+) -> Result<Option<Credentials>> {
+    if let Some(known) = lock(hints).credentials.clone() {
+        return Ok(Some(known));
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
+    let Some(secret) = api.get_opt(&labels::secret_name(&desired.key.name)).await? else { return Ok(None) };
+    if secret.annotations().get(labels::CLUSTER_UID) != Some(&desired.key.uid) {
+        return Ok(None);
+    }
+    let read = Credentials::from_secret(&secret).map_err(|e| anyhow::anyhow!("{e}"))?;
+    lock(hints).credentials = Some(read.clone());
+    Ok(Some(read))
+}
+
+/// The mirror of the latch on the Secret, for a status that was lost.
+fn formed_mark(ctx: &Ctx, desired: &Desired) -> bool {
+    let name = labels::secret_name(&desired.key.name);
+    ctx.secret_meta(&desired.key.namespace, &name).is_some_and(|s| {
+        s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid)
+            && s.annotations().get(labels::FORMED).is_some_and(|v| v == "true")
+    })
+}
+
+/// Objects that are missing or differ from what is wanted, and who else holds their names.
+async fn drifted(
+    ctx: &Ctx,
+    desired: &Desired,
+    credentials_known: bool,
+) -> Result<(BTreeSet<Object>, Option<String>)> {
+    let (namespace, name) = (&desired.key.namespace, labels::common_name(&desired.key.name));
+    let (mut out, mut foreign) = (BTreeSet::new(), None);
+    match ctx.service(namespace, &name) {
+        Some(live) if !build::drifted(&build::service(desired), live.as_ref()) => {}
+        Some(_) => drop(out.insert(Object::Service)),
+        None => {
+            foreign = foreign.or(holder::<Service>(ctx, desired, &name).await?);
+            out.insert(Object::Service);
+        }
+    }
+    match ctx.config_map(namespace, &name) {
+        Some(live) if !build::drifted(&build::config_map(desired), live.as_ref()) => {}
+        Some(_) => drop(out.insert(Object::ConfigMap)),
+        None => {
+            foreign = foreign.or(holder::<ConfigMap>(ctx, desired, &name).await?);
+            out.insert(Object::ConfigMap);
+        }
+    }
+    let secret = ctx.secret_meta(namespace, &labels::secret_name(&desired.key.name));
+    let ours = secret.is_some_and(|s| s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid));
+    if !ours || !credentials_known {
+        out.insert(Object::Secret);
+    }
+    Ok((out, foreign))
+}
+
+/// Another manager's object under a name of ours. Our stores hold only what carries our label, so what is missing there
+/// is looked up once.
+async fn holder<K>(ctx: &Ctx, desired: &Desired, name: &str) -> Result<Option<String>>
+where
+    K: ::kube::Resource<Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
+    let Some(live) = api.get_metadata_opt(name).await? else { return Ok(None) };
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    let managed_by = live.labels().get(labels::MANAGED_BY);
+    let other_manager = managed_by.filter(|m| *m != labels::OPERATOR).map(|m| format!("is managed by {m}"));
+    let owners = live.owner_references();
+    let owner = owners.iter().find(|o| o.controller == Some(true) && o.uid != desired.key.uid);
+    let other_owner = owner.map(|o| format!("belongs to {} {}", o.kind, o.name));
+    Ok(other_manager.or(other_owner).map(|who| {
+        format!("{kind} {name} {who}: nothing is touched; remove what the other manager made, or choose another name")
+    }))
+}
+
+/// Asks every running Pod's node. Of two Pods at one address the younger has it.
+async fn nodes(
+    ctx: &Ctx,
+    desired: &Desired,
+    pods: &BTreeMap<PodName, Pod>,
+    credentials: Option<&Credentials>,
+) -> BTreeMap<PodUid, Seen<NodeReport>> {
+    let Some(credentials) = credentials else { return BTreeMap::new() };
+    let mut at: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+    for pod in pods.values().filter(|p| p.phase == Phase::Running) {
+        if let Some(ip) = pod.ip {
+            let holder = at.entry(ip).or_insert(pod);
+            if pod.created > holder.created {
+                *holder = pod;
+            }
+        }
+    }
+    let port = ctx.ports.client;
+    let probes: Vec<Probe> =
+        at.iter().map(|(ip, p)| Probe { uid: p.uid.clone(), addr: SocketAddr::new(*ip, port) }).collect();
+    let access = access(credentials);
+    valkey::observe_nodes(
+        &probes,
+        &settings::asked(desired),
+        &access,
+        ctx.connector.as_ref(),
+        &Bounds::default(),
+    )
+    .await
+}
+
+/// Asks at the addresses of ids that no Pod accounts for: what answers there is alive.
+async fn ghosts(
+    ctx: &Ctx,
+    s: &Snapshot,
+    credentials: Option<&Credentials>,
+) -> BTreeMap<NodeId, Seen<NodeReport>> {
+    let Some(credentials) = credentials else { return BTreeMap::new() };
+    let view = View::new(s);
+    let mut addresses = BTreeMap::new();
+    for id in view.unaccounted() {
+        let ip = view.answering().find_map(|(_, n)| n.peers.get(id).and_then(|p| p.ip));
+        if let Some(ip) = ip {
+            addresses.insert(id.clone(), SocketAddr::new(ip, ctx.ports.client));
+        }
+    }
+    valkey::observe_ghosts(&addresses, &access(credentials), ctx.connector.as_ref(), &Bounds::default()).await
+}
+
+/// The operator's own access to the nodes of a cluster.
+pub fn access(credentials: &Credentials) -> Access {
+    Access {
+        username: Some(build::credentials::OPERATOR_USER.to_owned()),
+        password: Some(credentials.operator.clone()),
+        ..Access::default()
+    }
+}

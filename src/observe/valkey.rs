@@ -1,0 +1,205 @@
+//! Asks every node for itself: one connection and one burst of commands each, all in parallel and in bounded time.
+//!
+//! Reads only. A node that does not answer is recorded with the kind of its silence; nothing here is an error, so that
+//! one silent node never stops work on the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::build::credentials::REPLICATION_USER;
+use crate::model::{Link, NodeId, NodeReport, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots};
+use crate::parallel;
+use crate::valkey::commands::AclUser;
+use crate::valkey::error::WireError;
+use crate::valkey::node::{Access, Connector, Limits, Node};
+use crate::valkey::parse::{ClusterInfo, Flag, Info, NodeLine, Replication, cluster_nodes};
+use crate::valkey::reply::Reply;
+
+/// How long, and how many at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// For a connection; a node whose worker is gone costs this long.
+    pub connect: Duration,
+    /// For the answers; a node that is stuck costs this long.
+    pub reply: Duration,
+    /// Nodes that are asked at one time.
+    pub parallel: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connect: Duration::from_millis(500), reply: Duration::from_secs(1), parallel: 32 }
+    }
+}
+
+/// Whom to ask.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// The Pod whose node it is.
+    pub uid: PodUid,
+    /// Its address and port for clients.
+    pub addr: SocketAddr,
+}
+
+/// What every node says of itself and of the others; `asked` are the settings it is asked for.
+pub async fn observe_nodes(
+    probes: &[Probe],
+    asked: &[String],
+    access: &Access,
+    connector: &dyn Connector,
+    bounds: &Bounds,
+) -> BTreeMap<PodUid, Seen<NodeReport>> {
+    let targets: Vec<_> = probes.iter().map(|p| (&p.uid, p.addr)).collect();
+    all(&targets, asked, access, connector, bounds).await
+}
+
+/// What answers at the addresses of ids that no Pod accounts for. When somebody else answers, the process of that id
+/// is as gone as if the connection had been refused.
+pub async fn observe_ghosts(
+    addresses: &BTreeMap<NodeId, SocketAddr>,
+    access: &Access,
+    connector: &dyn Connector,
+    bounds: &Bounds,
+) -> BTreeMap<NodeId, Seen<NodeReport>> {
+    let targets: Vec<_> = addresses.iter().map(|(id, addr)| (id, *addr)).collect();
+    let mut seen = all(&targets, &[], access, connector, bounds).await;
+    for (id, what) in &mut seen {
+        if what.now().is_some_and(|report| report.id != *id) {
+            *what = Seen::Silent(Silence::Refused);
+        }
+    }
+    seen
+}
+
+async fn all<K: Ord + Clone + Send + Sync>(
+    targets: &[(&K, SocketAddr)],
+    asked: &[String],
+    access: &Access,
+    connector: &dyn Connector,
+    bounds: &Bounds,
+) -> BTreeMap<K, Seen<NodeReport>> {
+    let limits = Limits { connect: bounds.connect, reply: bounds.reply, ..access.limits };
+    let access = Access { limits, ..access.clone() };
+    let mut asks: Vec<BoxFuture<'_, Seen<NodeReport>>> = Vec::with_capacity(targets.len());
+    for (_, addr) in targets {
+        asks.push(seen(*addr, asked, &access, connector).boxed());
+    }
+    let seen = parallel::all(asks, bounds.parallel).await;
+    targets.iter().map(|(key, _)| (*key).clone()).zip(seen).collect()
+}
+
+async fn seen(
+    addr: SocketAddr,
+    asked: &[String],
+    access: &Access,
+    connector: &dyn Connector,
+) -> Seen<NodeReport> {
+    match ask(addr, asked, access, connector).await {
+        Ok(report) => Seen::Now(report),
+        Err(why) => {
+            tracing::debug!(%addr, %why, "node gives no report");
+            Seen::Silent(why.silence())
+        }
+    }
+}
+
+async fn ask(
+    addr: SocketAddr,
+    asked: &[String],
+    access: &Access,
+    connector: &dyn Connector,
+) -> Result<NodeReport, WireError> {
+    let node = connector.connect(addr, access).await?;
+    report(node.as_ref(), asked).await
+}
+
+/// One node's report, in one burst.
+pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, WireError> {
+    let settings: Vec<&str> = ["CONFIG", "GET"].into_iter().chain(asked.iter().map(String::as_str)).collect();
+    let mut burst = vec![
+        vec!["CLUSTER", "NODES"],
+        vec!["CLUSTER", "INFO"],
+        vec!["INFO", "server", "persistence", "replication", "keyspace"],
+        vec!["ACL", "GETUSER", REPLICATION_USER],
+    ];
+    if !asked.is_empty() {
+        burst.push(settings);
+    }
+    let answers: Result<Vec<Reply>, WireError> = node.call_many(&burst).await.into_iter().collect();
+    let mut answers = answers?.into_iter();
+    let mut next = || answers.next().ok_or_else(|| WireError::Protocol("an answer is missing".to_owned()));
+    let nodes = cluster_nodes(next()?.text()?)?;
+    let cluster = ClusterInfo::parse(next()?.text()?)?;
+    let info = Info::parse(next()?.text()?)?;
+    let admitted = AclUser::parse(&next()?)?.is_some_and(|user| user.is_on());
+    let config = if asked.is_empty() { BTreeMap::new() } else { next()?.texts()? };
+    assemble(nodes, cluster, &info, admitted, config)
+}
+
+fn assemble(
+    nodes: Vec<NodeLine>,
+    cluster: ClusterInfo,
+    info: &Info,
+    admitted: bool,
+    config: BTreeMap<String, String>,
+) -> Result<NodeReport, WireError> {
+    let (own, others): (Vec<NodeLine>, Vec<NodeLine>) = nodes.into_iter().partition(|n| n.is(Flag::Myself));
+    let [own] = <[NodeLine; 1]>::try_from(own).map_err(|lines| {
+        WireError::Protocol(format!("CLUSTER NODES has {} lines of its own", lines.len()))
+    })?;
+    let replication = info.replication()?;
+    let online_replicas: BTreeSet<_> = match &replication {
+        Replication::Primary { replicas, .. } => replicas.iter().filter(|r| r.online).map(|r| r.ip).collect(),
+        Replication::Replica { .. } => BTreeSet::new(),
+    };
+    let open = own.open.iter().map(|o| SlotRange { first: o.slot, last: o.slot });
+    Ok(NodeReport {
+        open_slots: Slots::from_ranges(open),
+        role: role(&own, &replication),
+        id: own.id,
+        version: info.version()?,
+        uptime_ms: info.uptime_ms()?,
+        state_ok: cluster.ok,
+        epoch: cluster.my_epoch,
+        peers: others.into_iter().map(|n| (n.id.clone(), peer(n))).collect(),
+        online_replicas,
+        keys: info.keys()?,
+        loading: info.is_loading(),
+        admitted,
+        config,
+    })
+}
+
+/// The cluster's view of the role leads. The two sides of the server can differ for a moment around a failover: then the
+/// link is not up.
+fn role(own: &NodeLine, replication: &Replication) -> Role {
+    match (&own.primary, replication) {
+        (None, _) => Role::Primary { slots: own.slots.clone() },
+        (Some(of), Replication::Replica { up, syncing, offset, .. }) => {
+            Role::Replica { of: of.clone(), link: Link { up: *up, syncing: *syncing, offset: *offset } }
+        }
+        (Some(of), Replication::Primary { offset, .. }) => {
+            Role::Replica { of: of.clone(), link: Link { up: false, syncing: false, offset: *offset } }
+        }
+    }
+}
+
+fn peer(line: NodeLine) -> Peer {
+    Peer {
+        handshake: line.is(Flag::Handshake),
+        failed: line.is(Flag::Failed),
+        suspected: line.is(Flag::Suspected),
+        ip: line.ip.filter(|_| !line.is(Flag::NoAddress)),
+        replica_of: line.primary,
+        slots: line.slots,
+        epoch: line.epoch,
+    }
+}
+
+#[cfg(test)]
+#[path = "valkey_tests.rs"]
+mod tests;

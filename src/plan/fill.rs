@@ -1,0 +1,86 @@
+//! Fill what is missing: every wanted shard has its primary and its replicas.
+//!
+//! Names are deterministic, so that creating twice is one Pod; a name that is still taken is passed over.
+
+use super::place::Tally;
+use crate::model::{Blocked, Code, Phase, Plan, PodName, Proposal, Shard, Stage, Step, View, Waiting, Why};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    if v.s.desired.deleting {
+        return plan;
+    }
+    plan.blocked.extend(shard_count(v));
+    let limit = limit(v);
+    let mut tally = Tally::new(v);
+    // First every shard's first member, then every shard's second: each round spreads evenly over the workers.
+    for round in 0..v.s.desired.copies() {
+        for shard in v.s.desired.shards().take_while(|s| s.0 < limit) {
+            let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
+            if have <= round {
+                plan.steps.extend(create(v, shard, round - have, &mut tally));
+            }
+        }
+    }
+    let missing = plan.steps.len();
+    if missing > 0 {
+        let message = format!("{missing} Pods are missing");
+        plan.waiting.push(Waiting { shard: None, stage: Stage::AddingPods, message });
+    }
+    plan
+}
+
+/// A finished Pod whose growing delay has not passed holds its place.
+fn waiting_to_be_replaced(v: &View<'_>, shard: Shard) -> usize {
+    v.members(shard)
+        .iter()
+        .filter(|m| !m.pod.terminating && matches!(m.pod.phase, Phase::Finished { .. }))
+        .count()
+}
+
+/// Ordinals from here on get no Pods: moving slots to a new shard is not this version's business.
+fn limit(v: &View<'_>) -> u16 {
+    if covered(v) { served_shards(v) } else { v.s.desired.shards }
+}
+
+/// The cluster was formed, and every slot has an owner that answers.
+fn covered(v: &View<'_>) -> bool {
+    v.s.whole && v.owned() == crate::model::Slots::all()
+}
+
+/// How many shards the formed cluster has: one more than the highest ordinal that owns slots.
+fn served_shards(v: &View<'_>) -> u16 {
+    let owners = v.answering().filter(|(_, n)| !n.slots().is_empty());
+    owners.map(|(m, _)| m.pod.shard.0 + 1).max().unwrap_or(0)
+}
+
+fn shard_count(v: &View<'_>) -> Option<Blocked> {
+    let (have, want) = (served_shards(v), v.s.desired.shards);
+    (covered(v) && have != want).then(|| Blocked {
+        code: Code::ShardCountChange,
+        shard: None,
+        message: format!(
+            "spec.shards is {want} and the running cluster has {have}: this version does not move slots; set it back to {have}"
+        ),
+    })
+}
+
+/// The `nth` new member of the shard in this pass.
+fn create(v: &View<'_>, shard: Shard, nth: usize, tally: &mut Tally<'_>) -> Option<Proposal> {
+    let free = (0..=u16::MAX)
+        .map(|i| (i, name(v, shard, i)))
+        .filter(|(_, n)| !v.s.pods.contains_key(n) && !v.s.taken.contains(n));
+    let (index, name) = free.take(nth + 1).last()?;
+    let worker = tally.place(shard);
+    let (why, note) = if v.s.whole {
+        (Why::Capacity, format!("shard {shard} has fewer copies than wanted"))
+    } else {
+        (Why::Form, format!("member of shard {shard}"))
+    };
+    let failures = v.members(shard).iter().map(|m| m.pod.failures).max().unwrap_or(0);
+    Some(Proposal::new(Step::CreatePod { name, shard, index, worker, failures }, why, note))
+}
+
+fn name(v: &View<'_>, shard: Shard, index: u16) -> PodName {
+    PodName::new(format!("valkey-{}-{shard}-{index}", v.s.desired.key.name))
+}

@@ -1,0 +1,76 @@
+//! Join the isolated: every member knows every other.
+//!
+//! Two nodes may be introduced when at least one of them knows nobody and holds nothing, or when they already share an
+//! acquaintance: one MEET between two grown clusters would merge them and destroy the data of one (measured on 8.0.1
+//! and 9.1.2). "All meet all" is what makes a newcomer known in a tenth of a second instead of five.
+
+use std::collections::BTreeMap;
+
+use super::form;
+use crate::model::{
+    Blocked, Code, Member, NodeReport, Plan, PodUid, Proposal, Stage, Step, Target, View, Waiting, Why,
+};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    if !v.s.whole && !form::may_meet(v) {
+        return plan;
+    }
+    let members: Vec<_> = v.answering().filter(|(m, n)| m.stays() && n.admitted && !n.loading).collect();
+    plan.blocked.extend(members.iter().filter_map(|(m, n)| stranger(v, m, n)));
+    let mut meetings: BTreeMap<PodUid, (Target, Vec<Target>)> = BTreeMap::new();
+    let mut pending = 0;
+    for (i, a) in members.iter().enumerate() {
+        for b in members.iter().skip(i + 1).filter(|b| !View::acquainted(a.1, b.1)) {
+            pending += 1;
+            if !shaking_hands(a, b) && introducible(v, a, b) {
+                // The newcomer is told of all others in one burst.
+                let (on, with) = if a.1.is_isolated() || !b.1.is_isolated() { (a, b) } else { (b, a) };
+                if let (Some(on), Some(with)) = (on.0.target(), with.0.target()) {
+                    meetings.entry(on.uid.clone()).or_insert_with(|| (on, Vec::new())).1.push(with);
+                }
+            }
+        }
+    }
+    let why = if v.s.whole { Why::Capacity } else { Why::Form };
+    plan.steps.extend(meetings.into_values().map(|(on, with)| {
+        let note = format!("{} members do not know it yet", with.len());
+        Proposal::new(Step::Meet { on, with }, why, note)
+    }));
+    if pending > 0 {
+        let message = format!("{pending} pairs of nodes do not know each other yet");
+        plan.waiting.push(Waiting { shard: None, stage: Stage::JoiningNodes, message });
+    }
+    plan
+}
+
+type Joined<'v, 'a> = (&'v Member<'a>, &'a NodeReport);
+
+/// A MEET is already on its way between the two.
+fn shaking_hands(a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
+    let sees = |n: &NodeReport, other: &Member<'_>| {
+        n.peers.values().any(|p| p.handshake && p.ip.is_some() && p.ip == other.pod.ip)
+    };
+    sees(a.1, b.0) || sees(b.1, a.0)
+}
+
+fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
+    let fresh = |(m, n): &Joined<'_, '_>| m.is_unused() || (!v.s.whole && n.is_isolated() && n.keys == 0);
+    let share = a.1.peers.iter().any(|(id, p)| !p.handshake && (*id == b.1.id || b.1.peers.contains_key(id)));
+    fresh(a) || fresh(b) || share
+}
+
+/// A grown node that knows nobody is not a newcomer: whatever it holds, it must not be merged in.
+fn stranger(v: &View<'_>, m: &Member<'_>, n: &NodeReport) -> Option<Blocked> {
+    let grown = v.s.whole && n.is_isolated() && !m.is_unused() && v.s.desired.members() > 1;
+    grown.then(|| Blocked {
+        code: Code::NotEmpty,
+        shard: Some(m.pod.shard),
+        message: format!(
+            "{} knows no other node but holds {} slots and {} keys: it is not joined; delete the Pod to replace it",
+            m.pod.name,
+            n.slots().len(),
+            n.keys
+        ),
+    })
+}

@@ -1,0 +1,71 @@
+//! Live settings: every pass corrects what differs, and above all gives back the low node-timeout of the formation.
+//!
+//! A node runs with the low timeout only while an empty cluster forms and its own state is not ok yet
+//! (a lost `CONFIG SET` heals here: the configuration file carries the real value).
+
+use std::collections::BTreeMap;
+
+use super::form;
+use crate::model::settings::{self, FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
+use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, View, Why};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let forming = form::everyone_is_there(v) && v.answering().all(|(_, n)| n.keys == 0);
+    for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
+        managed(v, member, node, forming, &mut plan);
+        users(v, member, node, &mut plan);
+    }
+    plan
+}
+
+/// The node-timeout that this node should run with now, in milliseconds.
+pub(super) fn node_timeout(v: &View<'_>, node: &NodeReport, forming: bool) -> u32 {
+    let real = v.s.desired.node_timeout_ms();
+    if !forming || node.state_ok {
+        return real;
+    }
+    let low = if v.s.desired.members() <= v.s.low_timeout_budget {
+        FORMING_TIMEOUT_MS
+    } else {
+        FORMING_TIMEOUT_LARGE_MS
+    };
+    real.min(low)
+}
+
+fn managed(v: &View<'_>, member: &Member<'_>, node: &NodeReport, forming: bool, plan: &mut Plan) {
+    let wanted = settings::managed(node.version, node_timeout(v, node, forming));
+    let differ: BTreeMap<String, String> =
+        wanted.into_iter().filter(|(k, value)| !settings::holds(node, k, value, &v.s.applied)).collect();
+    let Some(on) = member.target().filter(|_| !differ.is_empty()) else { return };
+    plan.steps.push(Proposal::new(
+        Step::Configure { on, settings: differ },
+        if v.s.whole { Why::Settings } else { Why::Form },
+        if node.state_ok { "the node runs with other values" } else { "the node is being prepared" },
+    ));
+}
+
+/// One step a key, so that a value that the server refuses holds back nothing else.
+fn users(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) {
+    for (key, value) in settings::users(&v.s.desired) {
+        if !node.config.contains_key(key) {
+            plan.blocked.push(Blocked {
+                code: Code::SettingRefused,
+                shard: None,
+                message: format!(
+                    "spec.config: Valkey {} has no setting {key:?}; correct or remove it",
+                    node.version
+                ),
+            });
+        } else if !settings::holds(node, key, value, &v.s.applied)
+            && let Some(on) = member.target()
+        {
+            let settings = BTreeMap::from([(key.clone(), value.clone())]);
+            plan.steps.push(Proposal::new(
+                Step::Configure { on, settings },
+                Why::Settings,
+                format!("spec.config sets {key}"),
+            ));
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Which worker a new member is asked for: copies of a shard apart, then members even over workers.
+//!
+//! The field order of [`Score`] is the policy. The scheduler has the last word (affinity is preferred, never `nodeName`).
+
+use std::collections::BTreeMap;
+
+use crate::model::{Shard, View, Worker, WorkerName, Zone};
+
+/// Smaller is better, field by field.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Score {
+    /// Copies of the same shard on the worker.
+    shard_on_worker: usize,
+    /// Copies of the same shard in the worker's zone.
+    shard_in_zone: usize,
+    /// Members of the cluster on the worker.
+    members_on_worker: usize,
+    /// Members of the cluster in the worker's zone.
+    members_in_zone: usize,
+    /// Steps around the ring of workers from the one placed last: equals go round instead of piling up on the first.
+    ring: usize,
+}
+
+/// Who is where, counting the members planned in this pass.
+#[derive(Debug)]
+pub struct Tally<'a> {
+    workers: Vec<&'a Worker>,
+    zones: BTreeMap<&'a WorkerName, &'a Zone>,
+    placed: Vec<(Shard, WorkerName)>,
+}
+
+impl<'a> Tally<'a> {
+    /// Counts the members that stay.
+    pub fn new(v: &View<'a>) -> Self {
+        let placed = v.all().filter(|m| m.stays());
+        Self {
+            workers: v.s.workers.values().filter(|w| w.open).collect(),
+            zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
+            placed: placed.filter_map(|m| Some((m.pod.shard, m.pod.worker.clone()?))).collect(),
+        }
+    }
+
+    /// The best open worker for one more copy of the shard, which is counted from now on.
+    pub fn place(&mut self, shard: Shard) -> Option<WorkerName> {
+        let best = self.workers.iter().min_by_key(|w| (self.score(w, shard), &w.name))?.name.clone();
+        self.placed.push((shard, best.clone()));
+        Some(best)
+    }
+
+    fn ring(&self, worker: &Worker) -> usize {
+        let place = |name: &WorkerName| self.workers.iter().position(|w| w.name == *name);
+        let all = self.workers.len().max(1);
+        let here = place(&worker.name).unwrap_or(0);
+        let last = self.placed.last().and_then(|(_, w)| place(w)).unwrap_or(all - 1);
+        (here + all - last).checked_sub(1).map_or(0, |d| d % all)
+    }
+
+    fn score(&self, worker: &Worker, shard: Shard) -> Score {
+        let zone = self.zones.get(&worker.name);
+        let count = |same_shard: bool, same_zone: bool| {
+            let here = |w: &WorkerName| {
+                if same_zone { zone.is_some() && self.zones.get(w) == zone } else { *w == worker.name }
+            };
+            self.placed.iter().filter(|(s, w)| (!same_shard || *s == shard) && here(w)).count()
+        };
+        Score {
+            shard_on_worker: count(true, false),
+            shard_in_zone: count(true, true),
+            members_on_worker: count(false, false),
+            members_in_zone: count(false, true),
+            ring: self.ring(worker),
+        }
+    }
+}

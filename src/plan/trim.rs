@@ -1,0 +1,102 @@
+//! Trim the surplus: a shard with more copies than wanted lets one go at a time.
+//!
+//! Removal is two observed facts: the replica is retired (it cannot be elected any more), then its Pod is deleted. A
+//! retirement is taken back as soon as the copy is needed again.
+
+use crate::model::{
+    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why,
+    step::Removable,
+};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    for (shard, _) in v.shards() {
+        if !v.s.desired.wants(shard) {
+            unwanted(v, shard, &mut plan);
+            continue;
+        }
+        let have = v.staying(shard).count();
+        if have <= v.s.desired.copies() {
+            plan.steps.extend(keep(v, shard));
+        } else {
+            surplus(v, shard, have - v.s.desired.copies(), &mut plan);
+        }
+    }
+    plan
+}
+
+/// Members of a shard that is not wanted may only go while they hold nothing.
+fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
+    let idle = v.staying(shard).filter(|m| m.is_unused() || never_started(m));
+    plan.steps.extend(idle.filter_map(|m| delete(m, "its shard is not wanted any more")));
+}
+
+/// Retirements that are no longer wanted are taken back.
+fn keep(v: &View<'_>, shard: Shard) -> Vec<Proposal> {
+    let retired = v.staying(shard).filter(|m| m.node().is_some_and(NodeReport::is_retiring));
+    retired
+        .filter_map(Member::target)
+        .map(|on| Proposal::new(Step::Keep { on }, Why::Repair, "its shard needs every copy it has"))
+        .collect()
+}
+
+fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
+    plan.waiting.push(Waiting {
+        shard: Some(shard),
+        stage: Stage::RemovingPods,
+        message: format!("shard {shard} has {too_many} copies more than wanted"),
+    });
+    let idle: Vec<_> = v.staying(shard).filter(|m| never_started(m) || m.is_unused()).collect();
+    if let (Some(m), Some((_, _))) = (idle.iter().max_by_key(|m| m.pod.index), v.primary(shard)) {
+        plan.steps.extend(delete(m, "one copy more than wanted, and it never joined"));
+        return;
+    }
+    let Some((_, primary)) = v.primary(shard) else { return };
+    let Some(victim) = victim(v, shard, primary) else { return };
+    let left = v.in_sync(shard).iter().filter(|m| m.pod.uid != victim.pod.uid).count();
+    if left < usize::from(v.s.desired.replicas) {
+        plan.blocked.push(Blocked {
+            code: Code::WouldLoseCopy,
+            shard: Some(shard),
+            message: format!(
+                "{} stays: without it shard {shard} has {left} replicas in sync, and {} are wanted",
+                victim.pod.name, v.s.desired.replicas
+            ),
+        });
+    } else if victim.node().is_some_and(NodeReport::is_retiring) {
+        plan.steps.extend(delete(victim, "one copy more than wanted, and it is retired"));
+    } else if let Some(on) = victim.target() {
+        plan.steps.push(Proposal::new(Step::Retire { on }, Why::Surplus, "one copy more than wanted"));
+    }
+}
+
+/// Who goes: a removal that began is finished first, then copies out of sync, then those that crowd a worker, then the
+/// highest number.
+fn victim<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &NodeReport) -> Option<&'v Member<'a>> {
+    let synced: Vec<_> = v.in_sync(shard).iter().map(|m| &m.pod.uid).collect();
+    let crowd = |m: &Member<'_>| v.staying(shard).filter(|o| o.pod.worker == m.pod.worker).count();
+    v.staying(shard)
+        .filter(|m| m.node().is_some_and(|n| n.id != primary.id && n.slots().is_empty()))
+        .max_by_key(|m| {
+            let retiring = m.node().is_some_and(NodeReport::is_retiring);
+            (retiring, !synced.contains(&&m.pod.uid), crowd(m), m.pod.index)
+        })
+}
+
+fn never_started(m: &Member<'_>) -> bool {
+    m.pod.phase == crate::model::Phase::Pending
+}
+
+fn delete(m: &Member<'_>, note: &str) -> Option<Proposal> {
+    let only_if = if never_started(m) {
+        Removable::NotRunning
+    } else if m.is_unused() {
+        Removable::Unused
+    } else if m.node()?.is_retiring() {
+        Removable::Retired
+    } else {
+        return None;
+    };
+    let (name, uid) = (m.pod.name.clone(), m.pod.uid.clone());
+    Some(Proposal::new(Step::DeletePod { name, uid, shard: m.pod.shard, only_if }, Why::Surplus, note))
+}

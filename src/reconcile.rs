@@ -1,0 +1,75 @@
+//! The pipeline: observe → plan → execute → report. One pass over one cluster; nothing of it is remembered but hints.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::api::{self, ValkeyCluster};
+use crate::context::Ctx;
+use crate::error::{Error, Result};
+use crate::execute::execute;
+use crate::hints::lock;
+use crate::model::{Code, Done, Outcome, Plan, Stage, Step, Waiting};
+use crate::observe::observe;
+use crate::plan::plan;
+use crate::publish;
+use crate::report::report;
+use crate::telemetry::metrics::Part;
+
+/// One pass.
+pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> {
+    let uid = cr.uid().ok_or(Error::Incomplete("metadata.uid"))?;
+    let hints = ctx.hints.of(&uid);
+    let desired = match api::desired(&cr) {
+        Ok(desired) => desired,
+        Err(sentence) => return publish::refused(&ctx, &cr, &sentence).await,
+    };
+    lock(&hints).see_generation(desired.generation);
+
+    let began = Instant::now();
+    let snapshot = observe(&ctx, &cr, desired, &hints).await?;
+    publish::keep_links(&ctx, &snapshot, &hints);
+    let observed = Instant::now();
+    let plan = plan(&snapshot, &lock(&hints).attempts);
+    publish::log(&plan, &hints);
+    let planned = Instant::now();
+    let done = execute(&ctx, &snapshot, &plan, &hints).await;
+    ctx.metrics.part_took(Part::Observe, observed - began);
+    ctx.metrics.part_took(Part::Plan, planned - observed);
+    ctx.metrics.part_took(Part::Execute, planned.elapsed());
+
+    let previous = lock(&hints).status.clone().or_else(|| cr.status.clone());
+    let report = report(&snapshot, &plan, &done, previous.as_ref());
+    publish::publish(&ctx, &cr, &plan, &done, report, previous, &hints).await?;
+    Ok(Action::requeue(look_again(&plan, &done)))
+}
+
+/// How soon to look again. Watches and links wake the pass at once; this is for what they cannot see.
+fn look_again(plan: &Plan, done: &[Done]) -> Duration {
+    let acted =
+        done.iter().any(|d| d.outcome == Outcome::Done && !matches!(d.proposal.step, Step::SetGate { .. }));
+    let soonest = plan.waiting.iter().map(patience).min();
+    match (acted, soonest) {
+        (true, _) => Duration::from_millis(20),
+        (false, Some(wait)) => wait,
+        (false, None) if !done.is_empty() => Duration::from_millis(500),
+        (false, None) if plan.blocked.iter().any(|b| b.code != Code::Paused) => Duration::from_secs(2),
+        (false, None) => settled(),
+    }
+}
+
+/// Valkey's own progress is only seen by asking; Pods wake the pass by themselves.
+fn patience(w: &Waiting) -> Duration {
+    Duration::from_millis(match w.stage {
+        Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing | Stage::Electing => 100,
+        Stage::Syncing | Stage::RemovingPods => 200,
+        Stage::AddingPods => 250,
+    })
+}
+
+/// The safety net of a settled cluster, spread so that many clusters do not look at one moment.
+fn settled() -> Duration {
+    Duration::from_millis(rand::random_range(20_000..40_000))
+}

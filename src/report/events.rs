@@ -1,0 +1,149 @@
+//! What happened, for people: once for each transition, once for each kind of step in a pass.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{
+    EventNote,
+    trouble::{listed, step_reason},
+};
+use crate::{
+    api::ValkeyClusterStatus,
+    model::{Done, Outcome, Proposal, Step, Why, step::Removable},
+};
+
+/// The events of a pass, in the order in which things happened.
+pub(super) fn events(
+    status: &ValkeyClusterStatus,
+    done: &[Done],
+    previous: Option<&ValkeyClusterStatus>,
+) -> Vec<EventNote> {
+    let mut all = steps(done, previous);
+    all.extend(done.iter().filter_map(failed));
+    all.extend(hand_overs(status, previous));
+    all.extend(transitions(status, previous));
+    all
+}
+
+fn normal(reason: &str, note: String) -> EventNote {
+    EventNote { warning: false, reason: reason.to_owned(), note }
+}
+
+/// One event for each kind: repeats of an event are counted with the first note only, so the note names them all.
+fn steps(done: &[Done], previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote> {
+    let new = previous.is_none_or(|p| !p.formed);
+    let mut kinds: BTreeMap<(usize, &'static str), (&'static str, Vec<String>)> = BTreeMap::new();
+    for d in done.iter().filter(|d| d.outcome == Outcome::Done) {
+        if let Some((rank, reason, says, what)) = told(&d.proposal, new) {
+            kinds.entry((rank, reason)).or_insert((says, Vec::new())).1.push(what);
+        }
+    }
+    kinds
+        .into_iter()
+        .map(|((_, reason), (says, items))| normal(reason, format!("{says} {}", listed(items))))
+        .collect()
+}
+
+/// Rank among the events of a pass, reason, and the sentence in two parts. None for what nobody needs to know.
+fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, String)> {
+    Some(match &p.step {
+        Step::Apply(object) => {
+            use crate::model::Object::{ConfigMap, Secret, Service};
+            let reason = match (object, new) {
+                (Secret, true) => "SecretCreated",
+                (Secret, false) => "SecretUpdated",
+                (ConfigMap, true) => "ConfigMapCreated",
+                (ConfigMap, false) => "ConfigMapUpdated",
+                (Service, true) => "ServiceCreated",
+                (Service, false) => "ServiceUpdated",
+            };
+            (0, reason, if new { "Created the" } else { "Updated the" }, format!("{object:?}"))
+        }
+        Step::CreatePod { name, .. } => (1, "PodCreated", "Created", name.to_string()),
+        Step::Meet { on, with } => {
+            (2, "ClusterMeet", "Introduced", format!("{} to {} nodes", on.pod, with.len()))
+        }
+        Step::AssignSlots { on, slots } => {
+            (3, "PrimaryCreated", "Primary:", format!("{} with slots {slots}", on.pod))
+        }
+        Step::Replicate { on, .. } => {
+            (4, "ReplicaCreated", "Replica:", format!("{} of shard {}", on.pod, on.shard))
+        }
+        Step::Configure { settings, .. } if p.why == Why::Settings => {
+            let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
+            (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
+        }
+        Step::Forget { id, .. } => (6, "StaleNodeForgotten", "Forgot", id.to_string()),
+        Step::DeletePod { name, only_if: Removable::Retired, .. } => {
+            (7, "PodRetired", "Retired", name.to_string())
+        }
+        Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
+        Step::Latch
+        | Step::SetGate { .. }
+        | Step::Configure { .. }
+        | Step::Admit { .. }
+        | Step::SetEpoch { .. }
+        | Step::Retire { .. }
+        | Step::Keep { .. } => return None,
+    })
+}
+
+fn pod_of(step: &Step) -> String {
+    match step {
+        Step::Configure { on, .. } => on.pod.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// What Kubernetes refuses, and settings that a server refuses. Other failures are part of the way and in the log.
+fn failed(d: &Done) -> Option<EventNote> {
+    let Outcome::Failed(error) = &d.outcome else { return None };
+    let step = &d.proposal.step;
+    let setting = matches!(step, Step::Configure { .. }) && d.proposal.why == Why::Settings;
+    let reason = step_reason(step.kind()).or(setting.then_some("SettingFailed"))?;
+    Some(EventNote { warning: true, reason: reason.to_owned(), note: format!("{step}: {error}") })
+}
+
+/// A shard is led by another pod than before.
+fn hand_overs(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote> {
+    let before = previous.map(|p| p.topology.as_slice()).unwrap_or_default();
+    let changed = status.topology.iter().filter_map(|now| {
+        let last = before.iter().find(|t| t.shard == now.shard)?;
+        let (new, old) = (now.primary.as_ref()?, last.primary.as_ref());
+        (old.is_some_and(|old| old.pod != new.pod) || led_by_a_former_replica(last, &new.pod))
+            .then(|| normal("FailoverCompleted", format!("{} leads shard {} now", new.pod, now.shard)))
+    });
+    changed.collect()
+}
+
+/// The pass before saw no primary; one of the replicas that it saw has taken over.
+fn led_by_a_former_replica(last: &crate::api::ShardTopology, pod: &str) -> bool {
+    last.primary.is_none() && last.replicas.iter().any(|r| r.pod == pod)
+}
+
+fn transitions(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote> {
+    let before = previous.map(|p| p.conditions.as_slice()).unwrap_or_default();
+    let turned = |now: &Condition| {
+        let last = find(before, &now.type_);
+        last.is_none_or(|l| l.status != now.status || l.reason != now.reason)
+    };
+    let mut all = Vec::new();
+    if let Some(degraded) = find(&status.conditions, "Degraded").filter(|c| turned(c)) {
+        let (reason, note) = (degraded.reason.clone(), degraded.message.clone());
+        all.push(EventNote { warning: true, reason, note });
+    }
+    if let Some(ready) = find(&status.conditions, "Ready").filter(|c| turned(c)) {
+        match (ready.status.as_str(), ready.reason.as_str()) {
+            ("True", _) => all.push(normal("ClusterReady", ready.message.clone())),
+            (_, "MissingShards") => all.push(normal("WaitingForShards", ready.message.clone())),
+            (_, "MissingReplicas") => all.push(normal("WaitingForReplicas", ready.message.clone())),
+            _ => {}
+        }
+    }
+    all
+}
+
+fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}

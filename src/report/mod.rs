@@ -1,0 +1,109 @@
+//! What is said of a pass: status, events and gauges. Pure: no client, and the only clock is the snapshot's.
+//!
+//! Derived from what was seen and planned, never from a phase that was stored. Texts change only when facts do, so a settled
+//! cluster causes no writes.
+
+mod conditions;
+mod events;
+mod health;
+mod operation;
+mod topology;
+mod trouble;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+use crate::{
+    api::{State, ValkeyCluster, ValkeyClusterStatus},
+    build::labels::pod_selector,
+    model::{Done, Moment, Outcome, Plan, Snapshot, Step, View},
+};
+use health::Health;
+
+/// Everything that a pass has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The status to be written, if it differs from the one before.
+    pub status: ValkeyClusterStatus,
+    /// What happened, for people.
+    pub events: Vec<EventNote>,
+    /// Numbers for the metrics.
+    pub gauges: Gauges,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventNote {
+    /// A Warning, else Normal.
+    pub warning: bool,
+    /// One `CamelCase` word.
+    pub reason: String,
+    /// The sentence.
+    pub note: String,
+}
+
+/// Numbers of one cluster. The keys are closed sets, each always there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Wanted shards by state: `ready`, `short` of copies, `lost` (no primary answers).
+    pub shards: BTreeMap<String, i64>,
+    /// Pods by state: `ready`, `joining`, `silent`, `pending`, `ended`, `leaving`.
+    pub members: BTreeMap<String, i64>,
+    /// Primaries on the fullest worker minus primaries on the emptiest open one.
+    pub worker_spread: i64,
+}
+
+/// The report of a pass. `previous` is the status written last: times of unchanged conditions and the latches come from it.
+pub fn report(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    done: &[Done],
+    previous: Option<&ValkeyClusterStatus>,
+) -> Report {
+    let view = View::new(snapshot);
+    let health = Health::new(&view, plan);
+    let conditions = conditions::conditions(&health, previous);
+    let (state, reason, message) = conditions::summary(&health, &conditions);
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let status = ValkeyClusterStatus {
+        observed_generation: Some(snapshot.desired.generation),
+        state: Some(state),
+        reason,
+        message,
+        shards: count(health.serving_shards),
+        ready_shards: count(health.ready.len()),
+        replicas: count(snapshot.pods.len()),
+        selector: Some(pod_selector(&snapshot.desired.key)),
+        formed: snapshot.formed || latched(done) || previous.is_some_and(|p| p.formed),
+        operation: operation::operation(&health, previous),
+        topology: topology::topology(&health, previous),
+        conditions,
+    };
+    let events = events::events(&status, done, previous);
+    Report { gauges: health.gauges(), status, events }
+}
+
+/// The status of a spec that cannot be planned for, with the sentence that says what to change. What was known stays.
+pub fn refusal(cr: &ValkeyCluster, sentence: &str, now: Moment) -> ValkeyClusterStatus {
+    let previous = cr.status.as_ref();
+    let generation = cr.metadata.generation.unwrap_or_default();
+    ValkeyClusterStatus {
+        observed_generation: Some(generation),
+        state: Some(State::Failed),
+        reason: "InvalidSpec".to_owned(),
+        message: sentence.to_owned(),
+        conditions: conditions::refused(sentence, generation, now, previous),
+        operation: None,
+        ..previous.cloned().unwrap_or_default()
+    }
+}
+
+fn latched(done: &[Done]) -> bool {
+    done.iter().any(|d| d.proposal.step == Step::Latch && d.outcome == Outcome::Done)
+}
+
+/// A moment as the API has it, in whole seconds.
+fn time(moment: Moment) -> Time {
+    Time(Timestamp::from_second(moment.0.div_euclid(1000)).unwrap_or_default())
+}

@@ -1,0 +1,90 @@
+//! What the operator is doing, with a counter that only grows.
+
+use super::{conditions::first_stage, health::Health, time};
+use crate::{
+    api::{Operation, OperationKind, ValkeyClusterStatus},
+    model::{SLOTS, Stage, View},
+};
+
+/// The operation under way, if one is. Its kind is kept from the pass before while the work goes on.
+pub(super) fn operation(
+    health: &Health<'_, '_>,
+    previous: Option<&ValkeyClusterStatus>,
+) -> Option<Operation> {
+    let stage = first_stage(health)?.stage;
+    let before = previous.and_then(|p| p.operation.as_ref());
+    let kind = kind(health, stage, previous);
+    let name = format!("{stage:?}");
+    let (left, natural, unit) = left(health, stage);
+    let same = before.filter(|b| b.kind == kind);
+    let counting = same.filter(|b| b.stage == name && b.unit == unit);
+    let total = counting.map_or(natural, |b| b.total.max(natural));
+    let done = (total - left).max(counting.map_or(0, |b| b.done)).clamp(0, total);
+    let since = same.and_then(|b| b.since.clone()).unwrap_or_else(|| time(health.view.s.now));
+    Some(Operation::new(kind, &name, (done, total), unit, Some(since)))
+}
+
+fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterStatus>) -> OperationKind {
+    let s = health.view.s;
+    if !s.whole {
+        return OperationKind::Forming;
+    }
+    if stage == Stage::RemovingPods {
+        return OperationKind::ScalingIn;
+    }
+    let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
+    let spec_changed = previous.is_some_and(|p| p.observed_generation != Some(s.desired.generation));
+    // Copies that are missing right after a change of the spec were never there; at any other time they were lost.
+    match before {
+        _ if !health.leaderless.is_empty() => OperationKind::Repairing,
+        Some(kind @ (OperationKind::ScalingOut | OperationKind::Repairing | OperationKind::Forming))
+            if !spec_changed =>
+        {
+            kind
+        }
+        _ if spec_changed => OperationKind::ScalingOut,
+        _ => OperationKind::Repairing,
+    }
+}
+
+/// What is left of the stage, how much there is of it altogether, and in what it is counted.
+fn left(health: &Health<'_, '_>, stage: Stage) -> (i64, i64, &'static str) {
+    let v = health.view;
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let members = count(v.s.desired.members());
+    let minus = |total: i64, there: usize| (total - count(there)).max(0);
+    match stage {
+        Stage::AddingPods => {
+            (minus(members, v.answering().filter(|(m, _)| m.stays()).count()), members, "pods")
+        }
+        Stage::JoiningNodes => (minus(members, acquainted(v)), members, "nodes"),
+        Stage::AssigningSlots => {
+            (i64::from(SLOTS.saturating_sub(health.known_slots)), i64::from(SLOTS), "slots")
+        }
+        Stage::Syncing => {
+            let wanted = count(usize::from(v.s.desired.shards) * usize::from(v.s.desired.replicas));
+            let in_sync =
+                v.s.desired.shards().map(|s| v.in_sync(s).len().min(v.s.desired.replicas.into())).sum();
+            (minus(wanted, in_sync), wanted, "replicas")
+        }
+        Stage::Agreeing => {
+            (minus(members, v.answering().filter(|(_, n)| n.state_ok).count()), members, "nodes")
+        }
+        Stage::Electing => (count(health.leaderless.len()), i64::from(v.s.desired.shards), "shards"),
+        Stage::RemovingPods => {
+            let surplus = v.shards().map(|(shard, _)| surplus(v, shard)).sum();
+            (count(surplus), count(surplus), "pods")
+        }
+    }
+}
+
+fn surplus(v: &View<'_>, shard: crate::model::Shard) -> usize {
+    let wanted = if v.s.desired.wants(shard) { v.s.desired.copies() } else { 0 };
+    v.staying(shard).count().saturating_sub(wanted)
+}
+
+/// Nodes that know, and are known by, all others that answer.
+fn acquainted(v: &View<'_>) -> usize {
+    let all: Vec<_> = v.answering().filter(|(m, _)| m.stays()).map(|(_, n)| n).collect();
+    all.iter().filter(|a| all.iter().all(|b| a.id == b.id || View::acquainted(a, b))).count()
+}

@@ -1,0 +1,128 @@
+//! What a person should know of: lost primaries, refusals that do not cure themselves, pods that do not start.
+
+use super::health::Health;
+use crate::model::{Blocked, Code, Phase, Pod, View};
+
+/// A pod that has not started after this many milliseconds is named, whatever Kubernetes says of it.
+const PATIENCE_MS: i64 = 10_000;
+
+/// A reason and its sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// All troubles, the worst first. Their texts stay the same while the facts do.
+pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
+    let mut all: Vec<Trouble> = primary_lost(health).into_iter().collect();
+    all.extend(health.plan.blocked.iter().filter_map(persistent));
+    all.extend(stuck_pods(health.view));
+    all
+}
+
+fn primary_lost(health: &Health<'_, '_>) -> Option<Trouble> {
+    let deleting = health.view.s.desired.deleting;
+    let lost = (health.view.s.whole && !deleting).then_some(&health.leaderless).filter(|l| !l.is_empty())?;
+    let names = listed(lost.iter().map(ToString::to_string).collect());
+    let shards = if lost.len() == 1 { "shard" } else { "shards" };
+    Some(Trouble {
+        reason: "PrimaryLost".to_owned(),
+        message: format!(
+            "No primary answers in {shards} {names}: keys there can be neither read nor written"
+        ),
+    })
+}
+
+/// What a person asked for, or what is over soon by itself: no trouble.
+pub(super) fn waits_for_a_person(code: Code) -> bool {
+    matches!(code, Code::Paused | Code::Deleting)
+}
+
+fn persistent(blocked: &Blocked) -> Option<Trouble> {
+    let message = blocked.message.clone();
+    match blocked.code {
+        Code::Paused | Code::Deleting | Code::WouldLoseCopy => None,
+        Code::BackingOff => refused_by_kubernetes(&message),
+        code @ (Code::AddressInUse
+        | Code::StrangerKnown
+        | Code::NotEmpty
+        | Code::Unseen
+        | Code::ShardCountChange
+        | Code::CrashLoop
+        | Code::SettingRefused
+        | Code::CredentialsLost
+        | Code::ForeignOperator) => Some(Trouble { reason: format!("{code:?}"), message }),
+    }
+}
+
+/// A quota, a policy or a webhook says no: that is for a person. A node that is not ready for a command cures itself.
+fn refused_by_kubernetes(message: &str) -> Option<Trouble> {
+    let reason = step_reason(message.split_whitespace().next()?)?;
+    // The seconds until the next try change all the time.
+    let steady = message.split(" (tried again").next().unwrap_or(message);
+    Some(Trouble { reason: reason.to_owned(), message: steady.to_owned() })
+}
+
+/// The reason that a failed step of this kind is told under; none for steps on a Valkey node.
+pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
+    match kind {
+        "CreatePod" => Some("PodCreateFailed"),
+        "DeletePod" => Some("PodDeleteFailed"),
+        "Apply" => Some("ApplyFailed"),
+        "Latch" => Some("StatusFailed"),
+        _ => None,
+    }
+}
+
+/// Pods that do not start, one trouble for each reason.
+fn stuck_pods(view: &View<'_>) -> Vec<Trouble> {
+    let mut found: Vec<(Trouble, usize)> = Vec::new();
+    let waiting = view.all().map(|m| m.pod).filter(|p| p.phase == Phase::Pending && !p.terminating);
+    for trouble in waiting.filter_map(|pod| stuck(view, pod)) {
+        match found.iter_mut().find(|(known, _)| known.reason == trouble.reason) {
+            Some((_, more)) => *more += 1,
+            None => found.push((trouble, 0)),
+        }
+    }
+    let others = |n: usize| match n {
+        0 => String::new(),
+        1 => " (and 1 more pod)".to_owned(),
+        n => format!(" (and {n} more pods)"),
+    };
+    found
+        .into_iter()
+        .map(|(Trouble { reason, message }, more)| Trouble { reason, message: message + &others(more) })
+        .collect()
+}
+
+fn stuck(view: &View<'_>, pod: &Pod) -> Option<Trouble> {
+    let Some(trouble) = &pod.trouble else {
+        return (view.s.now.since(pod.created) > PATIENCE_MS).then(|| Trouble {
+            reason: "PodNotStarted".to_owned(),
+            message: format!(
+                "{} has not started within {} s: see kubectl describe pod",
+                pod.name,
+                PATIENCE_MS / 1000
+            ),
+        });
+    };
+    let reason = match trouble.reason.as_str() {
+        "" => "PodNotStarted",
+        "Unschedulable" => "PodUnschedulable",
+        // The kubelet tells the two in turn; one name keeps the reason steady.
+        "ErrImagePull" => "ImagePullBackOff",
+        other => other,
+    };
+    let words = if trouble.message.is_empty() { trouble.reason.as_str() } else { trouble.message.as_str() };
+    Some(Trouble { reason: reason.to_owned(), message: format!("{} cannot start: {words}", pod.name) })
+}
+
+/// The first of them, and how many more.
+pub(super) fn listed(items: Vec<String>) -> String {
+    const SHOWN: usize = 6;
+    let more = items.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = items.into_iter().take(SHOWN).collect();
+    let shown = shown.join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}

@@ -1,0 +1,10 @@
+//! What the process tells about itself: logs, metrics, and the HTTP server that health checks and scrapes use.
+//!
+//! Decides nothing about clusters. [`logs`] touches standard error, [`http`] one listening socket, [`metrics`] memory only.
+
+pub mod http;
+pub mod logs;
+pub mod metrics;
+
+pub use http::Readiness;
+pub use metrics::{ClusterGauges, Metrics, Part};

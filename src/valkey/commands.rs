@@ -1,0 +1,173 @@
+//! The commands that the operator uses, one function each. They send and read; they decide nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::model::{NodeId, Slots};
+
+use super::error::WireError;
+use super::node::Node;
+use super::parse::{ClusterInfo, Info, NodeLine, cluster_nodes as parse_nodes};
+use super::reply::Reply;
+
+/// How a replica takes its primary's place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Failover {
+    /// The primary holds its writes until the replica has them all: nothing is lost.
+    Planned,
+    /// Without the primary, with the votes of the others: for a primary that is dead.
+    Force,
+    /// Without anybody: for a cluster without a majority.
+    Takeover,
+}
+
+/// What `CLUSTER RESET` leaves.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reset {
+    /// The id stays.
+    Soft,
+    /// A new id, and all epochs are 0.
+    Hard,
+}
+
+/// An ACL user as the server describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AclUser {
+    /// `on`, `nopass`, …
+    pub flags: BTreeSet<String>,
+    /// SHA-256 of each password, in hexadecimal digits.
+    pub passwords: BTreeSet<String>,
+    /// The command rules, as `-@all +ping`.
+    pub commands: String,
+}
+
+impl AclUser {
+    /// It may log in.
+    pub fn is_on(&self) -> bool {
+        self.flags.contains("on")
+    }
+
+    /// Reads the answer to `ACL GETUSER`: none for a user that does not exist.
+    pub fn parse(reply: &Reply) -> Result<Option<Self>, WireError> {
+        if *reply == Reply::Nil {
+            return Ok(None);
+        }
+        let fields = reply.fields()?;
+        let list = |name: &str| match fields.get(name) {
+            Some(Reply::List(items)) => items.iter().map(|i| i.text().map(str::to_owned)).collect(),
+            _ => Err(WireError::Protocol(format!("ACL GETUSER without {name}"))),
+        };
+        let commands = fields.get("commands").map_or(Ok(""), Reply::text)?.to_owned();
+        Ok(Some(Self { flags: list("flags")?, passwords: list("passwords")?, commands }))
+    }
+}
+
+/// `PING`.
+pub async fn ping(node: &dyn Node) -> Result<(), WireError> {
+    node.call(&["PING"]).await.map(|_| ())
+}
+
+/// `CLUSTER INFO`.
+pub async fn cluster_info(node: &dyn Node) -> Result<ClusterInfo, WireError> {
+    ClusterInfo::parse(node.call(&["CLUSTER", "INFO"]).await?.text()?)
+}
+
+/// `CLUSTER NODES`: 125 bytes a line, so 125 KB from a node that knows a thousand.
+pub async fn cluster_nodes(node: &dyn Node) -> Result<Vec<NodeLine>, WireError> {
+    parse_nodes(node.call(&["CLUSTER", "NODES"]).await?.text()?)
+}
+
+/// `CLUSTER MYID`.
+pub async fn my_id(node: &dyn Node) -> Result<NodeId, WireError> {
+    Ok(NodeId::new(node.call(&["CLUSTER", "MYID"]).await?.text()?))
+}
+
+/// `INFO` with these sections (`server`, `persistence`, `replication`, `memory`, `keyspace`).
+pub async fn info(node: &dyn Node, sections: &[&str]) -> Result<Info, WireError> {
+    let argv = [&["INFO"], sections].concat();
+    Info::parse(node.call(&argv).await?.text()?)
+}
+
+/// `CONFIG GET`: keys that this version does not have are missing from the answer.
+pub async fn config_get(node: &dyn Node, keys: &[&str]) -> Result<BTreeMap<String, String>, WireError> {
+    let argv = [&["CONFIG", "GET"], keys].concat();
+    node.call(&argv).await?.texts()
+}
+
+/// `CONFIG SET` of all pairs in one command: all are set or none is.
+pub async fn config_set(node: &dyn Node, settings: &BTreeMap<String, String>) -> Result<(), WireError> {
+    let pairs = settings.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
+    let argv: Vec<&str> = ["CONFIG", "SET"].into_iter().chain(pairs).collect();
+    node.call(&argv).await?.ok()
+}
+
+/// `ACL SETUSER`: the rules are added to what the user has; `reset` comes first where they are to replace it.
+pub async fn acl_setuser(node: &dyn Node, user: &str, rules: &[&str]) -> Result<(), WireError> {
+    let argv = [&["ACL", "SETUSER", user], rules].concat();
+    node.call(&argv).await?.ok()
+}
+
+/// `ACL GETUSER`: none for a user that does not exist.
+pub async fn acl_getuser(node: &dyn Node, user: &str) -> Result<Option<AclUser>, WireError> {
+    AclUser::parse(&node.call(&["ACL", "GETUSER", user]).await?)
+}
+
+/// `CLUSTER ADDSLOTSRANGE`. Refused as a whole when the node lists one of them under any owner.
+pub async fn add_slots(node: &dyn Node, slots: &Slots) -> Result<(), WireError> {
+    let ends: Vec<String> =
+        slots.ranges().iter().flat_map(|r| [r.first.to_string(), r.last.to_string()]).collect();
+    let argv: Vec<&str> =
+        ["CLUSTER", "ADDSLOTSRANGE"].into_iter().chain(ends.iter().map(String::as_str)).collect();
+    node.call(&argv).await?.ok()
+}
+
+/// `CLUSTER SET-CONFIG-EPOCH`: accepted only while the node knows nobody and its epoch is 0.
+pub async fn set_config_epoch(node: &dyn Node, epoch: u64) -> Result<(), WireError> {
+    node.call(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]).await?.ok()
+}
+
+/// `CLUSTER BUMPEPOCH`: `BUMPED n` or `STILL n`.
+pub async fn bump_epoch(node: &dyn Node) -> Result<(), WireError> {
+    node.call(&["CLUSTER", "BUMPEPOCH"]).await.map(|_| ())
+}
+
+/// `CLUSTER MEET`: begins a handshake; whether it succeeds shows in `CLUSTER NODES`.
+pub async fn meet(node: &dyn Node, ip: IpAddr, port: u16, bus_port: u16) -> Result<(), WireError> {
+    let argv = ["CLUSTER", "MEET", &ip.to_string(), &port.to_string(), &bus_port.to_string()];
+    node.call(&argv).await?.ok()
+}
+
+/// `CLUSTER REPLICATE`: the node must know the primary, own no slots and hold no keys (unless it is a replica already).
+pub async fn replicate(node: &dyn Node, primary: &NodeId) -> Result<(), WireError> {
+    node.call(&["CLUSTER", "REPLICATE", primary.as_str()]).await?.ok()
+}
+
+/// `CLUSTER FORGET`: the id is also refused for the next 60 s.
+pub async fn forget(node: &dyn Node, id: &NodeId) -> Result<(), WireError> {
+    node.call(&["CLUSTER", "FORGET", id.as_str()]).await?.ok()
+}
+
+/// `CLUSTER FAILOVER`, sent to the replica. `OK` means that it was begun, not that it will succeed.
+pub async fn failover(node: &dyn Node, kind: Failover) -> Result<(), WireError> {
+    let argv: &[&str] = match kind {
+        Failover::Planned => &["CLUSTER", "FAILOVER"],
+        Failover::Force => &["CLUSTER", "FAILOVER", "FORCE"],
+        Failover::Takeover => &["CLUSTER", "FAILOVER", "TAKEOVER"],
+    };
+    node.call(argv).await?.ok()
+}
+
+/// `CLUSTER RESET`: refused on a primary that holds keys; a replica's data is flushed.
+pub async fn reset(node: &dyn Node, kind: Reset) -> Result<(), WireError> {
+    let word = match kind {
+        Reset::Soft => "SOFT",
+        Reset::Hard => "HARD",
+    };
+    node.call(&["CLUSTER", "RESET", word]).await?.ok()
+}
+
+/// `DBSIZE`: the keys of database 0.
+pub async fn dbsize(node: &dyn Node) -> Result<u64, WireError> {
+    let count = node.call(&["DBSIZE"]).await?.int()?;
+    u64::try_from(count).map_err(|_| WireError::Protocol(format!("DBSIZE is {count}")))
+}

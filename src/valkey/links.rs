@@ -1,0 +1,136 @@
+//! All links of the operator: which are wanted, which are up, and how many were lost.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::link::{Change, Event, Link, LinkSettings};
+use super::node::{Access, Connector};
+
+/// Connections that are opened at once: enough for a thousand nodes in a second, few enough for a burst at start.
+const OPENING: usize = 64;
+
+/// Keeps one link to every wanted member of every cluster `C`; `M` tells the members of one cluster apart.
+pub struct Links<C, M> {
+    connector: Arc<dyn Connector>,
+    settings: LinkSettings,
+    opening: Arc<Semaphore>,
+    events: mpsc::UnboundedSender<Event<C, M>>,
+    kept: Mutex<BTreeMap<C, BTreeMap<M, Kept>>>,
+    counts: Arc<Mutex<LinkCounts>>,
+}
+
+struct Kept {
+    addr: SocketAddr,
+    access: Access,
+    task: AbortHandle,
+    up: Arc<Mutex<bool>>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// For metrics.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinkCounts {
+    /// Links that are wanted now.
+    pub wanted: usize,
+    /// Links that are up now.
+    pub up: usize,
+    /// Links lost since the start, by [`super::WireError::code`].
+    pub lost: BTreeMap<&'static str, u64>,
+}
+
+impl<C, M> Links<C, M>
+where
+    C: Ord + Clone + Send + 'static,
+    M: Ord + Clone + Send + 'static,
+{
+    /// No links yet. Every change of a link is sent to `events`; a receiver that is gone is no reason to stop.
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        settings: LinkSettings,
+        events: mpsc::UnboundedSender<Event<C, M>>,
+    ) -> Self {
+        let opening = Arc::new(Semaphore::new(OPENING));
+        let (kept, counts) = (Mutex::default(), Arc::default());
+        Self { connector, settings, opening, events, kept, counts }
+    }
+
+    /// Makes the links of `cluster` those that are wanted: starts what is missing, drops what is not wanted any more,
+    /// replaces what has another address or other credentials. Links that stay are not touched.
+    pub fn keep(&self, cluster: &C, wanted: &[(M, SocketAddr)], access: &Access) {
+        let mut all = lock(&self.kept);
+        let links = all.entry(cluster.clone()).or_default();
+        links.retain(|member, kept| {
+            wanted.iter().any(|(m, addr)| m == member && *addr == kept.addr) && kept.access == *access
+        });
+        for (member, addr) in wanted {
+            if !links.contains_key(member) {
+                links.insert(member.clone(), self.start(cluster, member, *addr, access));
+            }
+        }
+        if links.is_empty() {
+            all.remove(cluster);
+        }
+    }
+
+    /// Drops all links of a cluster that is gone.
+    pub fn forget(&self, cluster: &C) {
+        lock(&self.kept).remove(cluster);
+    }
+
+    /// Whether the link to this member is up.
+    pub fn is_up(&self, cluster: &C, member: &M) -> bool {
+        lock(&self.kept).get(cluster).and_then(|links| links.get(member)).is_some_and(|kept| *lock(&kept.up))
+    }
+
+    /// The numbers as they are now.
+    pub fn counts(&self) -> LinkCounts {
+        let all = lock(&self.kept);
+        let links = || all.values().flat_map(BTreeMap::values);
+        let lost = lock(&self.counts).lost.clone();
+        LinkCounts { wanted: links().count(), up: links().filter(|kept| *lock(&kept.up)).count(), lost }
+    }
+
+    fn start(&self, cluster: &C, member: &M, addr: SocketAddr, access: &Access) -> Kept {
+        let link = Link {
+            addr,
+            access: access.clone(),
+            settings: self.settings,
+            connector: Arc::clone(&self.connector),
+            opening: Arc::clone(&self.opening),
+        };
+        let up = Arc::new(Mutex::new(false));
+        let (cluster, member, events) = (cluster.clone(), member.clone(), self.events.clone());
+        let (counts, state) = (Arc::clone(&self.counts), Arc::clone(&up));
+        let report = move |change: Change| {
+            *lock(&state) = change == Change::Up;
+            if let Change::Lost(why) = &change {
+                *lock(&counts).lost.entry(why.code()).or_default() += 1;
+            }
+            let event =
+                Event { cluster: cluster.clone(), member: member.clone(), change, at: Instant::now() };
+            // Nobody listens only while the operator ends.
+            let _ = events.send(event);
+        };
+        let task = tokio::spawn(link.run(report)).abort_handle();
+        Kept { addr, access: access.clone(), task, up }
+    }
+}
+
+/// What is locked here is whole after each statement, so a panic elsewhere while it was held does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "links_tests.rs"]
+mod tests;

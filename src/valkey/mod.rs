@@ -1,0 +1,40 @@
+//! The wire: everything that knows how a Valkey node is talked to, and nothing that decides.
+//!
+//! [`Node`] is one open connection, [`Connector`] opens it; [`fred`] implements both over TCP. [`commands`] has one
+//! typed helper a command, [`parse`] turns answers into values, [`Links`] keep an open connection to every node
+//! so that the end of a process is known within milliseconds.
+
+pub mod commands;
+pub mod error;
+pub mod fred;
+pub mod link;
+pub mod links;
+pub mod node;
+pub mod parse;
+pub mod reply;
+
+pub use self::fred::FredConnector;
+pub use error::WireError;
+pub use link::{Change, Event, LinkSettings};
+pub use links::{LinkCounts, Links};
+pub use node::{Access, Connector, Limits, Node};
+pub use reply::Reply;
+
+/// The ports that nodes listen on; one process an address, so that they are the same for all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// For clients.
+    pub client: u16,
+    /// For the cluster bus.
+    pub bus: u16,
+}
+
+impl Default for Ports {
+    /// Those of the Pods: Valkey's own default, and 10000 more for the bus.
+    fn default() -> Self {
+        Self { client: 6379, bus: 16379 }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,13 @@
+//! Turns answers into values. Pure; never panics; what is unknown is passed over, what is malformed is an error,
+//! because a line that is left out could be taken for a node that does not exist.
+
+mod cluster_info;
+mod info;
+mod nodes;
+
+pub use cluster_info::ClusterInfo;
+pub use info::{Info, ReplicaLine, Replication};
+pub use nodes::{Direction, Flag, NodeLine, OpenSlot, cluster_nodes};
+
+#[cfg(test)]
+pub(crate) mod testdata;

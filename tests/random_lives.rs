@@ -1,0 +1,59 @@
+//! Random lives: hundreds of clusters that are formed, changed and hurt at random moments, invariants after every tick.
+//!
+//! `LIVES=<n>` says how many (default 300), `FIRST=<seed>` where to begin. A failing life prints its seed, a script made
+//! as small as possible, and how to see it again: `LIFE=<seed> cargo test --test random_lives -- --nocapture`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod sim;
+
+use sim::life::live;
+use sim::random::{script, shrink};
+use sim::trace::Trace;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}")))
+}
+
+#[test]
+fn every_life_ends_well() {
+    if let Some(seed) = number("LIFE") {
+        replay(seed);
+        return;
+    }
+    let (first, lives) = (number("FIRST").unwrap_or(0), number("LIVES").unwrap_or(300));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let failures: Vec<(u64, String)> = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..threads)
+            .map(|lane| {
+                let seeds = (first..first + lives).filter(move |s| s % threads == lane);
+                scope.spawn(move || seeds.filter_map(failure).collect::<Vec<_>>())
+            })
+            .collect();
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect()
+    });
+    for (seed, why) in failures.iter().take(5) {
+        println!("life {seed}: {why}\n{}", shrink(&script(*seed)));
+    }
+    let mut seeds: Vec<u64> = failures.iter().map(|(s, _)| *s).collect();
+    seeds.sort_unstable();
+    assert!(
+        failures.is_empty(),
+        "{} of {lives} lives failed: {seeds:?}; see one with LIFE={} cargo test --test random_lives -- --nocapture",
+        failures.len(),
+        seeds.first().unwrap_or(&0)
+    );
+}
+
+fn failure(seed: u64) -> Option<(u64, String)> {
+    live(&script(seed), Trace::default()).failure.map(|why| (seed, why))
+}
+
+fn replay(seed: u64) {
+    let whole = script(seed);
+    let small = if live(&whole, Trace::default()).failure.is_some() { shrink(&whole) } else { whole };
+    let end = live(&small, Trace::on());
+    println!("{small}\n{}", end.world.trace.text);
+    if let Some(why) = end.failure {
+        panic!("life {seed}: {why}");
+    }
+}

@@ -1,0 +1,472 @@
+//! What is said of a dozen situations, as texts that a reviewer can read.
+//! `UPDATE=1 cargo test --test report_golden` writes them anew.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
+
+use valkey_cluster_operator::{
+    api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
+    model::{
+        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Peer, Phase, Plan, Pod,
+        PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step, Template,
+        Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+    },
+    plan::plan,
+    report::{Report, refusal, report},
+};
+
+/// 2026-01-02T03:04:05Z.
+const START: i64 = 1_767_323_045_000;
+
+fn golden(name: &str, report: &Report) {
+    let mut text = serde_saphyr::to_string(&serde_json::to_value(&report.status).unwrap()).unwrap();
+    for event in &report.events {
+        let kind = if event.warning { "Warning" } else { "Normal" };
+        writeln!(text, "# {kind} {}: {}", event.reason, event.note).unwrap();
+    }
+    let (shards, members) = (&report.gauges.shards, &report.gauges.members);
+    let spread = report.gauges.worker_spread;
+    writeln!(text, "# shards {shards:?} members {members:?} spread {spread}").unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/report").join(format!("{name}.yaml"));
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == text,
+        "{name} differs; look at it, then run `UPDATE=1 cargo test --test report_golden`\n{text}"
+    );
+}
+
+/// Three shards with this many replicas, on three workers, nothing there yet.
+fn empty(replicas: u16) -> Snapshot {
+    let workers = (0..3).map(|i| {
+        let name = WorkerName::new(format!("w{i}"));
+        (name.clone(), Worker { name, hostname: format!("w{i}"), zone: None, open: true })
+    });
+    Snapshot {
+        now: Moment(START),
+        desired: Desired {
+            key: ClusterKey { namespace: "ns".into(), name: "c".into(), uid: "u".into() },
+            generation: 1,
+            shards: 3,
+            replicas,
+            template: Template::default(),
+            config: BTreeMap::new(),
+            paused: false,
+            deleting: false,
+        },
+        revision: Revision::new("r1"),
+        formed: false,
+        whole: false,
+        drifted: BTreeSet::new(),
+        pods: BTreeMap::new(),
+        taken: BTreeSet::new(),
+        workers: workers.collect(),
+        nodes: BTreeMap::new(),
+        ghosts: BTreeMap::new(),
+        low_timeout_budget: 40,
+        applied: BTreeMap::new(),
+        credentials_known: true,
+        foreign: None,
+    }
+}
+
+fn pod_uid(shard: u16, index: u16) -> PodUid {
+    PodUid::new(format!("uid-{shard}-{index}"))
+}
+
+fn pod_name(shard: u16, index: u16) -> PodName {
+    PodName::new(format!("valkey-c-{shard}-{index}"))
+}
+
+fn ip(shard: u16, index: u16) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, shard.try_into().unwrap(), index.try_into().unwrap()))
+}
+
+fn id(shard: u16, index: u16) -> NodeId {
+    NodeId::new(format!("{shard}{index}").repeat(20))
+}
+
+fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
+    Pod {
+        name: pod_name(shard, index),
+        uid: pod_uid(shard, index),
+        shard: Shard(shard),
+        index,
+        revision: Revision::new("r1"),
+        failures: 0,
+        worker: Some(WorkerName::new(format!("w{}", (shard + index) % 3))),
+        ip: (phase == Phase::Running).then(|| ip(shard, index)),
+        phase,
+        terminating: false,
+        gate: None,
+        created: Moment(START),
+        trouble: None,
+    }
+}
+
+/// Every pod exists and has not started.
+fn pending(replicas: u16) -> Snapshot {
+    let mut s = empty(replicas);
+    for (shard, index) in places(replicas) {
+        s.pods.insert(pod_name(shard, index), pod(shard, index, Phase::Pending));
+    }
+    s
+}
+
+fn places(replicas: u16) -> impl Iterator<Item = (u16, u16)> {
+    (0..3).flat_map(move |shard| (0..=replicas).map(move |index| (shard, index)))
+}
+
+fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
+    let slots_of = |shard: u16| Slots::share(shard, 3);
+    let peers = places(replicas).filter(|at| *at != (shard, index)).map(|(s, i)| {
+        let peer = Peer {
+            ip: Some(ip(s, i)),
+            replica_of: (i > 0).then(|| id(s, 0)),
+            slots: if i == 0 { slots_of(s) } else { Slots::none() },
+            epoch: u64::from(s * 10 + i + 1),
+            handshake: false,
+            failed: false,
+            suspected: false,
+        };
+        (id(s, i), peer)
+    });
+    let link = Link { up: true, syncing: false, offset: 100 };
+    NodeReport {
+        id: id(shard, index),
+        version: Version::new(9, 1, 2),
+        uptime_ms: 60_000,
+        role: if index == 0 {
+            Role::Primary { slots: slots_of(shard) }
+        } else {
+            Role::Replica { of: id(shard, 0), link }
+        },
+        open_slots: Slots::none(),
+        state_ok: true,
+        epoch: u64::from(shard * 10 + index + 1),
+        peers: peers.collect(),
+        online_replicas: if index == 0 {
+            (1..=replicas).map(|i| ip(shard, i)).collect()
+        } else {
+            BTreeSet::new()
+        },
+        keys: 0,
+        loading: false,
+        admitted: true,
+        config: [
+            ("cluster-node-timeout", "2000"),
+            ("cluster-manual-failover-timeout", "1000"),
+            ("cluster-replica-no-failover", "no"),
+            ("shutdown-on-sigterm", "failover"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into(),
+    }
+}
+
+/// Formed and in sync.
+fn formed(replicas: u16) -> Snapshot {
+    let mut s = empty(replicas);
+    s.formed = true;
+    s.whole = true;
+    for (shard, index) in places(replicas) {
+        let mut running = pod(shard, index, Phase::Running);
+        running.gate = Some(true);
+        s.pods.insert(pod_name(shard, index), running);
+        s.nodes.insert(pod_uid(shard, index), Seen::Now(node(replicas, shard, index)));
+    }
+    s
+}
+
+fn lose(s: &mut Snapshot, shard: u16, index: u16) {
+    s.pods.remove(&pod_name(shard, index));
+    s.nodes.remove(&pod_uid(shard, index));
+}
+
+fn change(s: &mut Snapshot, shard: u16, index: u16, change: impl Fn(&mut NodeReport)) {
+    let Some(Seen::Now(node)) = s.nodes.get_mut(&pod_uid(shard, index)) else { panic!("no such node") };
+    change(node);
+}
+
+fn planned(s: &Snapshot) -> Plan {
+    plan(s, &Attempts::default())
+}
+
+fn done(plan: &Plan) -> Vec<Done> {
+    plan.steps.iter().map(|p| Done { proposal: p.clone(), outcome: Outcome::Done }).collect()
+}
+
+fn said(s: &Snapshot, previous: Option<&ValkeyClusterStatus>) -> Report {
+    let plan = planned(s);
+    report(s, &plan, &done(&plan), previous)
+}
+
+fn healthy() -> ValkeyClusterStatus {
+    said(&formed(1), None).status
+}
+
+#[test]
+fn a_new_cluster() {
+    let mut s = empty(1);
+    s.drifted = [Object::Secret, Object::ConfigMap, Object::Service].into();
+    golden("01-new", &said(&s, None));
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled() {
+    let mut s = pending(1);
+    for pod in s.pods.values_mut() {
+        let (reason, message) =
+            ("ErrImagePull".to_owned(), "docker.io/valkey/valkey:nope: not found".to_owned());
+        pod.trouble = Some(Trouble { reason, message });
+    }
+    let first = said(&s, None);
+    golden("02-image", &first);
+    for pod in s.pods.values_mut() {
+        pod.trouble.as_mut().unwrap().reason = "ImagePullBackOff".into();
+    }
+    let next = said(&s, Some(&first.status));
+    assert_eq!((next.status, next.events), (first.status, vec![]), "the kubelet tells the two in turn");
+}
+
+#[test]
+fn a_pod_that_no_worker_can_take() {
+    let mut s = pending(1);
+    let (reason, message) =
+        ("Unschedulable".to_owned(), "0/3 nodes are available: 3 Insufficient memory.".to_owned());
+    s.pods.get_mut(&pod_name(2, 1)).unwrap().trouble = Some(Trouble { reason, message });
+    golden("03-unschedulable", &said(&s, None));
+}
+
+#[test]
+fn pods_that_do_not_start_are_named_after_ten_seconds() {
+    let mut s = pending(0);
+    s.now = Moment(START + 10_000);
+    assert!(said(&s, None).status.conditions.iter().all(|c| c.type_ != "Degraded"));
+    s.now = Moment(START + 10_001);
+    let first = said(&s, None);
+    golden("04-not-started", &first);
+    s.now = Moment(START + 60_000);
+    assert_eq!(said(&s, Some(&first.status)).status, first.status, "nothing counts seconds");
+}
+
+#[test]
+fn nodes_get_to_know_each_other() {
+    let mut s = formed(1);
+    s.whole = false;
+    for (shard, index) in places(1) {
+        change(&mut s, shard, index, |n| {
+            n.state_ok = false;
+            n.peers.retain(|id, _| index == 0 && !id.as_str().ends_with('1'));
+            n.online_replicas.clear();
+            if index > 0 {
+                n.role = Role::Primary { slots: Slots::none() };
+            }
+        });
+    }
+    golden("05-joining", &said(&s, None));
+}
+
+#[test]
+fn the_formation_is_complete() {
+    let mut s = formed(1);
+    s.whole = false;
+    golden("06-formed", &said(&s, None));
+}
+
+#[test]
+fn a_settled_cluster_says_nothing_new() {
+    let first = healthy();
+    let mut later = formed(1);
+    later.now = Moment(START + 3_600_000);
+    let next = said(&later, Some(&first));
+    assert_eq!(next.status, first);
+    assert_eq!(next.events, vec![]);
+    let read_back: ValkeyClusterStatus =
+        serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap();
+    assert_eq!(read_back, first, "what the API server gives back is what was written");
+}
+
+#[test]
+fn a_primary_is_gone() {
+    let mut s = formed(1);
+    lose(&mut s, 1, 0);
+    s.now = Moment(START + 1000);
+    golden("07-primary-lost", &said(&s, Some(&healthy())));
+}
+
+#[test]
+fn a_replica_took_over() {
+    let before = {
+        let mut s = formed(1);
+        lose(&mut s, 1, 0);
+        said(&s, Some(&healthy())).status
+    };
+    let mut s = formed(1);
+    lose(&mut s, 1, 0);
+    change(&mut s, 1, 1, |n| n.role = Role::Primary { slots: Slots::share(1, 3) });
+    s.now = Moment(START + 2000);
+    golden("08-took-over", &said(&s, Some(&before)));
+}
+
+#[test]
+fn a_replica_is_gone() {
+    let mut s = formed(1);
+    lose(&mut s, 2, 1);
+    change(&mut s, 2, 0, |n| n.online_replicas.clear());
+    golden("09-replica-lost", &said(&s, Some(&healthy())));
+}
+
+#[test]
+fn more_replicas_are_wanted() {
+    let mut s = formed(1);
+    s.desired.replicas = 2;
+    s.desired.generation = 2;
+    let first = said(&s, Some(&healthy()));
+    golden("10-more-replicas", &first);
+    assert!(said(&s, Some(&first.status)).status.operation.unwrap().kind.to_string() == "ScalingOut");
+}
+
+#[test]
+fn fewer_replicas_are_wanted() {
+    let mut s = formed(1);
+    s.desired.replicas = 0;
+    s.desired.generation = 2;
+    golden("11-fewer-replicas", &said(&s, Some(&healthy())));
+}
+
+#[test]
+fn nothing_is_changed_while_paused() {
+    let mut s = formed(1);
+    s.desired.replicas = 2;
+    s.desired.generation = 2;
+    s.desired.paused = true;
+    golden("12-paused", &said(&s, Some(&healthy())));
+    let mut idle = formed(1);
+    idle.desired.paused = true;
+    let status = said(&idle, Some(&healthy())).status;
+    assert_eq!(status.state.unwrap().to_string(), "Ready", "nothing is wanted that is not there");
+}
+
+#[test]
+fn a_setting_that_no_server_knows() {
+    let mut s = formed(1);
+    s.desired.config.insert("maxmemry".into(), "1gb".into());
+    s.desired.generation = 2;
+    golden("13-setting", &said(&s, Some(&healthy())));
+}
+
+#[test]
+fn a_quota_refuses_pods() {
+    let s = empty(0);
+    let error = "pods \"valkey-c-0-0\" is forbidden: exceeded quota: pods, requested: pods=1";
+    let mut attempts = Attempts::default();
+    let failing = planned(&s).steps.into_iter().find(|p| matches!(p.step, Step::CreatePod { .. })).unwrap();
+    attempts.failed(&failing.step, s.now, error);
+    let held_back = plan(&s, &attempts);
+    let failed = Done { proposal: failing, outcome: Outcome::Failed(error.into()) };
+    let first = report(&s, &held_back, &[failed], None);
+    golden("14-quota", &first);
+    let mut later = s.clone();
+    later.now = s.now.plus_ms(100);
+    attempts.failed(&held_step(), later.now, error);
+    let next = report(&later, &plan(&later, &attempts), &[], Some(&first.status));
+    assert_eq!(next.status, first.status, "seconds until the next try are not told");
+}
+
+fn held_step() -> Step {
+    planned(&empty(0))
+        .steps
+        .into_iter()
+        .map(|p| p.step)
+        .find(|s| matches!(s, Step::CreatePod { .. }))
+        .unwrap()
+}
+
+#[test]
+fn nobody_answers() {
+    let mut s = formed(1);
+    for seen in s.nodes.values_mut() {
+        *seen = Seen::Silent(Silence::Timeout);
+    }
+    let report = said(&s, Some(&healthy()));
+    golden("15-silent", &report);
+    assert_eq!(report.status.topology.len(), 3, "that data may exist is never forgotten");
+}
+
+#[test]
+fn pods_of_an_earlier_spec_are_told_of() {
+    let mut s = formed(1);
+    s.revision = Revision::new("r2");
+    let status = said(&s, Some(&healthy())).status;
+    assert_eq!(status.state.unwrap().to_string(), "Ready");
+    assert_eq!(status.message, "Cluster is healthy; 6 pods were made from an earlier spec");
+}
+
+#[test]
+fn the_latch_never_opens() {
+    let s = empty(1);
+    let latch = Proposal::new(Step::Latch, Why::Form, "slots are given out next");
+    let latched =
+        report(&s, &Plan::default(), &[Done { proposal: latch, outcome: Outcome::Done }], None).status;
+    assert!(latched.formed);
+    assert!(said(&s, Some(&latched)).status.formed);
+    assert!(latched.topology.is_empty(), "not complete yet");
+}
+
+#[test]
+fn counters_only_grow() {
+    let (mut s, mut previous, mut last) = (formed(1), healthy(), (0, 0));
+    s.desired.replicas = 0;
+    s.desired.generation = 2;
+    for gone in [0, 2, 1] {
+        lose(&mut s, gone, 1);
+        change(&mut s, gone, 0, |n| n.online_replicas.clear());
+        previous = said(&s, Some(&previous)).status;
+        let Some(operation) = &previous.operation else { continue };
+        let now = (operation.done, operation.total);
+        assert!(now.0 >= last.0 && now.1 >= last.1, "{last:?} then {now:?}");
+        last = now;
+    }
+}
+
+#[test]
+fn a_spec_that_cannot_be_planned_for() {
+    let mut cr = ValkeyCluster::new("c", ValkeyClusterSpec::default());
+    cr.metadata.generation = Some(7);
+    cr.status = Some(healthy());
+    let sentence = "spec.shards is 0: set it to a number from 1 to 1000";
+    let status = refusal(&cr, sentence, Moment(START + 5000));
+    assert_eq!(status.formed, cr.status.as_ref().unwrap().formed);
+    cr.status = Some(status.clone());
+    assert_eq!(refusal(&cr, sentence, Moment(START + 9000)), status, "said once");
+    golden(
+        "16-refused",
+        &Report { status, events: vec![], gauges: valkey_cluster_operator::report::Gauges::default() },
+    );
+}
+
+/// API conventions: conditions are dated and say of which generation they speak; reasons are one word.
+#[test]
+fn conditions_keep_the_conventions() {
+    let mut silent = formed(1);
+    silent.nodes.values_mut().for_each(|seen| *seen = Seen::Never);
+    for s in [empty(0), pending(1), formed(2), silent] {
+        let status = said(&s, None).status;
+        assert!(status.conditions.len() >= 4);
+        for c in &status.conditions {
+            assert_eq!(c.observed_generation, Some(1), "{}", c.type_);
+            assert!(c.reason.chars().all(char::is_alphanumeric) && !c.reason.is_empty(), "{c:?}");
+            assert!(c.reason.starts_with(char::is_uppercase) && !c.message.is_empty(), "{c:?}");
+        }
+        assert_eq!(status.observed_generation, Some(1));
+    }
+}

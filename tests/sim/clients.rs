@@ -1,0 +1,106 @@
+//! Clients that write counters, and remember what was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use valkey_cluster_operator::model::{NodeId, SLOTS};
+
+use super::valkey::{Node, Valkey};
+
+/// How many counters there are, spread evenly over the slots.
+const COUNTERS: u16 = 12;
+
+/// The slots that clients write to.
+pub(crate) fn written_slots() -> impl Iterator<Item = u16> {
+    (0..COUNTERS)
+        .map(|i| u16::try_from(u32::from(SLOTS) * u32::from(i) / u32::from(COUNTERS)).expect("below 16384"))
+}
+
+/// What the clients know.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Clients {
+    /// Slot → the highest value that a server acknowledged.
+    pub acknowledged: BTreeMap<u16, u64>,
+    /// Slot → the value that was given up because the environment took its last copy.
+    pub excused: u64,
+    pub acknowledged_writes: u64,
+    /// They write from now on.
+    pub writing: bool,
+}
+
+impl Clients {
+    /// One attempt at each counter: any node says who owns the slot, and that one takes the write if it thinks so too.
+    pub(crate) fn write(&mut self, valkey: &mut Valkey, rng: &mut StdRng) {
+        if !self.writing {
+            return;
+        }
+        for slot in written_slots() {
+            if rng.random_bool(0.5) {
+                self.write_one(valkey, slot, rng);
+            }
+        }
+    }
+
+    fn write_one(&mut self, valkey: &mut Valkey, slot: u16, rng: &mut StdRng) {
+        let ours = |n: &&Node| n.cluster == 0 && valkey.reach(&n.worker, None);
+        let seeds: Vec<&Node> = valkey.nodes.values().filter(ours).collect();
+        if seeds.is_empty() {
+            return;
+        }
+        let seed = seeds[rng.random_range(0..seeds.len())];
+        let ip = if seed.slots.contains(slot) {
+            Some(seed.ip)
+        } else {
+            seed.view.values().find(|e| e.slots.contains(slot)).and_then(|e| e.ip)
+        };
+        let Some(owner) = ip.and_then(|ip| valkey.listening(ip, None)).map(|n| n.id.clone()) else { return };
+        let node = valkey.get_mut(&owner);
+        if node.cluster == 0 && node.state_ok && node.of.is_none() && node.slots.contains(slot) {
+            let value = node.data.entry(slot).or_insert(0);
+            *value += 1;
+            let known = self.acknowledged.entry(slot).or_insert(0);
+            *known = (*known).max(*value);
+            self.acknowledged_writes += 1;
+        }
+    }
+
+    /// The environment ends a process: what nobody else holds is lost with it, and nobody is to blame.
+    pub(crate) fn excuse(&mut self, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
+        let slots: Vec<u16> = self.acknowledged.keys().copied().collect();
+        for slot in slots {
+            let best = best_copy(valkey, slot, doomed);
+            let known = self.acknowledged.get_mut(&slot).expect("just listed");
+            if best < *known {
+                self.excused += *known - best;
+                *known = best;
+            }
+        }
+    }
+
+    /// The first slot of which no process holds the acknowledged value any more.
+    pub(crate) fn lost(&self, valkey: &Valkey) -> Option<(u16, u64, u64)> {
+        self.acknowledged
+            .iter()
+            .map(|(slot, known)| (*slot, *known, best_copy(valkey, *slot, &BTreeSet::new())))
+            .find(|(_, known, best)| best < known)
+    }
+
+    /// The first slot whose owner does not hold the acknowledged value.
+    pub(crate) fn unreadable(&self, valkey: &Valkey) -> Option<(u16, u64, u64)> {
+        let owned = |slot: u16| {
+            let owners =
+                valkey.nodes.values().filter(|n| n.cluster == 0 && n.of.is_none() && n.slots.contains(slot));
+            owners.map(|n| n.data.get(&slot).copied().unwrap_or(0)).max().unwrap_or(0)
+        };
+        self.acknowledged
+            .iter()
+            .map(|(slot, known)| (*slot, *known, owned(*slot)))
+            .find(|(_, known, best)| best < known)
+    }
+}
+
+fn best_copy(valkey: &Valkey, slot: u16, except: &BTreeSet<NodeId>) -> u64 {
+    let holders = valkey.nodes.values().filter(|n| n.cluster == 0 && !except.contains(&n.id));
+    holders.filter_map(|n| n.data.get(&slot).copied()).max().unwrap_or(0)
+}

@@ -1,0 +1,111 @@
+//! Elections: a replica whose primary has failed asks the slot owners for their votes.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use valkey_cluster_operator::model::{NodeId, Slots, Version};
+
+use super::ticks;
+use super::valkey::Valkey;
+
+impl Valkey {
+    /// What candidates do in one tick.
+    pub(crate) fn elections(&mut self, now: i64, rng: &mut StdRng) {
+        let ids: Vec<NodeId> = self.nodes.keys().cloned().collect();
+        for id in ids {
+            if !self.may_stand(&id, now) {
+                self.get_mut(&id).election_at = None;
+                continue;
+            }
+            let rank = i64::try_from(self.rank(&id)).unwrap_or(0);
+            let node = self.get_mut(&id);
+            match node.election_at {
+                None => {
+                    let quick = node.version >= Version::new(9, 0, 0);
+                    let delay = if quick { rng.random_range(60..=130) } else { rng.random_range(500..=1000) };
+                    node.election_at = Some(now + ticks(delay + rank * 1000));
+                }
+                Some(at) if at <= now => self.stand(&id, now, rng),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Its primary has failed and owns slots, it may be elected, and its data is not too old.
+    fn may_stand(&self, id: &NodeId, now: i64) -> bool {
+        let node = &self.nodes[id];
+        let Some(primary) = node.of.as_ref().and_then(|p| node.view.get(p)) else { return false };
+        let age = if node.repl.up { 0 } else { now - node.repl.down_since };
+        let limit = ticks(node.timeout_ms() * 10 + 2000);
+        primary.failed && !primary.slots.is_empty() && !node.retiring() && node.repl.synced && age <= limit
+    }
+
+    /// How many siblings have more of the data: those stand first.
+    fn rank(&self, id: &NodeId) -> usize {
+        let node = &self.nodes[id];
+        let amount = |n: &super::valkey::Node| n.data.values().sum::<u64>();
+        self.nodes
+            .values()
+            .filter(|n| n.of == node.of && n.id != *id && n.repl.synced && !n.retiring())
+            .filter(|n| amount(n) > amount(node) || (amount(n) == amount(node) && n.id < *id))
+            .count()
+    }
+
+    fn stand(&mut self, id: &NodeId, now: i64, rng: &mut StdRng) {
+        let node = self.get_mut(id);
+        node.current_epoch += 1;
+        let (epoch, worker, needed) = (node.current_epoch, node.worker.clone(), node.voters() / 2 + 1);
+        let Some(primary) = node.of.clone() else { return };
+        let Some(entry) = node.view.get(&primary) else { return };
+        let (slots, slots_epoch) = (entry.slots.clone(), entry.epoch);
+        let voters: Vec<NodeId> =
+            node.view.iter().filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i.clone()).collect();
+        let retry = ticks((node.timeout_ms() * 4).max(4000));
+        let mut votes = 0;
+        for voter in voters {
+            let reachable = self.nodes.get(&voter).is_some_and(|v| self.reach(&v.worker, Some(&worker)));
+            if reachable && self.vote(&voter, id, &primary, epoch, (&slots, slots_epoch)) {
+                votes += 1;
+            }
+        }
+        let node = self.get_mut(id);
+        if votes < needed {
+            node.election_at = Some(now + retry);
+            return;
+        }
+        node.of = None;
+        node.epoch = epoch;
+        node.slots = slots.clone();
+        node.repl.up = false;
+        node.repl.partner = None;
+        node.election_at = None;
+        if let Some(old) = node.view.get_mut(&primary) {
+            old.slots = Slots::none();
+        }
+        // The new primary tells everybody at once.
+        let friends: Vec<NodeId> = node.view.keys().cloned().collect();
+        for friend in friends {
+            self.ping(id, &friend, now, rng);
+        }
+    }
+
+    fn vote(
+        &mut self,
+        voter: &NodeId,
+        who: &NodeId,
+        primary: &NodeId,
+        epoch: u64,
+        claim: (&Slots, u64),
+    ) -> bool {
+        let v = self.get_mut(voter);
+        let sees_replica = v.view.get(who).is_some_and(|e| e.replica_of.as_ref() == Some(primary));
+        let sees_failure = v.view.get(primary).is_some_and(|e| e.failed);
+        let newer_owner = v.view.values().any(|e| e.epoch > claim.1 && !e.slots.and(claim.0).is_empty());
+        let fresh = v.last_vote < epoch && v.current_epoch <= epoch;
+        v.current_epoch = v.current_epoch.max(epoch);
+        let yes = v.leads() && sees_replica && sees_failure && !newer_owner && fresh;
+        if yes {
+            v.last_vote = epoch;
+        }
+        yes
+    }
+}

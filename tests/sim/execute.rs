@@ -1,0 +1,153 @@
+//! Effects, one a step, exactly as the executor does them: guard first, then one write.
+
+use valkey_cluster_operator::execute::guard;
+use valkey_cluster_operator::model::step::Removable;
+use valkey_cluster_operator::model::{Desired, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
+
+use super::kubernetes::NewPod;
+use super::observe::Applied;
+use super::world::World;
+
+/// The server refused, or was not there.
+enum No {
+    Stale(String),
+    Failed(String),
+}
+
+impl World {
+    /// Does a step that was planned for `desired`.
+    pub(crate) fn execute(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Outcome {
+        if self.mischief.refuse > 0 {
+            self.mischief.refuse -= 1;
+            return Outcome::Failed("refused by the world".to_owned());
+        }
+        let outcome = match self.effect(step, desired, applied) {
+            Ok(()) => Outcome::Done,
+            Err(No::Stale(why)) => Outcome::Stale(why),
+            Err(No::Failed(why)) => Outcome::Failed(why),
+        };
+        if self.mischief.lose > 0 {
+            self.mischief.lose -= 1;
+            return Outcome::Failed("the answer never came".to_owned());
+        }
+        outcome
+    }
+
+    fn effect(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Result<(), No> {
+        let stale = No::Stale;
+        match step {
+            Step::Latch => self.resource.formed = true,
+            Step::Apply(object) => {
+                self.kube.drifted.remove(object);
+            }
+            Step::CreatePod { name, .. } if self.kube.pods.contains_key(name) => {
+                return Err(No::Stale(format!("{name} exists already")));
+            }
+            Step::CreatePod { name, shard, index, worker, failures } => {
+                let new = NewPod {
+                    name: name.clone(),
+                    shard: *shard,
+                    index: *index,
+                    revision: self.revision(),
+                    image: desired.template.image.clone(),
+                    worker: worker.clone(),
+                    failures: *failures,
+                };
+                self.kube.create(NewPod { revision: new.image.as_str().into(), ..new }, self.now);
+            }
+            Step::DeletePod { name, uid, shard, only_if } => {
+                self.may_delete(name, uid, *only_if).map_err(stale)?;
+                self.before_delete(name, uid, (*shard, *only_if), desired);
+                self.kube.delete(name, self.now, &mut self.rng);
+            }
+            Step::SetGate { name, uid, ready, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.gate = Some(*ready);
+            }
+            Step::Configure { on, settings } => {
+                self.identity(on).map_err(stale)?;
+                for (key, value) in settings {
+                    self.valkey.config_set(&on.node, key, value).map_err(No::Failed)?;
+                    let shown = self.valkey.nodes[&on.node].config[key].clone();
+                    applied.insert((on.node.clone(), key.clone()), (value.clone(), shown));
+                }
+            }
+            Step::Admit { on } => {
+                self.identity(on).map_err(stale)?;
+                self.valkey.get_mut(&on.node).admitted = true;
+            }
+            Step::AssignSlots { on, slots } => self.assign(on, slots)?,
+            Step::SetEpoch { on, epoch } => {
+                let facts = self.identity(on).map_err(stale)?;
+                if let Some(epoch) = guard::epoch(&facts, *epoch).map_err(stale)? {
+                    self.valkey.set_config_epoch(&on.node, epoch).map_err(No::Failed)?;
+                }
+            }
+            Step::Meet { on, with } => self.introduce(on, with)?,
+            Step::Replicate { on, primary } => {
+                let facts = self.identity(on).map_err(stale)?;
+                if guard::replicate(&facts, primary).map_err(stale)?.is_some() {
+                    self.valkey.replicate(&on.node, primary, self.now).map_err(No::Failed)?;
+                }
+            }
+            Step::Retire { on } => self.retire(on, true)?,
+            Step::Keep { on } => self.retire(on, false)?,
+            Step::Forget { id, on } => {
+                for node in self.may_forget(id, on).map_err(stale)? {
+                    if self.valkey.nodes[&node].view.contains_key(id) {
+                        self.valkey.forget(&node, id, self.now).map_err(No::Failed)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, on: &Target, slots: &Slots) -> Result<(), No> {
+        let facts = self.identity(on).map_err(No::Stale)?;
+        match guard::assign(&facts, slots).map_err(No::Stale)? {
+            Some(missing) => self.valkey.add_slots(&on.node, &missing).map_err(No::Stale),
+            None => Ok(()),
+        }
+    }
+
+    fn introduce(&mut self, on: &Target, with: &[Target]) -> Result<(), No> {
+        let (calls, refused) = self.may_meet(on, with).map_err(No::Stale)?;
+        for ip in &calls {
+            self.valkey.meet(&on.node, *ip, self.now, &mut self.rng);
+        }
+        match refused {
+            Some(why) if calls.is_empty() => Err(No::Stale(why)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn retire(&mut self, on: &Target, leave: bool) -> Result<(), No> {
+        let facts = self.identity(on).map_err(No::Stale)?;
+        if leave {
+            guard::retire(&facts).map_err(No::Stale)?;
+        }
+        let value = if leave { "yes" } else { "no" };
+        self.valkey.config_set(&on.node, "cluster-replica-no-failover", value).map_err(No::Failed)
+    }
+
+    /// What a deletion may never do, whatever the guard thought.
+    fn before_delete(&mut self, name: &PodName, uid: &PodUid, about: (Shard, Removable), desired: &Desired) {
+        let (shard, only_if) = about;
+        self.watch.operator_deletes(uid.clone());
+        let Some(node) = self.process(name) else { return };
+        if !node.slots.is_empty() {
+            let why = format!("{name} owns slots {} and is deleted ({only_if:?})", node.slots);
+            self.watch.broken(self.now, why);
+            return;
+        }
+        let (before, after) = (self.in_sync(shard, None).len(), self.in_sync(shard, Some(name)).len());
+        let floor = before.min(usize::from(desired.replicas));
+        if after < floor && desired.wants(shard) {
+            let why = format!(
+                "deleting {name} leaves shard {shard} with {after} replicas in sync instead of {floor}"
+            );
+            self.watch.broken(self.now, why);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What people and the environment do to the world.
+
+use std::collections::BTreeSet;
+
+use rand::Rng;
+use valkey_cluster_operator::model::{NodeId, Object, PodName, PodUid, Shard, WorkerName};
+
+use super::operator::Operator;
+use super::script::{Action, Who};
+use super::valkey::Cause;
+use super::world::World;
+
+impl World {
+    /// Lets it happen. In a gentle life, what a shard or the majority would not survive is left out.
+    pub(crate) fn happen(&mut self, action: &Action, gentle: bool) {
+        let skipped = match action {
+            Action::Kill(who) | Action::Delete(who) | Action::ForceDelete(who) => {
+                self.find(who).is_none_or(|pod| gentle && !self.survivable(&BTreeSet::from([pod])))
+            }
+            Action::Cut(w) => gentle && !self.survivable(&self.pods_on(*w)),
+            _ => false,
+        };
+        if skipped {
+            return;
+        }
+        self.note(&action.to_string());
+        match action {
+            Action::Shards(_)
+            | Action::Replicas(_)
+            | Action::Image(_)
+            | Action::Config(..)
+            | Action::Paused(_) => {
+                self.edit(action);
+            }
+            Action::Kill(who) => self.kill(who),
+            Action::Delete(who) => self.delete_by_person(who, false),
+            Action::ForceDelete(who) => self.delete_by_person(who, true),
+            Action::Cordon(w) => self.open(*w, false),
+            Action::Uncordon(w) => self.open(*w, true),
+            Action::Capacity(w, n) => {
+                if let Some(worker) = self.kube.workers.get_mut(&worker(*w)) {
+                    worker.capacity = *n;
+                }
+            }
+            Action::Cut(w) => {
+                self.valkey.cut.insert(worker(*w));
+            }
+            Action::Heal(w) => {
+                self.valkey.cut.remove(&worker(*w));
+            }
+            Action::Operators(n) => self.operators.resize(*n, Operator::default()),
+            Action::Crash(n) => self.mischief.crash_after = Some(*n),
+            Action::Stale(age, n) => self.mischief.stale = Some((*age, *n)),
+            Action::StalePods(age, n) => self.mischief.stale_pods = Some((*age, *n)),
+            Action::Refuse(n) => self.mischief.refuse += n,
+            Action::Lose(n) => self.mischief.lose += n,
+            Action::Slow(n) => self.mischief.slow += n,
+            Action::Stranger => self.stranger(),
+            Action::Drift => {
+                self.kube.drifted.insert(Object::ConfigMap);
+            }
+        }
+    }
+
+    fn edit(&mut self, action: &Action) {
+        let desired = &mut self.resource.desired;
+        match action {
+            Action::Shards(n) => desired.shards = *n,
+            Action::Replicas(n) => desired.replicas = *n,
+            Action::Image(name) => desired.template.image.clone_from(name),
+            Action::Config(key, Some(value)) => {
+                desired.config.insert(key.clone(), value.clone());
+            }
+            Action::Config(key, None) => {
+                desired.config.remove(key);
+            }
+            Action::Paused(yes) => desired.paused = *yes,
+            _ => {}
+        }
+        desired.generation += 1;
+    }
+
+    fn find(&self, who: &Who) -> Option<PodName> {
+        let in_shard = |s: u16| self.kube.pods.values().filter(move |o| o.pod.shard == Shard(s));
+        let leads = |n: &PodName| self.process(n).is_some_and(|p| p.of.is_none() && !p.slots.is_empty());
+        let found = match who {
+            Who::Primary(s) => in_shard(*s).find(|o| leads(&o.pod.name)),
+            Who::Replica(s) => in_shard(*s).find(|o| o.process.is_some() && !leads(&o.pod.name)),
+            Who::Pod(s, i) => in_shard(*s).find(|o| o.pod.index == *i),
+        };
+        found.map(|o| o.pod.name.clone())
+    }
+
+    fn pods_on(&self, w: u16) -> BTreeSet<PodName> {
+        let here = self.kube.pods.iter().filter(|(_, o)| o.pod.worker.as_ref() == Some(&worker(w)));
+        here.map(|(n, _)| n.clone()).collect()
+    }
+
+    /// Without these Pods every shard keeps its owner, or a heir in sync that the majority of the owners can elect.
+    fn survivable(&self, gone: &BTreeSet<PodName>) -> bool {
+        if !self.resource.whole && !self.clients.writing {
+            return true;
+        }
+        let ending = |id: &NodeId| {
+            let pod = self.kube.pods.values().find(|o| o.process.as_ref() == Some(id));
+            pod.is_none_or(|o| o.pod.terminating || gone.contains(&o.pod.name))
+                || self.valkey.nodes[id].dies_at.is_some()
+                || self.valkey.cut.contains(&self.valkey.nodes[id].worker)
+        };
+        let ours: Vec<_> = self.valkey.nodes.values().filter(|n| n.cluster == 0).collect();
+        let mut owners: BTreeSet<&NodeId> = ours.iter().filter(|n| n.leads()).map(|n| &n.id).collect();
+        owners.extend(
+            ours.iter().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i),
+        );
+        let stays = |id: &&NodeId| self.valkey.nodes.get(*id).is_some_and(|n| n.leads()) && !ending(id);
+        let left = owners.iter().filter(|id| stays(id)).count();
+        let heir = |id: &NodeId| {
+            let up = |n: &&&super::valkey::Node| n.repl.up && n.repl.partner.as_ref() == Some(id);
+            ours.iter().filter(up).any(|n| !ending(&n.id) && !n.retiring())
+        };
+        let all_kept = owners.iter().all(|id| stays(id) || heir(id));
+        all_kept && (left == owners.len() || left > owners.len() / 2)
+    }
+
+    fn kill(&mut self, who: &Who) {
+        if let Some(id) = self.find(who).and_then(|n| self.process(&n).map(|p| p.id.clone())) {
+            self.die(&id, Cause::Environment);
+        }
+    }
+
+    fn delete_by_person(&mut self, who: &Who, force: bool) {
+        let Some(name) = self.find(who) else { return };
+        if !force {
+            self.kube.delete(&name, self.now, &mut self.rng);
+            return;
+        }
+        let Some(object) = self.kube.pods.remove(&name) else { return };
+        if let Some(node) = object.process.and_then(|id| self.valkey.nodes.get_mut(&id)) {
+            node.dies_at = Some((self.now + self.rng.random_range(20..=40), Cause::Environment));
+        }
+    }
+
+    fn open(&mut self, w: u16, open: bool) {
+        if let Some(object) = self.kube.workers.get_mut(&worker(w)) {
+            object.worker.open = open;
+        }
+    }
+
+    /// Another cluster's process starts where an address is free, and knows a friend of its own.
+    fn stranger(&mut self) {
+        let mut made = Vec::new();
+        for n in 0..2 {
+            let ip = self.kube.take_ip();
+            let id = self.spawn(1, PodUid::new(format!("stranger-{}-{n}", self.now)), worker(1), ip);
+            self.valkey.get_mut(&id).admitted = true;
+            self.watch.stranger(id.clone());
+            made.push((id, ip));
+        }
+        let now = self.now;
+        self.valkey.meet(&made[0].0, made[1].1, now, &mut self.rng);
+        // It leaves again after a while, and its address is free for us.
+        for (id, _) in &made {
+            let at = now + self.rng.random_range(50..=300);
+            self.valkey.get_mut(id).dies_at = Some((at, Cause::Operator));
+        }
+    }
+}
+
+fn worker(n: u16) -> WorkerName {
+    WorkerName::new(format!("w{n}"))
+}

@@ -1,0 +1,137 @@
+//! The executor's own guards, fed with what the simulated nodes say at the moment of the effect.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use valkey_cluster_operator::execute::guard::{self, Facts};
+use valkey_cluster_operator::model::step::Removable;
+use valkey_cluster_operator::model::{NodeId, Phase, PodName, PodUid, Shard, Target};
+use valkey_cluster_operator::valkey::parse::{Flag, NodeLine};
+
+use super::valkey::{Entry, Node};
+use super::world::World;
+
+/// Nothing was done, because this is not true any more.
+pub(crate) type Stale = String;
+
+impl World {
+    /// The process behind a target answers, with the id that was recorded.
+    pub(crate) fn identity(&self, on: &Target) -> Result<Facts, Stale> {
+        let node = self.valkey.listening(on.ip, None).filter(|n| n.cluster == 0);
+        let facts = read(node.ok_or_else(|| format!("{} does not answer", on.pod))?);
+        guard::identity(&facts, on)?;
+        Ok(facts)
+    }
+
+    /// Whom a node may be introduced to; the first refusal, too.
+    pub(crate) fn may_meet(
+        &self,
+        on: &Target,
+        with: &[Target],
+    ) -> Result<(Vec<IpAddr>, Option<Stale>), Stale> {
+        let own = self.identity(on)?;
+        let read: Vec<(&Target, Result<Facts, Stale>)> = with.iter().map(|t| (t, self.identity(t))).collect();
+        let ours: BTreeSet<IpAddr> =
+            read.iter().filter(|(_, f)| f.is_ok()).map(|(t, _)| t.ip).chain([on.ip]).collect();
+        let (mut calls, mut refused) = (Vec::new(), None);
+        for (peer, facts) in read {
+            match facts.and_then(|f| guard::introduce(&own, &f, &ours)) {
+                Ok(Some(())) => calls.push(peer.ip),
+                Ok(None) => {}
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        Ok((calls, refused))
+    }
+
+    /// Where an id may be forgotten; what one node knows may forbid it for all.
+    pub(crate) fn may_forget(&self, id: &NodeId, on: &[Target]) -> Result<Vec<NodeId>, Stale> {
+        let read: Vec<Result<Facts, Stale>> = on.iter().map(|t| self.identity(t)).collect();
+        let all_empty = read.iter().all(|f| f.as_ref().is_ok_and(|f| f.keys == 0));
+        let mut todo = Vec::new();
+        for facts in read.into_iter().flatten() {
+            if guard::forget(&facts, id, all_empty)?.is_some() {
+                let listed = facts.others.iter().find(|n| n.id == *id).and_then(|n| n.ip);
+                let alive =
+                    listed.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id);
+                if alive {
+                    return Err(format!("node {id} is alive"));
+                }
+                todo.push(facts.own.id);
+            }
+        }
+        Ok(todo)
+    }
+
+    pub(crate) fn may_delete(&self, name: &PodName, uid: &PodUid, only_if: Removable) -> Result<(), Stale> {
+        let object = self.kube.pods.get(name).filter(|o| o.pod.uid == *uid && !o.pod.terminating);
+        let object = object.ok_or_else(|| format!("{name} is gone, or another Pod has the name"))?;
+        let node = object.pod.ip.and_then(|ip| self.valkey.listening(ip, None)).filter(|n| n.cluster == 0);
+        match (only_if, node.map(read)) {
+            (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
+            (Removable::NotRunning, _) => Err("its server has started".to_owned()),
+            (Removable::Unused | Removable::Retired, None) => Err("its node cannot be asked".to_owned()),
+            (Removable::Unused, Some(facts)) => guard::unused(&facts),
+            (Removable::Retired, Some(facts)) => {
+                let (primary, ip) = guard::retired(&facts)?;
+                let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
+                let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
+                guard::holds_data(&read(source), &primary)
+            }
+        }
+    }
+
+    /// The processes that hold all data of the shard's owner, its owner apart: the truth, not what is seen.
+    pub(crate) fn in_sync(&self, shard: Shard, except: Option<&PodName>) -> Vec<NodeId> {
+        let members = self.kube.pods.iter().filter(|(n, o)| o.pod.shard == shard && Some(*n) != except);
+        let members: Vec<&Node> = members
+            .filter(|(_, o)| !o.pod.terminating)
+            .filter_map(|(_, o)| self.valkey.nodes.get(o.process.as_ref()?))
+            .collect();
+        let owner = self.kube.pods.values().filter(|o| o.pod.shard == shard);
+        let mut owner =
+            owner.filter_map(|o| self.valkey.nodes.get(o.process.as_ref()?)).filter(|n| n.leads());
+        let Some(owner) = owner.next() else { return Vec::new() };
+        let copies = members.iter().filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&owner.id));
+        copies.map(|n| n.id.clone()).collect()
+    }
+}
+
+/// What the node's `CLUSTER NODES` and its key count say.
+pub(crate) fn read(node: &Node) -> Facts {
+    let entry = Entry {
+        replica_of: node.of.clone(),
+        slots: node.slots.clone(),
+        epoch: node.epoch,
+        ..Entry::new(node.ip, 0)
+    };
+    let mut own = line(&node.id, &entry);
+    own.flags.insert(Flag::Myself);
+    if node.retiring() {
+        own.flags.insert(Flag::NoFailover);
+    }
+    let view = [own].into_iter().chain(node.view.iter().map(|(id, e)| line(id, e))).collect();
+    Facts::new(view, u64::try_from(node.data.len()).unwrap_or(u64::MAX)).expect("it has a line of its own")
+}
+
+fn line(id: &NodeId, e: &Entry) -> NodeLine {
+    let mut flags = BTreeSet::from([if e.replica_of.is_some() { Flag::Replica } else { Flag::Primary }]);
+    for (flag, set) in [(Flag::Handshake, e.handshake), (Flag::Failed, e.failed)] {
+        if set {
+            flags.insert(flag);
+        }
+    }
+    NodeLine {
+        id: id.clone(),
+        ip: e.ip,
+        port: 6379,
+        bus_port: 16379,
+        hostname: None,
+        flags,
+        primary: e.replica_of.clone(),
+        epoch: e.epoch,
+        connected: !e.suspected && !e.failed,
+        slots: e.slots.clone(),
+        open: Vec::new(),
+    }
+}

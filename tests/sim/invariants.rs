@@ -1,0 +1,208 @@
+//! What must hold after every tick, and what must hold at the end.
+
+use std::collections::BTreeSet;
+
+use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
+use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, Shard, Slots};
+
+use super::valkey::{Node, Valkey};
+use super::world::World;
+
+/// Ticks that two nodes may claim one slot while an election becomes known.
+const SETTLING: i64 = 30;
+
+/// What was seen so far.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Watch {
+    /// The first thing that must never happen, with its tick.
+    pub first_break: Option<(i64, String)>,
+    /// The environment took the last copy of a shard, or the majority of the slot owners: this version cannot repair that.
+    pub beyond_repair: bool,
+    strangers: BTreeSet<NodeId>,
+    deleted: BTreeSet<PodUid>,
+    overlap_since: Option<i64>,
+}
+
+impl Watch {
+    pub(crate) fn broken(&mut self, now: i64, why: String) {
+        self.first_break.get_or_insert((now, why));
+    }
+
+    pub(crate) fn stranger(&mut self, id: NodeId) {
+        self.strangers.insert(id);
+    }
+
+    pub(crate) fn operator_deletes(&mut self, uid: PodUid) {
+        self.deleted.insert(uid);
+    }
+
+    pub(crate) fn deleted_by_operator(&self, uid: &PodUid) -> bool {
+        self.deleted.contains(uid)
+    }
+
+    /// After these are gone, is there a heir for each shard, and a majority to elect it?
+    pub(crate) fn environment_took(&mut self, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
+        let ours = || valkey.nodes.values().filter(|n| n.cluster == 0);
+        let mut owners: BTreeSet<&NodeId> = ours().filter(|n| n.leads()).map(|n| &n.id).collect();
+        owners
+            .extend(ours().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i));
+        let left = ours().filter(|n| n.leads() && !doomed.contains(&n.id)).count();
+        let heir = |gone: &NodeId| {
+            ours().any(|n| !doomed.contains(&n.id) && n.of.as_ref() == Some(gone) && n.repl.synced)
+        };
+        let orphaned = ours().filter(|n| n.leads() && doomed.contains(&n.id)).any(|n| !heir(&n.id));
+        let silent = owners.iter().filter(|id| !valkey.nodes.contains_key(**id));
+        let unelected = silent.into_iter().any(|id| !heir(id));
+        let lost_majority = left < owners.len() && left < owners.len() / 2 + 1;
+        self.beyond_repair |= orphaned || unelected || lost_majority;
+    }
+}
+
+impl World {
+    /// The invariants, after each tick.
+    pub(crate) fn check(&mut self) {
+        if let Some(why) = self.violation() {
+            self.watch.broken(self.now, why);
+        }
+    }
+
+    fn ours(&self) -> impl Iterator<Item = &Node> {
+        self.valkey.nodes.values().filter(|n| n.cluster == 0)
+    }
+
+    fn violation(&mut self) -> Option<String> {
+        if let Some((slot, known, best)) = self.clients.lost(&self.valkey) {
+            return Some(format!("slot {slot}: {known} was acknowledged, and the best copy left has {best}"));
+        }
+        if let Some(n) = self.ours().find(|n| !n.slots.is_empty() && !self.resource.formed) {
+            return Some(format!("{} owns slots before the latch is written", n.id));
+        }
+        let met = |n: &Node| {
+            let stranger = |id: &NodeId| self.watch.strangers.contains(id);
+            n.view.iter().any(|(id, e)| !e.handshake && stranger(id) != stranger(&n.id))
+        };
+        if let Some(n) = self.valkey.nodes.values().find(|n| met(n)) {
+            return Some(format!("{} has met a node of another cluster", n.id));
+        }
+        if let Some(why) = self.low_timeout() {
+            return Some(why);
+        }
+        if self.resource.whole { self.owners() } else { None }
+    }
+
+    fn low_timeout(&self) -> Option<String> {
+        let low = [FORMING_TIMEOUT_MS, FORMING_TIMEOUT_LARGE_MS].map(i64::from);
+        let keys = self.ours().any(|n| !n.data.is_empty());
+        let hasty = self.ours().find(|n| low.contains(&n.timeout_ms()) && n.admitted)?;
+        (keys && !low.contains(&i64::from(self.resource.desired.node_timeout_ms())))
+            .then(|| format!("{} runs with node-timeout {} while keys exist", hasty.id, hasty.timeout_ms()))
+    }
+
+    /// One owner a slot, and no slot that nobody even lists.
+    fn owners(&mut self) -> Option<String> {
+        let claims: Vec<(&NodeId, &Slots)> = self
+            .ours()
+            .filter(|n| n.leads() && !self.valkey.cut.contains(&n.worker))
+            .map(|n| (&n.id, &n.slots))
+            .collect();
+        let mut all = Slots::none();
+        let mut twice = None;
+        for (id, slots) in claims {
+            if !all.and(slots).is_empty() {
+                twice = Some(id.clone());
+            }
+            all = all.or(slots);
+        }
+        let missing = Slots::all().minus(&all);
+        if !missing.is_empty() && !self.watch.beyond_repair {
+            let listed = self.ours().flat_map(|n| n.view.values()).map(|e| &e.slots);
+            let nowhere = listed.fold(missing, |left, s| if s.is_empty() { left } else { left.minus(s) });
+            let nowhere = self.ours().fold(nowhere, |left, n| left.minus(&n.slots));
+            if !nowhere.is_empty() {
+                return Some(format!("slots {nowhere} have no owner in any node's view"));
+            }
+        }
+        let (now, settling) = (self.now, twice.is_some());
+        let since = *self.watch.overlap_since.get_or_insert(now);
+        if !settling {
+            self.watch.overlap_since = None;
+        } else if now - since > SETTLING {
+            return twice.map(|id| format!("{id} claims slots that another node owns, for 3 s"));
+        }
+        None
+    }
+
+    /// Quiet must mean: the world is what the spec asks, as far as this version changes a formed cluster.
+    pub(crate) fn unfinished(&self, plan: &Plan) -> Option<String> {
+        let desired = &self.resource.desired;
+        if let Some((slot, known, best)) = self.clients.unreadable(&self.valkey) {
+            return Some(format!("slot {slot}: {known} was acknowledged, its owner has {best}"));
+        }
+        if !self.resource.whole {
+            return Some("the formation was never seen complete".to_owned());
+        }
+        let served =
+            self.kube.pods.values().filter(|o| {
+                o.process.as_ref().and_then(|p| self.valkey.nodes.get(p)).is_some_and(Node::leads)
+            });
+        let served = served.map(|o| o.pod.shard.0 + 1).max().unwrap_or(0);
+        let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
+        for shard in (0..served).map(Shard) {
+            if let Some(why) = self.shard_unfinished(shard, served == desired.shards) {
+                return Some(why);
+            }
+        }
+        for node in self.ours() {
+            let listed: BTreeSet<NodeId> = node.view.keys().cloned().chain([node.id.clone()]).collect();
+            if listed != ids {
+                return Some(format!("{} lists {listed:?} and the cluster has {ids:?}", node.id));
+            }
+            if node.timeout_ms() != i64::from(desired.node_timeout_ms()) {
+                return Some(format!("{} runs with node-timeout {}", node.id, node.timeout_ms()));
+            }
+            if node.retiring() && served == desired.shards {
+                return Some(format!("{} stays retired", node.id));
+            }
+        }
+        if !self.kube.drifted.is_empty() {
+            return Some(format!("{:?} differ from the spec", self.kube.drifted));
+        }
+        plan.blocked.iter().find(|b| !self.expected(b.code)).map(|b| format!("still blocked: {}", b.message))
+    }
+
+    /// Refusals that a person has asked for.
+    fn expected(&self, code: valkey_cluster_operator::model::Code) -> bool {
+        use valkey_cluster_operator::model::Code;
+        match code {
+            Code::ShardCountChange => true,
+            Code::SettingRefused | Code::BackingOff => !self.resource.desired.config.is_empty(),
+            Code::Paused
+            | Code::Deleting
+            | Code::AddressInUse
+            | Code::StrangerKnown
+            | Code::NotEmpty
+            | Code::Unseen
+            | Code::WouldLoseCopy
+            | Code::CrashLoop
+            | Code::CredentialsLost
+            | Code::ForeignOperator => false,
+        }
+    }
+
+    fn shard_unfinished(&self, shard: Shard, wanted: bool) -> Option<String> {
+        let desired = &self.resource.desired;
+        let pods: Vec<_> = self.kube.pods.values().filter(|o| o.pod.shard == shard).collect();
+        if wanted && pods.len() != desired.copies() {
+            return Some(format!("shard {shard} has {} Pods instead of {}", pods.len(), desired.copies()));
+        }
+        if let Some(o) = pods.iter().find(|o| o.pod.phase != Phase::Running || o.pod.gate != Some(true)) {
+            return Some(format!("{} is {:?}, gate {:?}", o.pod.name, o.pod.phase, o.pod.gate));
+        }
+        let leaders = pods.iter().filter_map(|o| self.process(&o.pod.name)).filter(|n| n.leads()).count();
+        let synced = self.in_sync(shard, None).len();
+        if leaders != 1 || synced + 1 != pods.len() {
+            return Some(format!("shard {shard} has {leaders} primaries and {synced} replicas in sync"));
+        }
+        None
+    }
+}

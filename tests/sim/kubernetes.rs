@@ -1,0 +1,189 @@
+//! The API server, the scheduler and the kubelets: Pods with UIDs, workers, addresses that are used again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use valkey_cluster_operator::model::{
+    Moment, NodeId, Object, Phase, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker, WorkerName,
+};
+
+use super::{TICK_MS, ticks};
+
+/// A Pod as the API server has it, and what the kubelet is about to do with it.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct PodObject {
+    pub pod: Pod,
+    pub image: String,
+    /// The worker that its affinity asks for.
+    pub wanted: Option<WorkerName>,
+    /// When the kubelet starts the server.
+    pub starts_at: Option<i64>,
+    /// When the object leaves the API server.
+    pub gone_at: Option<i64>,
+    pub started_at: Option<i64>,
+    pub process: Option<NodeId>,
+}
+
+/// A worker, and how many Pods of this cluster it has room for.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct WorkerObject {
+    pub worker: Worker,
+    pub capacity: usize,
+}
+
+/// What the API server holds, and what the machines do.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Kubernetes {
+    pub pods: BTreeMap<PodName, PodObject>,
+    pub workers: BTreeMap<WorkerName, WorkerObject>,
+    pub drifted: BTreeSet<Object>,
+    /// New Pods get the address that was freed last, not the one that was free longest.
+    pub reuse_addresses: bool,
+    next_uid: u64,
+    next_ip: u32,
+    free_ips: Vec<IpAddr>,
+}
+
+/// What the kubelets ask of the world after a tick.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Kubelet {
+    /// The server of this Pod starts.
+    Start(PodName),
+    /// The server of this Pod is told to end now.
+    End(PodName),
+}
+
+impl Kubernetes {
+    pub(crate) fn add_worker(&mut self, name: &str, capacity: usize) {
+        let name = WorkerName::new(name);
+        let worker = Worker { name: name.clone(), hostname: name.to_string(), zone: None, open: true };
+        self.workers.insert(name, WorkerObject { worker, capacity });
+    }
+
+    pub(crate) fn create(&mut self, new: NewPod, now: i64) {
+        self.next_uid += 1;
+        let pod = Pod {
+            name: new.name.clone(),
+            uid: PodUid::new(format!("u{}", self.next_uid)),
+            shard: new.shard,
+            index: new.index,
+            revision: new.revision,
+            failures: new.failures,
+            worker: None,
+            ip: None,
+            phase: Phase::Pending,
+            terminating: false,
+            gate: None,
+            created: Moment(now * TICK_MS),
+            trouble: None,
+        };
+        let object = PodObject {
+            pod,
+            image: new.image,
+            wanted: new.worker,
+            starts_at: None,
+            gone_at: None,
+            started_at: None,
+            process: None,
+        };
+        self.pods.insert(new.name, object);
+    }
+
+    /// Sets `deletionTimestamp`; what runs ends within its grace.
+    pub(crate) fn delete(&mut self, name: &PodName, now: i64, rng: &mut StdRng) {
+        if let Some(object) = self.pods.get_mut(name).filter(|o| !o.pod.terminating) {
+            object.pod.terminating = true;
+            object.gone_at = Some(now + rng.random_range(2..=8));
+        }
+    }
+
+    pub(crate) fn by_uid(&self, uid: &PodUid) -> Option<&PodObject> {
+        self.pods.values().find(|o| o.pod.uid == *uid)
+    }
+
+    pub(crate) fn free(&mut self, ip: IpAddr) {
+        self.free_ips.push(ip);
+    }
+
+    /// An address for a sandbox.
+    pub(crate) fn take_ip(&mut self) -> IpAddr {
+        if self.reuse_addresses
+            && let Some(ip) = self.free_ips.pop()
+        {
+            return ip;
+        }
+        self.next_ip += 1;
+        IpAddr::V4(Ipv4Addr::from(0x0A00_0000 + self.next_ip))
+    }
+
+    /// What scheduler and kubelets do in one tick.
+    pub(crate) fn tick(&mut self, now: i64, rng: &mut StdRng) -> Vec<Kubelet> {
+        self.schedule(now, rng);
+        let mut asks = Vec::new();
+        for (name, object) in &mut self.pods {
+            if object.pod.terminating {
+                if object.gone_at.is_some_and(|at| at <= now) {
+                    asks.push(Kubelet::End(name.clone()));
+                }
+                continue;
+            }
+            if object.pod.phase == Phase::Pending && object.starts_at.is_some_and(|at| at <= now) {
+                if object.image.contains("missing") {
+                    object.pod.trouble = trouble("ImagePullBackOff", "Back-off pulling image");
+                } else {
+                    asks.push(Kubelet::Start(name.clone()));
+                }
+            }
+            let crashes = object.image.contains("crashing") && object.pod.phase == Phase::Running;
+            if crashes && object.started_at.is_some_and(|at| now - at >= ticks(1000)) {
+                asks.push(Kubelet::End(name.clone()));
+            }
+        }
+        asks
+    }
+
+    /// Affinity is a wish: any open worker with room will do, the emptiest first.
+    fn schedule(&mut self, now: i64, rng: &mut StdRng) {
+        let waiting: Vec<PodName> = self
+            .pods
+            .iter()
+            .filter(|(_, o)| o.pod.worker.is_none() && !o.pod.terminating)
+            .map(|(n, _)| n.clone())
+            .collect();
+        for name in waiting {
+            let load =
+                |w: &WorkerName| self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(w)).count();
+            let open = self.workers.values().filter(|w| w.worker.open && load(&w.worker.name) < w.capacity);
+            let wanted = self.pods[&name].wanted.clone();
+            let best = open.min_by_key(|w| (Some(&w.worker.name) != wanted.as_ref(), load(&w.worker.name)));
+            let chosen = best.map(|w| w.worker.name.clone());
+            let Some(object) = self.pods.get_mut(&name) else { continue };
+            match chosen {
+                Some(worker) => {
+                    object.pod.worker = Some(worker);
+                    object.pod.trouble = None;
+                    object.starts_at = Some(now + rng.random_range(3..=12));
+                }
+                None => object.pod.trouble = trouble("Unschedulable", "0 workers are available"),
+            }
+        }
+    }
+}
+
+/// What a CREATE carries.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct NewPod {
+    pub name: PodName,
+    pub shard: Shard,
+    pub index: u16,
+    pub revision: Revision,
+    pub image: String,
+    pub worker: Option<WorkerName>,
+    pub failures: u16,
+}
+
+fn trouble(reason: &str, message: &str) -> Option<Trouble> {
+    Some(Trouble { reason: reason.to_owned(), message: message.to_owned() })
+}

@@ -1,0 +1,137 @@
+//! What the operator can see: Pods from the API server, nodes by asking each of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use valkey_cluster_operator::model::settings;
+use valkey_cluster_operator::model::{
+    Link, NodeId, NodeReport, Peer, Phase, Pod, PodName, PodUid, Role, Seen, Silence, Snapshot,
+};
+
+use super::TICK_MS;
+use super::valkey::{Node, Valkey};
+use super::world::World;
+
+impl World {
+    /// Looks at everything, now.
+    pub(crate) fn snapshot(&self, applied: &Applied) -> Snapshot {
+        let pods = self.kube.pods.iter().map(|(n, o)| (n.clone(), o.pod.clone())).collect();
+        self.snapshot_with(pods, applied)
+    }
+
+    /// Looks at the nodes through these Pods, which may be those of a while ago.
+    pub(crate) fn snapshot_with(&self, pods: BTreeMap<PodName, Pod>, applied: &Applied) -> Snapshot {
+        let nodes = self.ask_pods(&pods);
+        let ghosts = self.ghosts(&nodes);
+        Snapshot {
+            now: self.moment(),
+            desired: self.resource.desired.clone(),
+            revision: self.revision(),
+            formed: self.resource.formed,
+            whole: self.resource.whole,
+            drifted: self.kube.drifted.clone(),
+            foreign: None,
+            credentials_known: true,
+            pods,
+            taken: BTreeSet::new(),
+            workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.worker.clone())).collect(),
+            nodes,
+            ghosts,
+            low_timeout_budget: 40,
+            applied: applied.clone(),
+        }
+    }
+
+    /// Asks every running Pod's node. Of two Pods at one address the younger has it.
+    fn ask_pods(&self, pods: &BTreeMap<PodName, Pod>) -> BTreeMap<PodUid, Seen<NodeReport>> {
+        let mut at: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+        for pod in pods.values().filter(|p| p.phase == Phase::Running) {
+            if let Some(ip) = pod.ip {
+                let holder = at.entry(ip).or_insert(pod);
+                if pod.created > holder.created {
+                    *holder = pod;
+                }
+            }
+        }
+        at.into_iter().map(|(ip, p)| (p.uid.clone(), self.ask(ip))).collect()
+    }
+
+    /// Asks whoever listens at the address; another cluster's process does not take our password.
+    fn ask(&self, ip: IpAddr) -> Seen<NodeReport> {
+        match self.valkey.nodes.values().find(|n| n.ip == ip) {
+            None => Seen::Silent(Silence::Refused),
+            Some(n) if !self.valkey.reach(&n.worker, None) => Seen::Silent(Silence::Timeout),
+            Some(n) if n.cluster != 0 => Seen::Silent(Silence::Auth),
+            Some(n) => Seen::Now(self.report(n)),
+        }
+    }
+
+    /// Ids that nodes list and that no Pod accounts for, asked at the address that they are listed under.
+    fn ghosts(&self, nodes: &BTreeMap<PodUid, Seen<NodeReport>>) -> BTreeMap<NodeId, Seen<NodeReport>> {
+        let reports: Vec<&NodeReport> = nodes.values().filter_map(Seen::now).collect();
+        let known: BTreeSet<&NodeId> = reports.iter().map(|n| &n.id).collect();
+        let mut out = BTreeMap::new();
+        for (id, peer) in
+            reports.iter().flat_map(|n| &n.peers).filter(|(id, p)| !p.handshake && !known.contains(id))
+        {
+            let Some(ip) = peer.ip else { continue };
+            let seen = match self.ask(ip) {
+                Seen::Now(other) if other.id != *id => Seen::Silent(Silence::Refused),
+                seen => seen,
+            };
+            out.insert(id.clone(), seen);
+        }
+        out
+    }
+
+    fn report(&self, node: &Node) -> NodeReport {
+        let asked = settings::asked(&self.resource.desired);
+        let role = match &node.of {
+            None => Role::Primary { slots: node.slots.clone() },
+            Some(of) => {
+                let link = Link {
+                    up: node.repl.up,
+                    syncing: node.repl.sync_until.is_some(),
+                    offset: node.data.values().sum(),
+                };
+                Role::Replica { of: of.clone(), link }
+            }
+        };
+        NodeReport {
+            id: node.id.clone(),
+            version: node.version,
+            uptime_ms: (self.now - node.started) * TICK_MS,
+            role,
+            open_slots: valkey_cluster_operator::model::Slots::none(),
+            state_ok: node.state_ok,
+            epoch: node.epoch,
+            peers: node.view.iter().map(|(id, e)| (id.clone(), peer(e))).collect(),
+            online_replicas: online_replicas(&self.valkey, node),
+            keys: u64::try_from(node.data.len()).unwrap_or(u64::MAX),
+            loading: node.repl.loading,
+            admitted: node.admitted,
+            config: asked.into_iter().filter_map(|k| node.config.get(&k).map(|v| (k, v.clone()))).collect(),
+        }
+    }
+}
+
+/// What was set and read back, by node and key.
+pub(crate) type Applied = BTreeMap<(NodeId, String), (String, String)>;
+
+fn peer(e: &super::valkey::Entry) -> Peer {
+    Peer {
+        ip: e.ip,
+        replica_of: e.replica_of.clone(),
+        slots: e.slots.clone(),
+        epoch: e.epoch,
+        handshake: e.handshake,
+        failed: e.failed,
+        suspected: e.suspected && !e.failed,
+    }
+}
+
+/// The primary calls a replica online while that one still loads.
+fn online_replicas(valkey: &Valkey, primary: &Node) -> BTreeSet<IpAddr> {
+    let copies = valkey.nodes.values().filter(|r| r.repl.partner.as_ref() == Some(&primary.id));
+    copies.filter(|r| r.repl.up || r.repl.loading).map(|r| r.ip).collect()
+}

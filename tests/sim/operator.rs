@@ -1,0 +1,159 @@
+//! The operator's pass as `reconcile` runs it: observe, plan, execute in lanes, note what became of it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand::Rng;
+use valkey_cluster_operator::model::{
+    Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, Step, View,
+};
+use valkey_cluster_operator::plan;
+
+use super::observe::Applied;
+use super::world::World;
+
+/// How many looks back a stale read can be.
+const MEMORY: usize = 20;
+
+/// What one operator process keeps in memory, and loses with it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Operator {
+    pub attempts: Attempts,
+    pub applied: Applied,
+    pub generation: i64,
+    pub next_pass: i64,
+    /// What it saw in earlier passes: what a cache may still show.
+    past: VecDeque<Snapshot>,
+}
+
+/// A pass as it went.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Pass {
+    pub plan: Plan,
+    pub outcomes: Vec<(Proposal, Outcome)>,
+    pub crashed: bool,
+    /// It saw the world as it is.
+    pub fresh: bool,
+}
+
+impl World {
+    /// One pass of the operator with this number.
+    pub(crate) fn pass(&mut self, number: usize) -> Pass {
+        let mut operator = std::mem::take(&mut self.operators[number]);
+        let (snapshot, fresh) = self.look(&mut operator);
+        if snapshot.desired.generation != operator.generation {
+            operator.generation = snapshot.desired.generation;
+            operator.attempts.clear();
+        }
+        let plan = plan::plan(&snapshot, &operator.attempts);
+        self.same_facts_same_plan(&snapshot, &operator.attempts, &plan);
+        let (outcomes, crashed) = self.run(&plan, &snapshot.desired, &mut operator);
+        if crashed {
+            let next = self.now + 1;
+            operator =
+                Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
+        } else {
+            self.resource.whole |= plan::form::complete(&View::new(&snapshot));
+            operator.next_pass = self.now + World::period(plan.quiet());
+        }
+        self.operators[number] = operator;
+        let pass = Pass { plan, outcomes, crashed, fresh };
+        self.note_pass(number, &pass);
+        pass
+    }
+
+    fn look(&mut self, operator: &mut Operator) -> (Snapshot, bool) {
+        let fresh = self.snapshot(&operator.applied);
+        operator.past.push_front(fresh.clone());
+        operator.past.truncate(MEMORY);
+        let back = |age: usize, past: &VecDeque<Snapshot>| past.get(age.min(past.len() - 1)).cloned();
+        if let Some((age, left)) = take_one(&mut self.mischief.stale)
+            && let Some(old) = back(age, &operator.past)
+        {
+            self.mischief.stale = (left > 0).then_some((age, left));
+            return (Snapshot { now: fresh.now, applied: fresh.applied, ..old }, false);
+        }
+        if let Some((age, left)) = take_one(&mut self.mischief.stale_pods)
+            && let Some(old) = back(age, &operator.past)
+        {
+            self.mischief.stale_pods = (left > 0).then_some((age, left));
+            return (self.snapshot_with(old.pods, &operator.applied), false);
+        }
+        (fresh, true)
+    }
+
+    /// The plan is a function of the facts: asked again, and of maps that were filled in another order, it is the same.
+    fn same_facts_same_plan(&mut self, snapshot: &Snapshot, attempts: &Attempts, first: &Plan) {
+        let again = Snapshot {
+            pods: snapshot.pods.clone().into_iter().rev().collect(),
+            workers: snapshot.workers.clone().into_iter().rev().collect(),
+            nodes: snapshot.nodes.clone().into_iter().rev().collect(),
+            ghosts: snapshot.ghosts.clone().into_iter().rev().collect(),
+            ..snapshot.clone()
+        };
+        if plan::plan(&again, attempts) != *first {
+            self.watch.broken(self.now, "the same facts gave two plans".to_owned());
+        }
+    }
+
+    /// The first lane alone, then the others side by side: any interleaving may happen, order holds within a lane.
+    fn run(
+        &mut self,
+        plan: &Plan,
+        desired: &Desired,
+        operator: &mut Operator,
+    ) -> (Vec<(Proposal, Outcome)>, bool) {
+        let mut lanes: BTreeMap<Lane, VecDeque<Proposal>> = BTreeMap::new();
+        for p in &plan.steps {
+            lanes.entry(p.step.lane()).or_default().push_back(p.clone());
+        }
+        let mut done: Vec<(Proposal, Outcome)> = Vec::new();
+        let mut dies = self.mischief.crash_after.filter(|n| *n < plan.steps.len());
+        if dies.is_some() {
+            self.mischief.crash_after = None;
+        }
+        let slow = self.mischief.slow > 0;
+        self.mischief.slow = self.mischief.slow.saturating_sub(1);
+        while !lanes.is_empty() {
+            let at = if lanes.contains_key(&Lane::First) { 0 } else { self.rng.random_range(0..lanes.len()) };
+            let lane = *lanes.keys().nth(at).expect("below the length");
+            let Some(proposal) = lanes.get_mut(&lane).and_then(VecDeque::pop_front) else {
+                lanes.remove(&lane);
+                continue;
+            };
+            if dies == Some(0) {
+                return (done, true);
+            }
+            dies = dies.map(|n| n - 1);
+            if slow {
+                self.tick();
+            }
+            let outcome = self.execute(&proposal.step, desired, &mut operator.applied);
+            match &outcome {
+                Outcome::Done => operator.attempts.done(&proposal.step),
+                Outcome::Failed(why) => operator.attempts.failed(&proposal.step, self.moment(), why),
+                Outcome::Stale(_) => {}
+            }
+            let ends = outcome != Outcome::Done && !nothing_rests_on(&proposal.step);
+            done.push((proposal, outcome));
+            if ends && lane == Lane::First {
+                break;
+            }
+            if ends {
+                lanes.remove(&lane);
+            }
+        }
+        (done, false)
+    }
+}
+
+fn take_one(budget: &mut Option<(usize, usize)>) -> Option<(usize, usize)> {
+    budget.take().map(|(age, passes)| (age, passes.saturating_sub(1)))
+}
+
+/// As the executor has it: other steps of the lane go on after these.
+fn nothing_rests_on(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. }
+    )
+}

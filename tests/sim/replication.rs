@@ -1,0 +1,79 @@
+//! Replication: links go by address, not by id. Whoever listens there with the replication user on is copied.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use valkey_cluster_operator::model::NodeId;
+
+use super::valkey::{Node, Replication, Valkey};
+
+impl Valkey {
+    /// What the links do in one tick.
+    pub(crate) fn replication(&mut self, now: i64, rng: &mut StdRng) {
+        let replicas: Vec<NodeId> =
+            self.nodes.values().filter(|n| n.of.is_some()).map(|n| n.id.clone()).collect();
+        for id in replicas {
+            match self.source(&id).cloned() {
+                Some(source) => self.copy(&id, &source, now, rng),
+                None => self.nodes.get_mut(&id).expect("just listed").link_lost(now),
+            }
+        }
+    }
+
+    /// The process that its replication connection ends at, when that one lets itself be copied.
+    fn source(&self, id: &NodeId) -> Option<&Node> {
+        let node = &self.nodes[id];
+        let ip = node.view.get(node.of.as_ref()?)?.ip?;
+        let source = self.listening(ip, Some(&node.worker))?;
+        let serves = source.of.is_none() || source.repl.up;
+        // A fenced process answers WRONGPASS or NOPERM; so does another cluster's.
+        (source.admitted && serves && source.cluster == node.cluster && source.id != *id).then_some(source)
+    }
+
+    fn copy(&mut self, id: &NodeId, source: &Node, now: i64, rng: &mut StdRng) {
+        let node = self.get_mut(id);
+        if node.repl.partner.as_ref() != Some(&source.id) {
+            node.link_lost(now);
+            if rng.random_bool(0.6) {
+                let continues = node.repl.synced && node.lineage == source.lineage;
+                let until = if continues { now } else { now + rng.random_range(2..=25) };
+                node.repl.partner = Some(source.id.clone());
+                node.repl.sync_until = Some(until);
+            }
+            return;
+        }
+        match node.repl.sync_until {
+            Some(until) if until > now => node.repl.loading = until - now <= 2,
+            Some(_) => {
+                node.lineage = source.lineage;
+                node.data.clone_from(&source.data);
+                node.repl = Replication {
+                    up: true,
+                    synced: true,
+                    sync_until: None,
+                    loading: false,
+                    ..node.repl.clone()
+                };
+            }
+            None => {
+                node.repl.up = true;
+                node.data.clone_from(&source.data);
+            }
+        }
+    }
+}
+
+impl Node {
+    fn link_lost(&mut self, now: i64) {
+        if self.repl.up || self.repl.partner.is_some() {
+            self.repl.down_since = now;
+        }
+        self.repl = Replication {
+            partner: None,
+            up: false,
+            sync_until: None,
+            loading: false,
+            down_since: self.repl.down_since,
+            synced: self.repl.synced,
+        };
+    }
+}

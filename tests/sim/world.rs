@@ -1,0 +1,266 @@
+//! The world of a life: the spec, Kubernetes, the processes, the clients, and one clock for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use valkey_cluster_operator::model::{
+    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Slots, Template, Version,
+    WorkerName,
+};
+
+use super::clients::Clients;
+use super::invariants::Watch;
+use super::kubernetes::{Kubelet, Kubernetes};
+use super::operator::Operator;
+use super::trace::Trace;
+use super::valkey::{Cause, Node, Replication, Valkey};
+use super::{TICK_MS, ticks};
+
+/// The custom resource: the spec, and what its status keeps.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Resource {
+    pub desired: Desired,
+    pub formed: bool,
+    pub whole: bool,
+}
+
+/// What the next passes are made to suffer.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Mischief {
+    /// The next pass that has more steps than this dies after so many.
+    pub crash_after: Option<usize>,
+    /// So many passes see the world as it was `age` ticks ago.
+    pub stale: Option<(usize, usize)>,
+    /// So many passes see the Pods as they were `age` ticks ago, and the nodes as they are.
+    pub stale_pods: Option<(usize, usize)>,
+    /// So many steps are refused.
+    pub refuse: usize,
+    /// So many steps are done, and their answers never come.
+    pub lose: usize,
+    /// So many passes take a tick for each step.
+    pub slow: usize,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub now: i64,
+    pub rng: StdRng,
+    pub resource: Resource,
+    pub kube: Kubernetes,
+    pub valkey: Valkey,
+    pub clients: Clients,
+    pub operators: Vec<Operator>,
+    pub mischief: Mischief,
+    pub version: Version,
+    pub watch: Watch,
+    pub trace: Trace,
+    lineages: u64,
+}
+
+/// How a life begins.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Start {
+    pub shards: u16,
+    pub replicas: u16,
+    pub workers: usize,
+    pub version: Version,
+    pub seed: u64,
+    pub reuse_addresses: bool,
+}
+
+impl World {
+    pub(crate) fn new(start: &Start, trace: Trace) -> Self {
+        let mut kube = Kubernetes::default();
+        kube.reuse_addresses = start.reuse_addresses;
+        for i in 1..=start.workers {
+            kube.add_worker(&format!("w{i}"), 100);
+        }
+        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service]);
+        let desired = Desired {
+            key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
+            generation: 1,
+            shards: start.shards,
+            replicas: start.replicas,
+            template: Template { image: "valkey:9".into(), ..Template::default() },
+            config: BTreeMap::new(),
+            paused: false,
+            deleting: false,
+        };
+        Self {
+            now: 0,
+            rng: StdRng::seed_from_u64(start.seed),
+            resource: Resource { desired, formed: false, whole: false },
+            kube,
+            valkey: Valkey::default(),
+            clients: Clients::default(),
+            operators: vec![Operator::default()],
+            mischief: Mischief::default(),
+            version: start.version,
+            watch: Watch::default(),
+            trace,
+            lineages: 0,
+        }
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.now * TICK_MS)
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        Revision::new(self.resource.desired.template.image.clone())
+    }
+
+    /// One tick: machines, processes, clients, then whether everything still holds.
+    pub(crate) fn tick(&mut self) {
+        self.now += 1;
+        for ask in self.kube.tick(self.now, &mut self.rng) {
+            match ask {
+                Kubelet::Start(name) => self.start(&name),
+                Kubelet::End(name) => self.end(&name),
+            }
+        }
+        let due: Vec<(NodeId, Cause)> = self
+            .valkey
+            .nodes
+            .values()
+            .filter_map(|n| n.dies_at.filter(|(at, _)| *at <= self.now).map(|(_, c)| (n.id.clone(), c)))
+            .collect();
+        due.into_iter().for_each(|(id, cause)| self.die(&id, cause));
+        self.valkey.replication(self.now, &mut self.rng);
+        self.valkey.bus(self.now, &mut self.rng);
+        self.valkey.elections(self.now, &mut self.rng);
+        self.clients.writing |= self.kube.pods.values().any(|o| o.pod.gate == Some(true));
+        self.clients.write(&mut self.valkey, &mut self.rng);
+        // A write is acknowledged after the link has taken it: what is lost in a crash is lost for want of copies.
+        self.valkey.replication(self.now, &mut self.rng);
+        self.check();
+    }
+
+    fn start(&mut self, name: &PodName) {
+        let Some(object) = self.kube.pods.get(name) else { return };
+        let (uid, worker) = (object.pod.uid.clone(), object.pod.worker.clone());
+        let Some(worker) = worker else { return };
+        let ip = self.kube.take_ip();
+        let id = self.spawn(0, uid, worker, ip);
+        let object = self.kube.pods.get_mut(name).expect("just seen");
+        object.pod.phase = Phase::Running;
+        object.pod.ip = Some(ip);
+        object.pod.trouble = None;
+        object.started_at = Some(self.now);
+        object.process = Some(id);
+    }
+
+    /// A new process: knows nobody, owns nothing, and its replication user is off.
+    pub(crate) fn spawn(&mut self, cluster: u8, uid: PodUid, worker: WorkerName, ip: IpAddr) -> NodeId {
+        let id = self.valkey.fresh_id(&mut self.rng);
+        self.lineages += 1;
+        let node = Node {
+            id: id.clone(),
+            cluster,
+            uid,
+            worker,
+            ip,
+            started: self.now,
+            version: self.version,
+            of: None,
+            slots: Slots::none(),
+            epoch: 0,
+            current_epoch: 0,
+            last_vote: 0,
+            view: BTreeMap::new(),
+            banned: BTreeMap::new(),
+            state_ok: false,
+            minority_at: self.now,
+            config: self.first_config(),
+            admitted: false,
+            data: BTreeMap::new(),
+            lineage: self.lineages,
+            repl: Replication { down_since: self.now, ..Replication::default() },
+            election_at: None,
+            dies_at: None,
+        };
+        self.valkey.nodes.insert(id.clone(), node);
+        id
+    }
+
+    /// `valkey.conf` carries the real node-timeout and the person's settings.
+    fn first_config(&self) -> BTreeMap<String, String> {
+        let desired = &self.resource.desired;
+        let mut config: BTreeMap<String, String> = [
+            ("cluster-replica-no-failover", "no"),
+            ("cluster-manual-failover-timeout", "1000"),
+            ("shutdown-on-sigterm", "failover"),
+            ("maxmemory", "0"),
+            ("maxmemory-policy", "noeviction"),
+            ("timeout", "0"),
+        ]
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+        for (key, value) in &desired.config {
+            config.entry(key.clone()).and_modify(|v| value.clone_into(v));
+        }
+        config.insert("cluster-node-timeout".into(), desired.node_timeout_ms().to_string());
+        config
+    }
+
+    /// The kubelet ends a Pod: its server first, and if it was deleted its object, too.
+    fn end(&mut self, name: &PodName) {
+        let Some(object) = self.kube.pods.get(name) else { return };
+        let terminating = object.pod.terminating;
+        if let Some(id) = object.process.clone() {
+            let cause = if self.watch.deleted_by_operator(&object.pod.uid) {
+                Cause::Operator
+            } else {
+                Cause::Environment
+            };
+            self.die(&id, cause);
+        }
+        if terminating {
+            self.kube.pods.remove(name);
+        }
+    }
+
+    /// A process ends; its address is free for others, its Pod stays ended.
+    pub(crate) fn die(&mut self, id: &NodeId, cause: Cause) {
+        if !self.valkey.nodes.contains_key(id) {
+            return;
+        }
+        if cause == Cause::Environment {
+            self.environment_takes(id);
+        }
+        let Some(node) = self.valkey.nodes.remove(id) else { return };
+        self.kube.free(node.ip);
+        let (at, now) = (self.moment(), self.now);
+        if let Some(object) = self.kube.pods.values_mut().find(|o| o.pod.uid == node.uid) {
+            let ran = now - object.started_at.unwrap_or(now);
+            object.pod.phase = Phase::Finished { at, ran_ms: ran * TICK_MS };
+            object.process = None;
+        }
+    }
+
+    /// What only this process, or processes that are ending, hold is lost by nobody's fault.
+    fn environment_takes(&mut self, id: &NodeId) {
+        let ending = self.kube.pods.values().filter(|o| o.pod.terminating).filter_map(|o| o.process.clone());
+        let mut doomed: BTreeSet<NodeId> = ending.collect();
+        doomed.extend(self.valkey.nodes.values().filter(|n| n.dies_at.is_some()).map(|n| n.id.clone()));
+        doomed.insert(id.clone());
+        self.clients.excuse(&self.valkey, &doomed);
+        if self.resource.whole || self.clients.writing {
+            self.watch.environment_took(&self.valkey, &doomed);
+        }
+    }
+
+    /// Its process by the Pod's name, when it runs.
+    pub(crate) fn process(&self, name: &PodName) -> Option<&Node> {
+        self.valkey.nodes.get(self.kube.pods.get(name)?.process.as_ref()?)
+    }
+
+    /// Ticks that pass between two looks of the operator.
+    pub(crate) fn period(quiet: bool) -> i64 {
+        if quiet { ticks(1000) } else { ticks(200) }
+    }
+}
