@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use super::{
     relay, sysctl, worker,
 };
 use crate::cache::Cache;
+use crate::debs::valkey_roots;
 use crate::progress::Progress;
 
 /// The names under which the one program of Kubernetes is called.
@@ -49,7 +50,7 @@ pub(super) fn up(instance: &Instance, options: UpOptions, progress: &Progress) -
     let _lock = instance.lock()?;
     let cache = Cache::open()?;
     let shape = decide(instance, options)?;
-    let kube = golang::build(&golang::KUBERNETES, &cache, progress)?;
+    let kube = kubernetes(&cache, progress)?;
     sysctl::save(instance)?;
     instance.set_shape(&shape)?;
     link_components(instance, &kube)?;
@@ -69,6 +70,16 @@ pub(super) fn up(instance: &Instance, options: UpOptions, progress: &Progress) -
     })?;
     finish(instance, &shape, &started, progress)?;
     Ok(shape)
+}
+
+/// The program of Kubernetes. Valkey's packages are fetched meanwhile: one takes the processor, the other the line.
+fn kubernetes(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    std::thread::scope(|scope| {
+        let fetched = scope.spawn(|| valkey_roots(cache, progress));
+        let kube = golang::build(&golang::KUBERNETES, cache, progress)?;
+        fetched.join().unwrap_or_else(|_| bail!("the thread that fetches Valkey died"))?;
+        Ok(kube)
+    })
 }
 
 /// The shape that the options and what is there already lead to.
