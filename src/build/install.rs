@@ -121,8 +121,7 @@ fn cluster_role() -> ClusterRole {
         // Server-side apply is patch, and create when the object is new.
         may("", &["services", "configmaps"], &["get", "list", "watch", "create", "patch"]),
         // Passwords outlive the cluster object until the last pod is gone, so they are deleted by the operator.
-        // Update: a Secret left by an earlier cluster of the same name is taken over as a whole, bound to its version.
-        may("", &["secrets"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
+        may("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
         // Where members may run.
         may("", &["nodes"], &["get", "list", "watch"]),
         // What happened, and what Kubernetes says of a pod that does not start.
