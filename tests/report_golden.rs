@@ -72,6 +72,7 @@ fn empty(replicas: u16) -> Snapshot {
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
+        served: 0,
         applied: BTreeMap::new(),
         credentials_known: true,
         foreign: None,

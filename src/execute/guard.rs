@@ -195,6 +195,14 @@ pub fn unused(facts: &Facts) -> Result<(), String> {
     ))
 }
 
+/// A member without which no slot and no key is lost.
+pub fn empty(facts: &Facts) -> Result<(), String> {
+    if facts.own.slots.is_empty() && facts.keys == 0 {
+        return Ok(());
+    }
+    Err(format!("its node owns {} slots and holds {} keys", facts.own.slots.len(), facts.keys))
+}
+
 /// A replica that was asked to leave and has not taken over meanwhile. Answers its primary's id and address, for the
 /// proof that the data is elsewhere.
 pub fn retired(facts: &Facts) -> Result<(NodeId, IpAddr), String> {

@@ -100,6 +100,7 @@ impl ValkeyExecutor {
             (Removable::NotRunning, _) => Err("its server answers".to_owned()),
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
+            (Removable::Empty, Ok(facts)) => guard::empty(&facts),
             (Removable::Retired, Ok(facts)) => {
                 let (primary, at) = guard::retired(&facts)?;
                 let facts =

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub formed: bool,
     /// The formation was seen complete once (`status.topology` is recorded): from here on data may exist.
     pub whole: bool,
+    /// How many shards have been given slots, as far as `status.topology` records; 0 before the formation is complete.
+    pub served: u16,
     /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
     pub drifted: BTreeSet<Object>,
     /// Who else manages objects of this cluster's names, as a sentence: then nothing is touched.

@@ -141,6 +141,8 @@ pub enum Removable {
     NotRunning,
     /// Its node knows nobody, owns nothing and holds nothing.
     Unused,
+    /// Its node owns no slots and holds no key, whomever it knows.
+    Empty,
     /// Its node is a retired replica whose primary has another copy in sync or needs none.
     Retired,
 }

@@ -40,12 +40,14 @@ pub async fn observe(
     events::explain(ctx, &key.namespace, now, &mut pods).await;
     let nodes = nodes(ctx, &desired, &pods, credentials.as_ref()).await;
     let status = cr.status.clone().unwrap_or_default();
-    let (formed, whole, applied, mut taken) = {
+    let (formed, whole, served, applied, mut taken) = {
         let h = lock(hints);
         let latest = h.status.as_ref().unwrap_or(&status);
         let applied = lock(&h.applied).clone();
         let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
-        (formed, !latest.topology.is_empty() || !status.topology.is_empty(), applied, h.taken.clone())
+        let served = served(latest).max(served(&status));
+        let whole = !latest.topology.is_empty() || !status.topology.is_empty();
+        (formed, whole, served, applied, h.taken.clone())
     };
     taken.extend(
         ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
@@ -62,6 +64,7 @@ pub async fn observe(
         revision: build::revision(&desired),
         formed,
         whole,
+        served,
         drifted,
         foreign,
         credentials_known: credentials.is_some(),
@@ -76,6 +79,12 @@ pub async fn observe(
     };
     snapshot.ghosts = ghosts(ctx, &snapshot, credentials.as_ref()).await;
     Ok(snapshot)
+}
+
+/// How many shards were given slots, as recorded: one more than the highest ordinal that has some.
+fn served(status: &crate::api::ValkeyClusterStatus) -> u16 {
+    let highest = status.topology.iter().filter(|t| !t.slots.is_empty()).map(|t| t.shard).max();
+    highest.and_then(|s| u16::try_from(s).ok()).map_or(0, |s| s.saturating_add(1))
 }
 
 /// The passwords: from memory, else from the Secret, if it is this cluster's.

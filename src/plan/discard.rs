@@ -3,7 +3,8 @@
 //! A server that keeps ending right after its start is replaced after a growing delay, and said so.
 
 use crate::model::{
-    Blocked, Code, Member, Phase, Plan, Proposal, Seen, Stage, Step, View, Waiting, Why, step::Removable,
+    Blocked, Code, Member, NodeId, NodeReport, Phase, Plan, Proposal, Seen, Shard, Stage, Step, View,
+    Waiting, Why, step::Removable,
 };
 
 /// A server that ran for less than this many milliseconds failed quickly.
@@ -61,7 +62,40 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             Phase::Pending | Phase::Running => {}
         }
     }
+    if !v.s.whole && v.answering().all(|(_, n)| n.keys == 0) {
+        plan.steps.extend(v.s.desired.shards().filter_map(|shard| orphan(v, shard)));
+    }
     plan
+}
+
+/// A replica whose primary died while the cluster formed owns no slots and cannot be given any. It makes room when its
+/// shard has nobody but such replicas, or when nobody can introduce the new owner to it (it lists the dead one's slots).
+fn orphan(v: &View<'_>, shard: Shard) -> Option<Proposal> {
+    let members: Vec<_> = v.staying(shard).collect();
+    let mut orphans: Vec<_> = members.iter().filter(|m| follows_dead(v, m)).collect();
+    let owner = v.primary(shard).map(|(_, n)| &n.id);
+    if owner.is_some() || members.len() < v.s.desired.copies() || orphans.len() < members.len() {
+        orphans.retain(|m| owner.is_some_and(|id| cut_off_from(v, m, id)));
+    }
+    let last = orphans.into_iter().max_by_key(|m| m.pod.index)?;
+    Some(delete(
+        last,
+        Removable::Empty,
+        "its primary died before the cluster was formed, and it holds nothing",
+    ))
+}
+
+fn follows_dead(v: &View<'_>, m: &Member<'_>) -> bool {
+    m.link().is_some_and(|(of, _)| v.by_id(of).is_none() && !matches!(v.s.ghosts.get(of), Some(Seen::Now(_))))
+}
+
+/// It does not know the owner of its shard's slots, and only the dead one's followers still list that one.
+fn cut_off_from(v: &View<'_>, m: &Member<'_>, owner: &NodeId) -> bool {
+    let (Some(node), Some((dead, _))) = (m.node(), m.link()) else { return false };
+    let lists = |(o, n): &(&Member<'_>, &NodeReport)| {
+        n.peers.contains_key(dead) && o.link().is_none_or(|(of, _)| of != dead)
+    };
+    !node.peers.contains_key(owner) && !v.answering().any(|other| lists(&other))
 }
 
 /// How many milliseconds a member that ended still waits for its replacement, and its quick failures in a row.

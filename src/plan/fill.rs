@@ -16,7 +16,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut tally = Tally::new(v);
     // First every shard's first member, then every shard's second: each round spreads evenly over the workers.
     for round in 0..v.s.desired.copies() {
-        for shard in v.s.desired.shards().take_while(|s| s.0 < limit) {
+        for shard in (0..limit).map(Shard) {
             let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
             if have <= round {
                 plan.steps.extend(create(v, shard, round - have, &mut tally));
@@ -39,23 +39,19 @@ fn waiting_to_be_replaced(v: &View<'_>, shard: Shard) -> usize {
 
 /// Ordinals from here on get no Pods: moving slots to a new shard is not this version's business.
 fn limit(v: &View<'_>) -> u16 {
-    if covered(v) { served_shards(v) } else { v.s.desired.shards }
+    if v.s.whole { served_shards(v) } else { v.s.desired.shards }
 }
 
-/// The cluster was formed, and every slot has an owner that answers.
-fn covered(v: &View<'_>) -> bool {
-    v.s.whole && v.owned() == crate::model::Slots::all()
-}
-
-/// How many shards the formed cluster has: one more than the highest ordinal that owns slots.
-fn served_shards(v: &View<'_>) -> u16 {
+/// How many shards the formed cluster has: recorded, since an owner that is silent or gone still leaves a shard.
+pub(super) fn served_shards(v: &View<'_>) -> u16 {
     let owners = v.answering().filter(|(_, n)| !n.slots().is_empty());
-    owners.map(|(m, _)| m.pod.shard.0 + 1).max().unwrap_or(0)
+    let seen = owners.map(|(m, _)| m.pod.shard.0.saturating_add(1)).max().unwrap_or(0);
+    seen.max(v.s.served)
 }
 
 fn shard_count(v: &View<'_>) -> Option<Blocked> {
     let (have, want) = (served_shards(v), v.s.desired.shards);
-    (covered(v) && have != want).then(|| Blocked {
+    (v.s.whole && have != want).then(|| Blocked {
         code: Code::ShardCountChange,
         shard: None,
         message: format!(

@@ -9,18 +9,17 @@ use crate::model::{Member, NodeReport, Plan, Proposal, Role, Shard, Stage, Step,
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, members) in v.shards() {
+        let served = shard.0 < super::fill::served_shards(v);
         match v.primary(shard) {
             Some((_, primary)) => {
                 plan.steps.extend(members.iter().filter_map(|m| point(v, m, primary)));
                 plan.waiting.extend(syncing(v, shard, primary));
             }
-            None if v.s.whole && v.s.desired.wants(shard) && !members.is_empty() => {
-                plan.waiting.push(Waiting {
-                    shard: Some(shard),
-                    stage: Stage::Electing,
-                    message: format!("shard {shard} has no primary that answers"),
-                })
-            }
+            None if v.s.whole && served => plan.waiting.push(Waiting {
+                shard: Some(shard),
+                stage: Stage::Electing,
+                message: format!("shard {shard} has no primary that answers"),
+            }),
             None => {}
         }
     }

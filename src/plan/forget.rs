@@ -4,7 +4,9 @@
 //! start), never a node that still answers (8.1 and newer meet it again every few seconds), and never a node
 //! that a live replica still follows.
 
-use crate::model::{NodeId, Plan, Proposal, Role, Silence, Stage, Step, Target, View, Waiting, Why};
+use crate::model::{
+    NodeId, NodeReport, Plan, Proposal, Role, Silence, Stage, Step, Target, View, Waiting, Why,
+};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -35,9 +37,14 @@ pub(super) fn short(id: &NodeId) -> &str {
     id.as_str().get(..8).unwrap_or(id.as_str())
 }
 
+/// Where it is to be forgotten. A node does not forget whom it follows: it gets its turn when it has been pointed elsewhere.
 fn who_lists(v: &View<'_>, id: &NodeId) -> Vec<Target> {
-    let stays = v.answering().filter(|(m, n)| m.stays() && n.peers.contains_key(id));
-    stays.filter_map(|(m, _)| m.target()).collect()
+    let lists = v.answering().filter(|(m, n)| m.stays() && n.peers.contains_key(id) && !follows(n, id));
+    lists.filter_map(|(m, _)| m.target()).collect()
+}
+
+fn follows(node: &NodeReport, id: &NodeId) -> bool {
+    matches!(&node.role, Role::Replica { of, .. } if of == id)
 }
 
 /// Why the id has to stay listed for now.
@@ -56,7 +63,13 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
     if !v.listed_slots(id).is_empty() && !nothing_to_lose(v) {
         return Some("it owns slots until a replica is promoted".to_owned());
     }
-    let follower = v.answering().find(|(_, n)| matches!(&n.role, Role::Replica { of, .. } if of == id));
+    // A replacement with its slots is not introduced to nodes that list the dead owner, and its follower cannot be
+    // pointed at a replacement that it does not know: while nothing can be lost the others forget first.
+    let others = v.answering().any(|(_, n)| n.peers.contains_key(id) && !follows(n, id));
+    if others && nothing_to_lose(v) {
+        return None;
+    }
+    let follower = v.answering().find(|(_, n)| follows(n, id));
     follower.map(|(m, _)| format!("{} still follows it", m.pod.name))
 }
 

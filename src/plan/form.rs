@@ -84,7 +84,7 @@ pub fn complete(v: &View<'_>) -> bool {
     let agreed = members.iter().all(|(_, a)| members.iter().all(|(_, b)| a.id == b.id || agrees(a, b)));
     v.s.formed
         && Slots::all().minus(&v.owned()).is_empty()
-        && v.s.desired.shards().all(|shard| v.primary(shard).is_some())
+        && !v.s.ghosts.values().filter_map(Seen::now).any(|n| !has_real_timeout(v, n))
         && members.iter().all(|(_, n)| n.state_ok && has_real_timeout(v, n))
         && agreed
 }

@@ -60,9 +60,11 @@ fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
     fresh(a) || fresh(b) || share
 }
 
-/// A grown node that knows nobody is not a newcomer: whatever it holds, it must not be merged in.
+/// A grown node that knows nobody is not a newcomer beside others that have grown: whatever it holds, it must not be
+/// merged in. The last node of a cluster that has lost or trimmed all others is alone by right.
 fn stranger(v: &View<'_>, m: &Member<'_>, n: &NodeReport) -> Option<Blocked> {
-    let grown = v.s.whole && n.is_isolated() && !m.is_unused() && v.s.desired.members() > 1;
+    let others = || v.answering().any(|(o, _)| o.pod.uid != m.pod.uid && !o.is_unused());
+    let grown = v.s.whole && n.is_isolated() && !m.is_unused() && others();
     grown.then(|| Blocked {
         code: Code::NotEmpty,
         shard: Some(m.pod.shard),

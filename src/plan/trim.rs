@@ -4,14 +4,15 @@
 //! retirement is taken back as soon as the copy is needed again.
 
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why,
+    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Slots, Stage, Step, View, Waiting, Why,
     step::Removable,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, _) in v.shards() {
-        if !v.s.desired.wants(shard) {
+        let served = shard.0 < super::fill::served_shards(v);
+        if !served && (v.s.whole || !v.s.desired.wants(shard)) {
             unwanted(v, shard, &mut plan);
             continue;
         }
@@ -25,10 +26,17 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-/// Members of a shard that is not wanted may only go while they hold nothing.
+/// Members of a shard that has no slots and gets none may go while they hold nothing. That another shard has all slots is
+/// proven by their owners, not by silence.
 fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
-    let idle = v.staying(shard).filter(|m| m.is_unused() || never_started(m));
+    let covered = v.owned() == Slots::all();
+    let idle = v.staying(shard).filter(|m| m.is_unused() || never_started(m) || (covered && is_empty(m)));
     plan.steps.extend(idle.filter_map(|m| delete(m, "its shard is not wanted any more")));
+}
+
+/// It owns no slots and holds no key.
+fn is_empty(m: &Member<'_>) -> bool {
+    m.node().is_some_and(|n| n.slots().is_empty() && n.keys == 0)
 }
 
 /// Retirements that are no longer wanted are taken back.
@@ -94,6 +102,8 @@ fn delete(m: &Member<'_>, note: &str) -> Option<Proposal> {
         Removable::Unused
     } else if m.node()?.is_retiring() {
         Removable::Retired
+    } else if is_empty(m) {
+        Removable::Empty
     } else {
         return None;
     };

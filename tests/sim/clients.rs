@@ -59,9 +59,18 @@ impl Clients {
         if node.cluster == 0 && node.state_ok && node.of.is_none() && node.slots.contains(slot) {
             let value = node.data.entry(slot).or_insert(0);
             *value += 1;
-            let known = self.acknowledged.entry(slot).or_insert(0);
-            *known = (*known).max(*value);
+            let value = *value;
             self.acknowledged_writes += 1;
+            // A write that reached no replica, although there is one, is lost in a crash by Valkey's own terms.
+            let lineage = node.lineage;
+            let others: Vec<&Node> =
+                valkey.nodes.values().filter(|n| n.id != owner && n.lineage == lineage).collect();
+            let linked = |n: &&Node| n.repl.up && n.repl.partner.as_ref() == Some(&owner);
+            if !others.is_empty() && !others.iter().any(linked) {
+                return;
+            }
+            let known = self.acknowledged.entry(slot).or_insert(0);
+            *known = (*known).max(value);
         }
     }
 

@@ -70,8 +70,11 @@ impl World {
         match (only_if, node.map(read)) {
             (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
             (Removable::NotRunning, _) => Err("its server has started".to_owned()),
-            (Removable::Unused | Removable::Retired, None) => Err("its node cannot be asked".to_owned()),
+            (Removable::Unused | Removable::Empty | Removable::Retired, None) => {
+                Err("its node cannot be asked".to_owned())
+            }
             (Removable::Unused, Some(facts)) => guard::unused(&facts),
+            (Removable::Empty, Some(facts)) => guard::empty(&facts),
             (Removable::Retired, Some(facts)) => {
                 let (primary, ip) = guard::retired(&facts)?;
                 let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);

@@ -29,6 +29,7 @@ impl World {
             revision: self.revision(),
             formed: self.resource.formed,
             whole: self.resource.whole,
+            served: self.resource.served,
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,

@@ -52,13 +52,23 @@ impl World {
             operator =
                 Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
         } else {
-            self.resource.whole |= plan::form::complete(&View::new(&snapshot));
+            self.record(&View::new(&snapshot));
             operator.next_pass = self.now + World::period(plan.quiet());
         }
         self.operators[number] = operator;
         let pass = Pass { plan, outcomes, crashed, fresh };
         self.note_pass(number, &pass);
         pass
+    }
+
+    /// What the report keeps in the status: that the formation was complete, and how many shards have slots.
+    fn record(&mut self, view: &View<'_>) {
+        self.resource.whole |= plan::form::complete(view);
+        if self.resource.whole {
+            let seen =
+                view.shards().filter(|(shard, _)| view.primary(*shard).is_some()).map(|(s, _)| s.0 + 1);
+            self.resource.served = self.resource.served.max(seen.max().unwrap_or(0));
+        }
     }
 
     fn look(&mut self, operator: &mut Operator) -> (Snapshot, bool) {

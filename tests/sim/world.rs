@@ -24,6 +24,8 @@ pub(crate) struct Resource {
     pub desired: Desired,
     pub formed: bool,
     pub whole: bool,
+    /// One more than the highest ordinal that `status.topology` lists with slots.
+    pub served: u16,
 }
 
 /// What the next passes are made to suffer.
@@ -92,7 +94,7 @@ impl World {
         Self {
             now: 0,
             rng: StdRng::seed_from_u64(start.seed),
-            resource: Resource { desired, formed: false, whole: false },
+            resource: Resource { desired, formed: false, whole: false, served: 0 },
             kube,
             valkey: Valkey::default(),
             clients: Clients::default(),
