@@ -63,7 +63,8 @@ fn longest(lanes: &[&LaneReport]) -> Duration {
 }
 
 fn assert_gap(report: &LedgerReport, lanes: &[&LaneReport], figure: Duration) {
-    let limit = figure * slack();
+    // On a machine that does not let the ledger itself run, no lane can flow.
+    let limit = figure * slack() + Duration::from_secs_f64(report.control.longest_stall_ms / 1000.0);
     assert!(longest(lanes) <= limit, "longest gap {:?} > {limit:?}\n{}", longest(lanes), report.summary());
 }
 

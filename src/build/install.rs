@@ -125,8 +125,8 @@ fn cluster_role() -> ClusterRole {
         // Where members may run.
         may("", &["nodes"], &["get", "list", "watch"]),
         // What happened, and what Kubernetes says of a pod that does not start.
-        may("", &["events"], &["get", "list"]),
-        may("events.k8s.io", &["events"], &["create", "patch", "get", "list"]),
+        may("", &["events"], &["list"]),
+        may("events.k8s.io", &["events"], &["create", "patch"]),
     ];
     ClusterRole { metadata: global(OPERATOR), rules: Some(rules), aggregation_rule: None }
 }

@@ -11,8 +11,17 @@ use crate::model::{
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for id in v.unaccounted() {
+        let on = who_lists(v, id);
+        // Listed by nobody but members that are leaving: it goes with them.
+        if on.is_empty() {
+            continue;
+        }
         match obstacle(v, id) {
-            None => plan.steps.push(forget(v, id)),
+            None => plan.steps.push(Proposal::new(
+                Step::Forget { id: id.clone(), on },
+                Why::Repair,
+                "no Pod has this node any more",
+            )),
             Some(what) => plan.waiting.push(Waiting {
                 shard: None,
                 stage: Stage::Agreeing,
@@ -28,11 +37,10 @@ pub(super) fn short(id: &NodeId) -> &str {
     id.as_str().get(..8).unwrap_or(id.as_str())
 }
 
-/// A node does not forget whom it follows: it gets its turn when it has been pointed elsewhere.
-fn forget(v: &View<'_>, id: &NodeId) -> Proposal {
-    let lists = v.answering().filter(|(_, n)| n.peers.contains_key(id) && !follows(n, id));
-    let on: Vec<Target> = lists.filter_map(|(m, _)| m.target()).collect();
-    Proposal::new(Step::Forget { id: id.clone(), on }, Why::Repair, "no Pod has this node any more")
+/// Where it is to be forgotten. A node does not forget whom it follows: it gets its turn when it has been pointed elsewhere.
+fn who_lists(v: &View<'_>, id: &NodeId) -> Vec<Target> {
+    let lists = v.answering().filter(|(m, n)| m.stays() && n.peers.contains_key(id) && !follows(n, id));
+    lists.filter_map(|(m, _)| m.target()).collect()
 }
 
 fn follows(node: &NodeReport, id: &NodeId) -> bool {
@@ -46,7 +54,8 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
     }
     match v.s.ghosts.get(id) {
         Some(crate::model::Seen::Now(_)) => return Some("its process still answers".to_owned()),
-        Some(crate::model::Seen::Silent(Silence::Refused | Silence::Timeout)) => {}
+        // Somebody who does not know our passwords has the address now.
+        Some(crate::model::Seen::Silent(Silence::Refused | Silence::Timeout | Silence::Auth)) => {}
         Some(_) => return Some("its process has not ended".to_owned()),
         None if listed_address(v, id).is_some() => return Some("its address was not asked yet".to_owned()),
         None => {}

@@ -36,6 +36,9 @@ pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(
     if !node.admitted {
         return Err("it is not adopted yet");
     }
+    if node.is_retiring() {
+        return Err("it was asked to leave");
+    }
     if !node.state_ok {
         return Err("it says that the cluster is down");
     }

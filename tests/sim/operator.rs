@@ -125,7 +125,7 @@ impl World {
         self.mischief.slow = self.mischief.slow.saturating_sub(1);
         while !lanes.is_empty() {
             let at = if lanes.contains_key(&Lane::First) { 0 } else { self.rng.random_range(0..lanes.len()) };
-            let lane = *lanes.keys().nth(at).expect("below the length");
+            let lane = lanes.keys().nth(at).expect("below the length").clone();
             let Some(proposal) = lanes.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 lanes.remove(&lane);
                 continue;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::golang::{self, COREDNS, GoProgram};
 use super::image::{Archive, Image, Item};
 use crate::cache::{Cache, key};
-use crate::command::{run, run_shown, succeeds};
+use crate::command::{output, run, shown, succeeds, tail};
 use crate::debs::{ValkeyRoot, valkey_roots};
 use crate::progress::{Progress, Step};
 
@@ -39,6 +39,8 @@ const RECIPE: &str = "2";
 const CARGO: Duration = Duration::from_mins(40);
 /// A program that only prints something.
 const SHORT: Duration = Duration::from_secs(30);
+/// How many of the compiler's last lines are shown.
+const COMPILER: usize = 60;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As the public images do: arguments alone are meant for the server.
 const ENTRYPOINT: &str = r#"#!/bin/sh
@@ -227,7 +229,13 @@ fn cargo_build(step: &Step) -> Result<String> {
         .args(["--bin", "valkey-cluster-operator", "--bin", "ledger"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    run_shown(&mut build, CARGO, step)
+    let built = output(&mut build, CARGO, Some(step))?;
+    if !built.status.success() {
+        // What a person wants to read is on standard error; standard output is for this program.
+        let said = String::from_utf8_lossy(&built.stderr);
+        bail!("`{}` failed:\n{}", shown(&build), tail(&said, COMPILER).join("\n"));
+    }
+    Ok(String::from_utf8_lossy(&built.stdout).into_owned())
 }
 
 /// Where cargo says that it put a program.
