@@ -1,5 +1,7 @@
 //! Decides what the command line and the environment mean. Touches the environment and the host's name.
 
+#![allow(clippy::doc_markdown, reason = "these comments are what --help prints")]
+
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 

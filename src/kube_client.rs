@@ -18,7 +18,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(15);
 /// The server ends each watch after this; it is resumed where it ended. It bounds how long a connection that died without
 /// a word is believed in (kube's own bound is 295 s).
-pub const WATCH_ROUND: Duration = Duration::from_secs(60);
+pub const WATCH_ROUND: Duration = Duration::from_mins(1);
 /// How much longer than [`WATCH_ROUND`] a watch may say nothing before its connection is given up.
 const WATCH_GRACE: Duration = Duration::from_secs(15);
 

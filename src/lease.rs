@@ -255,10 +255,10 @@ impl Election {
         match timeout(self.settings.retry * 2, self.give_back()).await {
             Ok(Ok(())) => tracing::info!(lease = %self.settings.name, "the lease was given back"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, lease = %self.settings.name, "the lease could not be given back and has to expire")
+                tracing::warn!(%error, lease = %self.settings.name, "the lease could not be given back and has to expire");
             }
             Err(_) => {
-                tracing::warn!(lease = %self.settings.name, "the API server did not answer in time: the lease has to expire")
+                tracing::warn!(lease = %self.settings.name, "the API server did not answer in time: the lease has to expire");
             }
         }
     }

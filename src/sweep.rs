@@ -27,7 +27,7 @@ const CONCURRENCY: u16 = 8;
 /// A process that does not lead now looks again after this.
 const ENDING: Duration = Duration::from_secs(1);
 /// A safety net for a deletion that no watch told of: a look at the caches, no request.
-const SETTLED: Duration = Duration::from_secs(600);
+const SETTLED: Duration = Duration::from_mins(10);
 
 /// Clears up until `stop`.
 pub async fn run(ctx: Arc<Ctx>, stop: CancellationToken) {

@@ -1,5 +1,13 @@
 //! The watches and the controller against an in-process API server, on virtual time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::sync::Arc;
@@ -34,7 +42,7 @@ async fn every_cluster_gets_a_pass_at_the_start_and_a_new_one_at_once() {
     server.put(&cluster("ns", "c"));
     rest().await;
     assert_eq!(controlled.passes.take(), ["c"]);
-    sleep(Duration::from_secs(3600)).await;
+    sleep(Duration::from_hours(1)).await;
     assert!(controlled.passes.take().is_empty(), "a settled cluster is left alone");
     assert!(server.writes().is_empty(), "{:?}", server.writes());
 }
@@ -48,7 +56,7 @@ async fn a_pass_asks_for_the_next_one_and_failures_wait_longer_each_time() {
     let ctx = watching(&server, &Namespaces::All).await;
     let controlled = control(&ctx, |cluster, _| async move {
         match cluster.name_any().as_str() {
-            "good" => Ok(Action::requeue(Duration::from_secs(60))),
+            "good" => Ok(Action::requeue(Duration::from_mins(1))),
             "bad" => Err(Error::valkey("refused")),
             _ => panic!("a bug"),
         }
@@ -161,11 +169,11 @@ async fn a_deleted_cluster_gets_no_pass_and_leaves_nothing_in_memory() {
         // Still under way when the cluster goes.
         sleep(Duration::from_secs(2)).await;
         ctx.metrics.show_cluster("ns", &cluster.name_any(), &ClusterGauges::default());
-        Ok(Action::requeue(Duration::from_secs(60)))
+        Ok(Action::requeue(Duration::from_mins(1)))
     });
     rest().await;
     server.remove::<ValkeyCluster>("ns", "a");
-    sleep(Duration::from_secs(300)).await;
+    sleep(Duration::from_mins(5)).await;
     assert_eq!(controlled.passes.take(), ["a"]);
     assert!(!ctx.metrics.encode().unwrap().contains(r#"cluster="a""#));
 
@@ -193,7 +201,7 @@ async fn changes_that_no_watch_told_of_are_found_by_the_next_list() {
     rest().await;
     server.remove::<Pod>("ns", "valkey-a-0-0");
     server.compact();
-    sleep(Duration::from_secs(120)).await;
+    sleep(Duration::from_mins(2)).await;
     assert!(controlled.passes.take().is_empty());
     server.heal();
     // The longest pause between two attempts of a watch is 5 s, and the jitter is part of it.

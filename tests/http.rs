@@ -1,5 +1,13 @@
 //! The HTTP server over real sockets: routes, readiness, header time-out, graceful stop.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

@@ -126,12 +126,12 @@ fn places(replicas: u16) -> impl Iterator<Item = (u16, u16)> {
 }
 
 fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
-    let share = |shard: u16| Slots::share(shard, 3);
+    let slots_of = |shard: u16| Slots::share(shard, 3);
     let peers = places(replicas).filter(|at| *at != (shard, index)).map(|(s, i)| {
         let peer = Peer {
             ip: Some(ip(s, i)),
             replica_of: (i > 0).then(|| id(s, 0)),
-            slots: if i == 0 { share(s) } else { Slots::none() },
+            slots: if i == 0 { slots_of(s) } else { Slots::none() },
             epoch: u64::from(s * 10 + i + 1),
             handshake: false,
             failed: false,
@@ -145,7 +145,7 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         version: Version::new(9, 1, 2),
         uptime_ms: 60_000,
         role: if index == 0 {
-            Role::Primary { slots: share(shard) }
+            Role::Primary { slots: slots_of(shard) }
         } else {
             Role::Replica { of: id(shard, 0), link }
         },

@@ -1,5 +1,13 @@
 //! Clearing up after deleted clusters against an in-process API server, on virtual time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::sync::Arc;
@@ -65,7 +73,7 @@ async fn pods_that_were_orphaned_on_purpose_keep_the_secret() {
     orphan.metadata.owner_references = None;
     server.put(&orphan);
     server.remove::<ValkeyCluster>("ns", "a");
-    sleep(Duration::from_secs(3600)).await;
+    sleep(Duration::from_hours(1)).await;
     assert_eq!(secrets(&server).len(), 1);
     server.remove::<Pod>("ns", "valkey-a-0-0");
     sleep(Duration::from_millis(100)).await;
@@ -87,7 +95,7 @@ async fn a_namesake_keeps_its_own() {
     server.put(&secret(&new));
     sleep(Duration::from_secs(2)).await;
     server.remove::<Pod>("ns", "valkey-a-0-0");
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(secrets(&server).len(), 1, "it is the new cluster's now");
     assert!(server.writes().is_empty(), "{:?}", server.writes());
 }
@@ -126,7 +134,7 @@ async fn a_changed_secret_is_not_the_one_that_was_judged() {
     });
     server.remove::<ValkeyCluster>("ns", "a");
     sweeping(&ctx);
-    sleep(Duration::from_secs(120)).await;
+    sleep(Duration::from_mins(2)).await;
     assert_eq!(secrets(&server).len(), 1, "the precondition saved it");
     assert_eq!(server.writes().len(), 1, "{:?}", server.writes());
 }
@@ -142,7 +150,7 @@ async fn an_unreadable_answer_is_no_proof_of_absence() {
         (call.verb == "get" || call.verb == "list").then_some(Fault::Refuse(500, "InternalError"))
     });
     server.remove::<ValkeyCluster>("ns", "a");
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(secrets(&server).len(), 1);
     server.heal();
     sleep(Duration::from_secs(31)).await;
@@ -159,7 +167,7 @@ async fn without_the_lease_nothing_is_deleted() {
     let ctx = watching_as(&server, &Namespaces::All, leadership).await;
     sweeping(&ctx);
     server.remove::<ValkeyCluster>("ns", "a");
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(secrets(&server).len(), 1);
     tokio::spawn(election.run(CancellationToken::new()));
     sleep(Duration::from_secs(3)).await;

@@ -86,8 +86,8 @@ impl Processes {
     /// If one does not start: with the end of its log.
     pub fn start_with(root: &ValkeyRoot, count: usize, config: Config) -> Result<Self> {
         let (block, guard) = claim_block()?;
-        let dir = std::env::temp_dir().join(format!("valkey-processes-{}-{block}", std::process::id()));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = std::env::temp_dir().join(format!("valkey-processes-{:016x}", rand::random::<u64>()));
+        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let nodes = Vec::new();
         let mut this = Self { root: root.clone(), config, block, _guard: guard, dir, nodes };
         this.add(count)?;

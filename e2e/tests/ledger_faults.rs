@@ -1,6 +1,14 @@
 //! The ledger is proven by faults whose loss is known: real Valkey processes, and for each fault a count of what must
 //! be lost that does not come from the ledger.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
 mod common;
 
 use std::net::SocketAddr;
@@ -55,7 +63,8 @@ fn longest(lanes: &[&LaneReport]) -> Duration {
 }
 
 fn assert_gap(report: &LedgerReport, lanes: &[&LaneReport], figure: Duration) {
-    let limit = figure * slack();
+    // On a machine that does not let the ledger itself run, no lane can flow.
+    let limit = figure * slack() + Duration::from_secs_f64(report.control.longest_stall_ms / 1000.0);
     assert!(longest(lanes) <= limit, "longest gap {:?} > {limit:?}\n{}", longest(lanes), report.summary());
 }
 
@@ -148,7 +157,8 @@ async fn a_paused_process_is_a_gap_of_its_length_and_no_loss() {
     let hit = of_shard(&report, THREE, 0);
     for lane in &hit {
         let gap = Duration::from_secs_f64(lane.longest_gap_ms / 1000.0);
-        assert!(gap + Duration::from_millis(10) > paused, "gap {gap:?} in a pause of {paused:?}\n{summary}");
+        // At most one interval of 4 ms of the pause belongs to the schedule.
+        assert!(gap + Duration::from_millis(5) > paused, "gap {gap:?} in a pause of {paused:?}\n{summary}");
         // With time-outs of 250 ms, a pause of 700 ms is met by two or three.
         assert!(lane.errors.of(ErrorKind::Timeout) >= 2, "{summary}");
     }
@@ -156,6 +166,38 @@ async fn a_paused_process_is_a_gap_of_its_length_and_no_loss() {
     // What was sent into the pause was carried out after it: applied, unacknowledged, and no loss.
     let timeouts: u64 = hit.iter().map(|lane| lane.errors.of(ErrorKind::Timeout)).sum();
     assert!(report.judged.unacknowledged > 0 && report.judged.unacknowledged <= timeouts, "{summary}");
+    assert_others_untouched(&report, THREE, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_at_a_hanging_primary_ends_when_its_replica_takes_over() {
+    let _alone = alone().await;
+    let mut processes = cluster(THREE).await;
+    let replica = processes.addr(THREE.replica(0, 0));
+    let handle = ledger(&processes).await;
+    sleep(Duration::from_millis(500)).await;
+    processes.pause(0).unwrap();
+    let begun = Instant::now();
+    // Long enough for a first time-out, shorter than what Valkey itself needs to replace a primary.
+    sleep(Duration::from_millis(600)).await;
+    call(replica, &["CLUSTER", "FAILOVER", "TAKEOVER"]).await;
+    let without_primary = begun.elapsed();
+    handle.wait_flowing().await.unwrap();
+    // The frozen one must not come back while the counters are read.
+    processes.kill(0).unwrap();
+    let report = handle.stop().await.unwrap();
+    let summary = report.summary();
+    let hit = of_shard(&report, THREE, 0);
+    assert!(
+        hit.iter().all(|lane| lane.errors.of(ErrorKind::Timeout) > 0 && lane.unread.is_none()),
+        "{summary}"
+    );
+    let gap = longest(&hit);
+    assert!(gap + Duration::from_millis(25) > without_primary, "{gap:?}\n{summary}");
+    assert!(
+        gap < without_primary + Duration::from_millis(50) * slack(),
+        "{gap:?} of {without_primary:?}\n{summary}"
+    );
     assert_others_untouched(&report, THREE, 0);
 }
 
@@ -194,7 +236,7 @@ async fn a_takeover_by_a_replica_that_was_cut_off_loses_what_it_lacked() {
     let handle = ledger(&processes).await;
     let lanes = lanes_of_shard(&handle, THREE, 0);
     sleep(Duration::from_millis(500)).await;
-    call(primary, &["ACL", "SETUSER", "default", "-psync"]).await;
+    call(primary, &["ACL", "SETUSER", "default", "-psync", "-sync"]).await;
     call(primary, &["CLIENT", "KILL", "TYPE", "replica"]).await;
     until("the replication link is down", async || {
         let info = call(replica, &["INFO", "replication"]).await;
@@ -203,6 +245,7 @@ async fn a_takeover_by_a_replica_that_was_cut_off_loses_what_it_lacked() {
     .await;
     let kept = counted_all(replica, &lanes).await;
     sleep(Duration::from_millis(500)).await;
+    assert_eq!(counted_all(replica, &lanes).await, kept, "the link stays down");
     // No write is carried out from here on, so what the primary holds is what it acknowledged.
     call(primary, &["CLIENT", "PAUSE", "3000", "WRITE"]).await;
     let held = counted_all(primary, &lanes).await;

@@ -1,5 +1,13 @@
 //! The ledger as a program: its exit codes, its JSON, its ends.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
 mod common;
 
 use std::process::{Output, Stdio};

@@ -1,5 +1,13 @@
 //! The truth check on real Valkey processes of every version: a whole cluster, and what it says when it is not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
 mod common;
 
 use std::time::Duration;
@@ -61,7 +69,7 @@ async fn the_sampler_states_redundancy_through_a_failover_and_a_death() {
 
     let below = history.below(2);
     let stated = below[&hit];
-    let real = history.end - killed;
+    let real = history.end.saturating_sub(killed);
     assert!(stated <= real + Duration::from_millis(200), "{stated:?} below two copies, dead for {real:?}");
     assert!(stated + Duration::from_secs(1) > real, "{stated:?} below two copies, dead for {real:?}");
     assert_eq!(steady.len(), 3);

@@ -125,8 +125,8 @@ fn cluster_role() -> ClusterRole {
         // Where members may run.
         may("", &["nodes"], &["get", "list", "watch"]),
         // What happened, and what Kubernetes says of a pod that does not start.
-        may("", &["events"], &["get", "list"]),
-        may("events.k8s.io", &["events"], &["create", "patch", "get", "list"]),
+        may("", &["events"], &["list"]),
+        may("events.k8s.io", &["events"], &["create", "patch"]),
     ];
     ClusterRole { metadata: global(OPERATOR), rules: Some(rules), aggregation_rule: None }
 }
@@ -137,13 +137,13 @@ fn role() -> Role {
     Role { metadata: namespaced(OPERATOR), rules: Some(rules) }
 }
 
-fn subjects() -> Option<Vec<Subject>> {
-    Some(vec![Subject {
+fn subjects() -> Vec<Subject> {
+    vec![Subject {
         kind: "ServiceAccount".to_owned(),
         name: OPERATOR.to_owned(),
         namespace: Some(NAMESPACE.to_owned()),
         ..Default::default()
-    }])
+    }]
 }
 
 fn refers_to(kind: &str) -> RoleRef {
@@ -158,12 +158,12 @@ fn cluster_role_binding() -> ClusterRoleBinding {
     ClusterRoleBinding {
         metadata: global(OPERATOR),
         role_ref: refers_to("ClusterRole"),
-        subjects: subjects(),
+        subjects: Some(subjects()),
     }
 }
 
 fn role_binding() -> RoleBinding {
-    RoleBinding { metadata: namespaced(OPERATOR), role_ref: refers_to("Role"), subjects: subjects() }
+    RoleBinding { metadata: namespaced(OPERATOR), role_ref: refers_to("Role"), subjects: Some(subjects()) }
 }
 
 fn priority_class() -> PriorityClass {

@@ -138,7 +138,7 @@ fn newcomer(n: &Facts, other: &Facts, ours: &BTreeSet<IpAddr>) -> bool {
 }
 
 /// A node may be pointed at a primary when it owns nothing, and when its present primary owns nothing either: else it
-/// may be the last good copy of those slots.
+/// may be the last good copy of those slots, unless it holds no key at all.
 pub fn replicate(facts: &Facts, primary: &NodeId) -> Result<Option<()>, String> {
     if facts.own.primary.as_ref() == Some(primary) {
         return Ok(None);
@@ -152,7 +152,7 @@ pub fn replicate(facts: &Facts, primary: &NodeId) -> Result<Option<()>, String> 
     }
     match &facts.own.primary {
         None if facts.keys > 0 => Err(format!("it is a primary and holds {} keys", facts.keys)),
-        Some(old) if facts.knows(old).is_some_and(|n| !n.slots.is_empty()) => {
+        Some(old) if facts.keys > 0 && facts.knows(old).is_some_and(|n| !n.slots.is_empty()) => {
             Err(format!("its present primary {old} still owns slots"))
         }
         None | Some(_) => Ok(Some(())),

@@ -76,7 +76,8 @@ impl Executor<'_> {
                     return Ok(Outcome::Stale("the Secret exists".to_owned()));
                 }
                 wanted.metadata.resource_version = live.resource_version();
-                api.replace(&wanted.name_any(), &PostParams::default(), &wanted).await?;
+                let params = PatchParams::apply(labels::OPERATOR).force();
+                api.patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await?;
             }
             Err(error) => return Err(error),
         }

@@ -146,12 +146,12 @@ pub enum Removable {
 }
 
 /// Steps of one lane run one after another, lanes run side by side.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
     /// Before everything else; when a step of it fails, the pass ends.
     First,
-    /// Belongs to no shard.
-    Cluster,
+    /// Belongs to a node that is gone.
+    Gone(NodeId),
     /// Belongs to one shard.
     Shard(Shard),
 }
@@ -161,7 +161,7 @@ impl Step {
     pub fn lane(&self) -> Lane {
         match self {
             Step::Latch | Step::Apply(_) => Lane::First,
-            Step::Forget { .. } => Lane::Cluster,
+            Step::Forget { id, .. } => Lane::Gone(id.clone()),
             Step::CreatePod { shard, .. } | Step::DeletePod { shard, .. } | Step::SetGate { shard, .. } => {
                 Lane::Shard(*shard)
             }

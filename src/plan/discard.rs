@@ -34,7 +34,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for m in v.all().filter(|m| !m.pod.terminating) {
         match m.pod.phase {
-            Phase::Finished { at, ran_ms } => ended(v, m, at, ran_ms, &mut plan),
+            Phase::Finished { .. } => ended(v, m, &mut plan),
             Phase::Pending if m.pod.revision != v.s.revision => {
                 plan.steps.push(delete(
                     m,
@@ -64,13 +64,21 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-fn ended(v: &View<'_>, m: &Member<'_>, at: crate::model::Moment, ran_ms: i64, plan: &mut Plan) {
+/// How many milliseconds a member that ended still waits for its replacement, and its quick failures in a row.
+/// The first failure is replaced at once; a changed spec is worth a try at once, too.
+pub(super) fn due(v: &View<'_>, m: &Member<'_>) -> Option<(i64, u16)> {
+    let Phase::Finished { at, ran_ms } = m.pod.phase else { return None };
     let failures = failures_with(m.pod.failures, ran_ms);
-    // The first failure is replaced at once; a changed spec is worth a try at once, too.
     let delay = if m.pod.revision == v.s.revision { delay_ms(failures.saturating_sub(1)) } else { 0 };
+    Some(((delay - v.s.now.since(at)).max(0), failures))
+}
+
+/// The Pod that ended goes once its successor is there: until then it is what tells of its failures.
+fn ended(v: &View<'_>, m: &Member<'_>, plan: &mut Plan) {
+    let Some((left, failures)) = due(v, m) else { return };
     let words = m.pod.trouble.as_ref().map_or_else(String::new, |t| format!(": {} {}", t.reason, t.message));
-    let left = delay - v.s.now.since(at);
-    if left <= 0 {
+    let replaced = v.staying(m.pod.shard).count() >= v.s.desired.copies();
+    if replaced || !v.s.desired.wants(m.pod.shard) {
         plan.steps.push(delete(m, Removable::NotRunning, &format!("its server has ended{words}")));
         return;
     }
@@ -81,11 +89,13 @@ fn ended(v: &View<'_>, m: &Member<'_>, at: crate::model::Moment, ran_ms: i64, pl
             message: format!("{} ended right after its start, {failures} times in a row{words}", m.pod.name),
         });
     }
-    plan.waiting.push(Waiting {
-        shard: Some(m.pod.shard),
-        stage: Stage::AddingPods,
-        message: format!("{} is replaced in {} s", m.pod.name, (left + 999) / 1000),
-    });
+    if left > 0 {
+        plan.waiting.push(Waiting {
+            shard: Some(m.pod.shard),
+            stage: Stage::AddingPods,
+            message: format!("{} is replaced in {} s", m.pod.name, (left + 999) / 1000),
+        });
+    }
 }
 
 fn delete(m: &Member<'_>, only_if: Removable, note: &str) -> Proposal {

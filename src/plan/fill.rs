@@ -2,8 +2,9 @@
 //!
 //! Names are deterministic, so that creating twice is one Pod; a name that is still taken is passed over.
 
+use super::discard;
 use super::place::Tally;
-use crate::model::{Blocked, Code, Phase, Plan, PodName, Proposal, Shard, Stage, Step, View, Waiting, Why};
+use crate::model::{Blocked, Code, Plan, PodName, Proposal, Shard, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -32,10 +33,8 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 
 /// A finished Pod whose growing delay has not passed holds its place.
 fn waiting_to_be_replaced(v: &View<'_>, shard: Shard) -> usize {
-    v.members(shard)
-        .iter()
-        .filter(|m| !m.pod.terminating && matches!(m.pod.phase, Phase::Finished { .. }))
-        .count()
+    let ended = v.members(shard).iter().filter(|m| !m.pod.terminating);
+    ended.filter(|m| discard::due(v, m).is_some_and(|(left, _)| left > 0)).count()
 }
 
 /// Ordinals from here on get no Pods: moving slots to a new shard is not this version's business.
@@ -77,7 +76,9 @@ fn create(v: &View<'_>, shard: Shard, nth: usize, tally: &mut Tally<'_>) -> Opti
     } else {
         (Why::Form, format!("member of shard {shard}"))
     };
-    let failures = v.members(shard).iter().map(|m| m.pod.failures).max().unwrap_or(0);
+    // Only those that ended tell: a member that runs has left its predecessors' failures behind.
+    let failures =
+        v.members(shard).iter().filter_map(|m| discard::due(v, m)).map(|(_, n)| n).max().unwrap_or(0);
     Some(Proposal::new(Step::CreatePod { name, shard, index, worker, failures }, why, note))
 }
 

@@ -1,7 +1,8 @@
 //! Follow the primary: every other member of a shard copies from its slot owner.
 //!
 //! A node whose present primary still owns slots is never pointed elsewhere: it may be the last good copy, about to be
-//! elected (the first bug that simulation found in the prototype).
+//! elected (the first bug that simulation found in the prototype). One that holds no key has nothing to lose: else
+//! the replica of a primary that died while the cluster formed would follow the dead for ever.
 
 use crate::model::{Member, NodeReport, Plan, Proposal, Role, Shard, Stage, Step, View, Waiting, Why};
 
@@ -13,11 +14,13 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                 plan.steps.extend(members.iter().filter_map(|m| point(v, m, primary)));
                 plan.waiting.extend(syncing(v, shard, primary));
             }
-            None if v.s.whole && v.s.desired.wants(shard) => plan.waiting.push(Waiting {
-                shard: Some(shard),
-                stage: Stage::Electing,
-                message: format!("shard {shard} has no primary that answers"),
-            }),
+            None if v.s.whole && v.s.desired.wants(shard) && !members.is_empty() => {
+                plan.waiting.push(Waiting {
+                    shard: Some(shard),
+                    stage: Stage::Electing,
+                    message: format!("shard {shard} has no primary that answers"),
+                })
+            }
             None => {}
         }
     }
@@ -33,7 +36,7 @@ fn point(v: &View<'_>, m: &Member<'_>, primary: &NodeReport) -> Option<Proposal>
     }
     let free = match &node.role {
         Role::Primary { .. } => node.keys == 0,
-        Role::Replica { of, .. } => *of != primary.id && owns_nothing(v, node, of),
+        Role::Replica { of, .. } => *of != primary.id && (node.keys == 0 || owns_nothing(v, node, of)),
     };
     free.then(|| m.target()).flatten().map(|on| {
         let why = if v.s.whole { Why::Capacity } else { Why::Form };

@@ -9,9 +9,14 @@ use crate::model::{NodeId, Plan, Proposal, Role, Silence, Stage, Step, Target, V
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for id in v.unaccounted() {
+        let on = who_lists(v, id);
+        // Listed by nobody but members that are leaving: it goes with them.
+        if on.is_empty() {
+            continue;
+        }
         match obstacle(v, id) {
             None => plan.steps.push(Proposal::new(
-                Step::Forget { id: id.clone(), on: who_lists(v, id) },
+                Step::Forget { id: id.clone(), on },
                 Why::Repair,
                 "no Pod has this node any more",
             )),
@@ -31,7 +36,8 @@ pub(super) fn short(id: &NodeId) -> &str {
 }
 
 fn who_lists(v: &View<'_>, id: &NodeId) -> Vec<Target> {
-    v.answering().filter(|(_, n)| n.peers.contains_key(id)).filter_map(|(m, _)| m.target()).collect()
+    let stays = v.answering().filter(|(m, n)| m.stays() && n.peers.contains_key(id));
+    stays.filter_map(|(m, _)| m.target()).collect()
 }
 
 /// Why the id has to stay listed for now.
@@ -41,7 +47,8 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
     }
     match v.s.ghosts.get(id) {
         Some(crate::model::Seen::Now(_)) => return Some("its process still answers".to_owned()),
-        Some(crate::model::Seen::Silent(Silence::Refused | Silence::Timeout)) => {}
+        // Somebody who does not know our passwords has the address now.
+        Some(crate::model::Seen::Silent(Silence::Refused | Silence::Timeout | Silence::Auth)) => {}
         Some(_) => return Some("its process has not ended".to_owned()),
         None if listed_address(v, id).is_some() => return Some("its address was not asked yet".to_owned()),
         None => {}

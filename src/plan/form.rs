@@ -3,13 +3,11 @@
 //! Nothing is assigned before every Pod that runs has answered, and no slot is given out unless all nodes are empty.
 //! The rule goes on from whatever an earlier pass (or an earlier operator) left: what is assigned stays.
 
-use std::collections::BTreeSet;
-
 use super::leads::leads;
 use crate::model::settings;
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Phase, Plan, Proposal, Seen, Slots, Stage, Step, Target, View,
-    Waiting, Why,
+    Blocked, Code, Member, NodeReport, Peer, Phase, Plan, Proposal, Role, Seen, Slots, Stage, Step, Target,
+    View, Waiting, Why,
 };
 
 /// A Pod that has not started after this many milliseconds does not hold the others back.
@@ -59,7 +57,8 @@ pub(super) fn everyone_is_there(v: &View<'_>) -> bool {
     let started = |m: &Member<'_>| {
         let hopeless = m.pod.phase == Phase::Pending
             && (m.pod.trouble.is_some() || v.s.now.since(m.pod.created) > PATIENCE_MS);
-        m.node().is_some_and(|n| !n.loading) || hopeless
+        // A replica that loads has come further than this already.
+        m.node().is_some_and(|n| !n.loading || m.link().is_some()) || hopeless
     };
     v.s.desired.shards().all(|shard| {
         let members: Vec<_> = v.staying(shard).collect();
@@ -78,19 +77,25 @@ pub(super) fn may_meet(v: &View<'_>) -> bool {
             .all(|(_, n)| n.admitted && (!n.is_isolated() || v.s.desired.members() == 1 || n.epoch > 0))
 }
 
-/// The formation is complete: all slots are owned, every node knows every other, all say that the cluster is ok, and
-/// all run with the real node-timeout again.
+/// The formation is complete: all slots are owned, every node sees every other as that one sees itself, all say that the
+/// cluster is ok, and all run with the real node-timeout again.
 pub fn complete(v: &View<'_>) -> bool {
     let members: Vec<_> = v.answering().filter(|(m, _)| m.stays()).collect();
-    let acquainted = members
-        .iter()
-        .enumerate()
-        .all(|(i, a)| members.iter().skip(i + 1).all(|b| View::acquainted(a.1, b.1)));
+    let agreed = members.iter().all(|(_, a)| members.iter().all(|(_, b)| a.id == b.id || agrees(a, b)));
     v.s.formed
         && Slots::all().minus(&v.owned()).is_empty()
         && v.s.desired.shards().all(|shard| v.primary(shard).is_some())
         && members.iter().all(|(_, n)| n.state_ok && has_real_timeout(v, n))
-        && acquainted
+        && agreed
+}
+
+/// `a` lists `b` by its id, with the slots that `b` says it owns, or as a replica of whom `b` follows.
+fn agrees(a: &NodeReport, b: &NodeReport) -> bool {
+    let role = |p: &Peer| match &b.role {
+        Role::Primary { slots } => p.replica_of.is_none() && p.slots == *slots,
+        Role::Replica { of, .. } => p.replica_of.as_ref() == Some(of),
+    };
+    a.peers.get(&b.id).is_some_and(|p| !p.handshake && role(p))
 }
 
 fn has_real_timeout(v: &View<'_>, node: &NodeReport) -> bool {
@@ -136,8 +141,11 @@ fn assign(v: &View<'_>, unowned: &Slots) -> Vec<Proposal> {
             out.push((on, share));
         }
     }
+    let everyone = leads.len() == usize::from(v.s.desired.shards);
     let fewest = leads.values().min_by_key(|m| m.node().map_or(0, |n| n.slots().len()));
-    if let Some(on) = fewest.and_then(|m| m.target()).filter(|_| !left.is_empty() && out.is_empty()) {
+    if let Some(on) =
+        fewest.and_then(|m| m.target()).filter(|_| everyone && !left.is_empty() && out.is_empty())
+    {
         out.push((on, left));
     }
     out.into_iter()
@@ -149,22 +157,14 @@ fn assign(v: &View<'_>, unowned: &Slots) -> Vec<Proposal> {
 }
 
 /// Unique epochs, given while nodes know nobody: replicas too, else they collide at 0 and bump epochs for seconds.
+/// Each is higher than any that is known, so that what takes a dead node's place also takes its slots in every view.
 fn epochs(v: &View<'_>) -> Vec<Proposal> {
-    let mut used: BTreeSet<u64> = v.answering().map(|(_, n)| n.epoch).collect();
-    let mut next = 1;
-    let mut out = Vec::new();
+    let known = v.answering().flat_map(|(_, n)| n.peers.values().map(|p| p.epoch).chain([n.epoch]));
     let fresh = candidates(v).filter(|(_, n)| n.is_isolated() && n.epoch == 0);
-    for on in fresh.filter_map(|(m, _)| m.target()) {
-        while !used.insert(next) {
-            next += 1;
-        }
-        out.push(Proposal::new(
-            Step::SetEpoch { on, epoch: next },
-            Why::Form,
-            "unique from the first moment",
-        ));
-    }
-    out
+    let free = known.max().unwrap_or(0).saturating_add(1)..;
+    let give =
+        |(on, epoch)| Proposal::new(Step::SetEpoch { on, epoch }, Why::Form, "unique from the first moment");
+    fresh.filter_map(|(m, _)| m.target()).zip(free).map(give).collect()
 }
 
 fn what_is_missing(v: &View<'_>, unowned: &Slots) -> Option<Waiting> {

@@ -1,7 +1,7 @@
 //! The member gate: a Pod is Ready only while its node has joined, is in sync and is known by the slot owners.
 //!
 //! Silence never turns a gate off, only an answer that says so does: an operator that cannot see must not
-//! take a whole cluster out of its Service. While the cluster forms no gate is written: some node still runs with the
+//! take a whole cluster out of its Service. That goes for the silence of a primary and the gates of its replicas, too. While the cluster forms no gate is written: some node still runs with the
 //! low node-timeout, which must be over before the first client writes.
 
 use crate::model::{Member, NodeReport, Plan, Proposal, Step, View, Why};
@@ -12,6 +12,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         return plan;
     }
     for (member, node) in v.answering().filter(|(m, _)| m.stays()) {
+        if v.primary(member.pod.shard).is_none() {
+            continue;
+        }
         let verdict = verdict(v, member, node);
         let ready = verdict.is_ok();
         if member.pod.gate == Some(ready) || (member.pod.gate.is_none() && !ready) {
@@ -32,6 +35,9 @@ pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(
     }
     if !node.admitted {
         return Err("it is not adopted yet");
+    }
+    if node.is_retiring() {
+        return Err("it was asked to leave");
     }
     if !node.state_ok {
         return Err("it says that the cluster is down");

@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::model::{Member, Shard, View};
 
-/// The leader of each wanted shard that has an answering node; slot owners keep their place.
+/// The leader of each wanted shard that has an answering node; slot owners keep their place, and a replica (of a
+/// primary that died while the cluster formed) cannot be given slots.
 pub fn leads<'v, 'a>(v: &'v View<'a>) -> BTreeMap<Shard, &'v Member<'a>> {
     let mut choices: BTreeMap<Shard, Vec<&Member<'a>>> = BTreeMap::new();
     for shard in v.s.desired.shards() {
         let all = v.staying(shard).filter(|m| m.node().is_some_and(|n| !n.loading));
+        let primaries = all.filter(|m| m.link().is_none());
         let (owners, others): (Vec<_>, Vec<_>) =
-            all.partition(|m| m.node().is_some_and(|n| !n.slots().is_empty()));
+            primaries.partition(|m| m.node().is_some_and(|n| !n.slots().is_empty()));
         choices.insert(shard, if owners.is_empty() { others } else { owners });
     }
     let workers: BTreeMap<Shard, Vec<&str>> = choices

@@ -12,7 +12,7 @@ use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, View
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let forming = form::everyone_is_there(v) && v.answering().all(|(_, n)| n.keys == 0);
-    for (member, node) in v.answering().filter(|(m, n)| m.stays() && !n.config.is_empty()) {
+    for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
         managed(v, member, node, forming, &mut plan);
         users(v, member, node, &mut plan);
     }

@@ -24,11 +24,13 @@ pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
 fn primary_lost(health: &Health<'_, '_>) -> Option<Trouble> {
     let deleting = health.view.s.desired.deleting;
     let lost = (health.view.s.whole && !deleting).then_some(&health.leaderless).filter(|l| !l.is_empty())?;
-    let list = listed(lost.iter().map(ToString::to_string).collect());
+    let names = listed(lost.iter().map(ToString::to_string).collect());
     let shards = if lost.len() == 1 { "shard" } else { "shards" };
     Some(Trouble {
         reason: "PrimaryLost".to_owned(),
-        message: format!("No primary answers in {shards} {list}: keys there can be neither read nor written"),
+        message: format!(
+            "No primary answers in {shards} {names}: keys there can be neither read nor written"
+        ),
     })
 }
 

@@ -131,28 +131,33 @@ impl Metrics {
             shown: Arc::default(),
             registry,
         };
+        this.register()?;
+        Ok(this)
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
         let version =
             IntGaugeVec::new(opts("build_info", "Always 1; the version is the label."), &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all: [Box<dyn Collector>; 13] = [
-            Box::new(this.reconciles.clone()),
-            Box::new(this.reconcile_errors.clone()),
-            Box::new(this.reconcile_seconds.clone()),
-            Box::new(this.part_seconds.clone()),
-            Box::new(this.steps.clone()),
-            Box::new(this.link_losses.clone()),
-            Box::new(this.leader.clone()),
-            Box::new(this.blocked.clone()),
-            Box::new(this.shards.clone()),
-            Box::new(this.members.clone()),
-            Box::new(this.spread.clone()),
+            Box::new(self.reconciles.clone()),
+            Box::new(self.reconcile_errors.clone()),
+            Box::new(self.reconcile_seconds.clone()),
+            Box::new(self.part_seconds.clone()),
+            Box::new(self.steps.clone()),
+            Box::new(self.link_losses.clone()),
+            Box::new(self.leader.clone()),
+            Box::new(self.blocked.clone()),
+            Box::new(self.shards.clone()),
+            Box::new(self.members.clone()),
+            Box::new(self.spread.clone()),
             Box::new(version),
             Box::new(ProcessCollector::for_self()),
         ];
         for collector in all {
-            this.registry.register(collector)?;
+            self.registry.register(collector)?;
         }
-        Ok(this)
+        Ok(())
     }
 
     /// One pass ended well or badly; `reason` is the error's (see `Error::reason`).

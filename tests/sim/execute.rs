@@ -1,7 +1,8 @@
 //! Effects, one a step, exactly as the executor does them: guard first, then one write.
 
+use valkey_cluster_operator::execute::guard;
 use valkey_cluster_operator::model::step::Removable;
-use valkey_cluster_operator::model::{Desired, NodeId, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
+use valkey_cluster_operator::model::{Desired, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
 
 use super::kubernetes::NewPod;
 use super::observe::Applied;
@@ -55,7 +56,7 @@ impl World {
                 self.kube.create(NewPod { revision: new.image.as_str().into(), ..new }, self.now);
             }
             Step::DeletePod { name, uid, shard, only_if } => {
-                self.may_delete(name, uid, *only_if, desired).map_err(stale)?;
+                self.may_delete(name, uid, *only_if).map_err(stale)?;
                 self.before_delete(name, uid, (*shard, *only_if), desired);
                 self.kube.delete(name, self.now, &mut self.rng);
             }
@@ -77,67 +78,57 @@ impl World {
             }
             Step::AssignSlots { on, slots } => self.assign(on, slots)?,
             Step::SetEpoch { on, epoch } => {
-                self.may_set_epoch(on).map_err(stale)?;
-                self.valkey.set_config_epoch(&on.node, *epoch).map_err(No::Failed)?;
+                let facts = self.identity(on).map_err(stale)?;
+                if let Some(epoch) = guard::epoch(&facts, *epoch).map_err(stale)? {
+                    self.valkey.set_config_epoch(&on.node, epoch).map_err(No::Failed)?;
+                }
             }
             Step::Meet { on, with } => self.introduce(on, with)?,
             Step::Replicate { on, primary } => {
-                self.may_replicate(on, primary).map_err(stale)?;
-                self.valkey.replicate(&on.node, primary, self.now).map_err(No::Failed)?;
+                let facts = self.identity(on).map_err(stale)?;
+                if guard::replicate(&facts, primary).map_err(stale)?.is_some() {
+                    self.valkey.replicate(&on.node, primary, self.now).map_err(No::Failed)?;
+                }
             }
             Step::Retire { on } => self.retire(on, true)?,
             Step::Keep { on } => self.retire(on, false)?,
-            Step::Forget { id, on } => self.forget(id, on)?,
+            Step::Forget { id, on } => {
+                for node in self.may_forget(id, on).map_err(stale)? {
+                    if self.valkey.nodes[&node].view.contains_key(id) {
+                        self.valkey.forget(&node, id, self.now).map_err(No::Failed)?;
+                    }
+                }
+            }
         }
         Ok(())
     }
 
     fn assign(&mut self, on: &Target, slots: &Slots) -> Result<(), No> {
-        self.may_assign(on).map_err(No::Stale)?;
-        self.valkey.add_slots(&on.node, slots).map_err(No::Stale)
+        let facts = self.identity(on).map_err(No::Stale)?;
+        match guard::assign(&facts, slots).map_err(No::Stale)? {
+            Some(missing) => self.valkey.add_slots(&on.node, &missing).map_err(No::Stale),
+            None => Ok(()),
+        }
     }
 
     fn introduce(&mut self, on: &Target, with: &[Target]) -> Result<(), No> {
-        let mut refused = None;
-        let mut met = 0;
-        for other in with {
-            match self.may_meet(on, other) {
-                Ok(()) => {
-                    self.valkey.meet(&on.node, other.ip, self.now, &mut self.rng);
-                    met += 1;
-                }
-                Err(why) => refused = Some(why),
-            }
+        let (calls, refused) = self.may_meet(on, with).map_err(No::Stale)?;
+        for ip in &calls {
+            self.valkey.meet(&on.node, *ip, self.now, &mut self.rng);
         }
         match refused {
-            Some(why) if met == 0 => Err(No::Stale(why)),
+            Some(why) if calls.is_empty() => Err(No::Stale(why)),
             Some(_) | None => Ok(()),
         }
     }
 
     fn retire(&mut self, on: &Target, leave: bool) -> Result<(), No> {
-        let node = self.identity(on).map_err(No::Stale)?;
-        if leave && node.of.is_none() {
-            return Err(No::Stale(format!("{} is no replica any more", on.pod)));
+        let facts = self.identity(on).map_err(No::Stale)?;
+        if leave {
+            guard::retire(&facts).map_err(No::Stale)?;
         }
         let value = if leave { "yes" } else { "no" };
         self.valkey.config_set(&on.node, "cluster-replica-no-failover", value).map_err(No::Failed)
-    }
-
-    fn forget(&mut self, id: &NodeId, on: &[Target]) -> Result<(), No> {
-        let mut refused = None;
-        for target in on {
-            let done = self.may_forget(target, id).map_err(No::Stale).and_then(|()| {
-                let known = self.valkey.nodes[&target.node].view.contains_key(id);
-                if known {
-                    self.valkey.forget(&target.node, id, self.now).map_err(No::Failed)
-                } else {
-                    Ok(())
-                }
-            });
-            refused = done.err().or(refused);
-        }
-        refused.map_or(Ok(()), Err)
     }
 
     /// What a deletion may never do, whatever the guard thought.

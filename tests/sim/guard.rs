@@ -1,9 +1,14 @@
-//! The executor's guards: what each step reads again, from the present world, before its effect.
+//! The executor's own guards, fed with what the simulated nodes say at the moment of the effect.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use valkey_cluster_operator::execute::guard::{self, Facts};
 use valkey_cluster_operator::model::step::Removable;
-use valkey_cluster_operator::model::{Desired, NodeId, Phase, PodName, PodUid, Shard, Target};
+use valkey_cluster_operator::model::{NodeId, Phase, PodName, PodUid, Shard, Target};
+use valkey_cluster_operator::valkey::parse::{Flag, NodeLine};
 
-use super::valkey::Node;
+use super::valkey::{Entry, Node};
 use super::world::World;
 
 /// Nothing was done, because this is not true any more.
@@ -11,86 +16,69 @@ pub(crate) type Stale = String;
 
 impl World {
     /// The process behind a target answers, with the id that was recorded.
-    pub(crate) fn identity(&self, on: &Target) -> Result<&Node, Stale> {
-        match self.valkey.listening(on.ip, None) {
-            Some(node) if node.id == on.node && node.cluster == 0 => Ok(node),
-            Some(_) => Err(format!("another node answers at the address of {}", on.pod)),
-            None => Err(format!("{} does not answer", on.pod)),
-        }
+    pub(crate) fn identity(&self, on: &Target) -> Result<Facts, Stale> {
+        let node = self.valkey.listening(on.ip, None).filter(|n| n.cluster == 0);
+        let facts = read(node.ok_or_else(|| format!("{} does not answer", on.pod))?);
+        guard::identity(&facts, on)?;
+        Ok(facts)
     }
 
-    pub(crate) fn may_set_epoch(&self, on: &Target) -> Result<(), Stale> {
-        let node = self.identity(on)?;
-        let fresh = node.view.is_empty() && node.epoch == 0;
-        fresh.then_some(()).ok_or_else(|| format!("{} knows others or has an epoch already", on.pod))
-    }
-
-    pub(crate) fn may_assign(&self, on: &Target) -> Result<(), Stale> {
-        let node = self.identity(on)?;
-        let empty = node.data.is_empty() && node.of.is_none();
-        empty.then_some(()).ok_or_else(|| format!("{} holds keys or copies another node", on.pod))
-    }
-
-    /// A node that knows somebody is only introduced to one that knows nobody, or with which it shares a known node.
-    pub(crate) fn may_meet(&self, on: &Target, with: &Target) -> Result<(), Stale> {
-        let (a, b) = (self.identity(on)?, self.identity(with)?);
-        let real = |n: &Node| {
-            n.view.iter().filter(|(_, e)| !e.handshake).map(|(i, _)| i.clone()).collect::<Vec<_>>()
-        };
-        let (of_a, of_b) = (real(a), real(b));
-        let share = of_a.iter().any(|i| *i == b.id || of_b.contains(i)) || of_b.contains(&a.id);
-        (of_a.is_empty() || of_b.is_empty() || share)
-            .then_some(())
-            .ok_or_else(|| format!("{} and {} belong to different clusters", on.pod, with.pod))
-    }
-
-    pub(crate) fn may_replicate(&self, on: &Target, primary: &NodeId) -> Result<(), Stale> {
-        let node = self.identity(on)?;
-        if !node.slots.is_empty() {
-            return Err(format!("{} owns slots", on.pod));
-        }
-        if !node.knows(primary) {
-            return Err(format!("{} does not know {primary} yet", on.pod));
-        }
-        let present = node.of.as_ref().and_then(|p| node.view.get(p));
-        if present.is_some_and(|e| !e.slots.is_empty()) && node.of.as_ref() != Some(primary) {
-            return Err(format!("{} copies from a node that still owns slots", on.pod));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn may_forget(&self, on: &Target, id: &NodeId) -> Result<(), Stale> {
-        let node = self.identity(on)?;
-        let owns = node.view.get(id).is_some_and(|e| !e.slots.is_empty());
-        if (owns && self.resource.whole) || node.of.as_ref() == Some(id) {
-            return Err(format!("{} lists {id} with slots or follows it", on.pod));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn may_delete(
+    /// Whom a node may be introduced to; the first refusal, too.
+    pub(crate) fn may_meet(
         &self,
-        name: &PodName,
-        uid: &PodUid,
-        only_if: Removable,
-        desired: &Desired,
-    ) -> Result<(), Stale> {
+        on: &Target,
+        with: &[Target],
+    ) -> Result<(Vec<IpAddr>, Option<Stale>), Stale> {
+        let own = self.identity(on)?;
+        let read: Vec<(&Target, Result<Facts, Stale>)> = with.iter().map(|t| (t, self.identity(t))).collect();
+        let ours: BTreeSet<IpAddr> =
+            read.iter().filter(|(_, f)| f.is_ok()).map(|(t, _)| t.ip).chain([on.ip]).collect();
+        let (mut calls, mut refused) = (Vec::new(), None);
+        for (peer, facts) in read {
+            match facts.and_then(|f| guard::introduce(&own, &f, &ours)) {
+                Ok(Some(())) => calls.push(peer.ip),
+                Ok(None) => {}
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        Ok((calls, refused))
+    }
+
+    /// Where an id may be forgotten; what one node knows may forbid it for all.
+    pub(crate) fn may_forget(&self, id: &NodeId, on: &[Target]) -> Result<Vec<NodeId>, Stale> {
+        let read: Vec<Result<Facts, Stale>> = on.iter().map(|t| self.identity(t)).collect();
+        let all_empty = read.iter().all(|f| f.as_ref().is_ok_and(|f| f.keys == 0));
+        let mut todo = Vec::new();
+        for facts in read.into_iter().flatten() {
+            if guard::forget(&facts, id, all_empty)?.is_some() {
+                let listed = facts.others.iter().find(|n| n.id == *id).and_then(|n| n.ip);
+                let alive =
+                    listed.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id);
+                if alive {
+                    return Err(format!("node {id} is alive"));
+                }
+                todo.push(facts.own.id);
+            }
+        }
+        Ok(todo)
+    }
+
+    pub(crate) fn may_delete(&self, name: &PodName, uid: &PodUid, only_if: Removable) -> Result<(), Stale> {
         let object = self.kube.pods.get(name).filter(|o| o.pod.uid == *uid && !o.pod.terminating);
         let object = object.ok_or_else(|| format!("{name} is gone, or another Pod has the name"))?;
-        let node = self.process(name).filter(|n| self.valkey.reach(&n.worker, None));
-        let ok = match only_if {
-            Removable::NotRunning => object.pod.phase != Phase::Running,
-            Removable::Unused => {
-                node.is_some_and(|n| n.view.is_empty() && n.slots.is_empty() && n.data.is_empty())
+        let node = object.pod.ip.and_then(|ip| self.valkey.listening(ip, None)).filter(|n| n.cluster == 0);
+        match (only_if, node.map(read)) {
+            (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
+            (Removable::NotRunning, _) => Err("its server has started".to_owned()),
+            (Removable::Unused | Removable::Retired, None) => Err("its node cannot be asked".to_owned()),
+            (Removable::Unused, Some(facts)) => guard::unused(&facts),
+            (Removable::Retired, Some(facts)) => {
+                let (primary, ip) = guard::retired(&facts)?;
+                let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
+                let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
+                guard::holds_data(&read(source), &primary)
             }
-            Removable::Retired => {
-                let others = self.in_sync(object.pod.shard, Some(name));
-                let left = others.iter().filter(|n| !self.valkey.nodes[*n].retiring()).count();
-                node.is_some_and(|n| n.of.is_some() && n.retiring() && n.slots.is_empty())
-                    && left >= usize::from(desired.replicas)
-            }
-        };
-        ok.then_some(()).ok_or_else(|| format!("{name} is not {only_if:?} any more"))
+        }
     }
 
     /// The processes that hold all data of the shard's owner, its owner apart: the truth, not what is seen.
@@ -106,5 +94,44 @@ impl World {
         let Some(owner) = owner.next() else { return Vec::new() };
         let copies = members.iter().filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&owner.id));
         copies.map(|n| n.id.clone()).collect()
+    }
+}
+
+/// What the node's `CLUSTER NODES` and its key count say.
+pub(crate) fn read(node: &Node) -> Facts {
+    let entry = Entry {
+        replica_of: node.of.clone(),
+        slots: node.slots.clone(),
+        epoch: node.epoch,
+        ..Entry::new(node.ip, 0)
+    };
+    let mut own = line(&node.id, &entry);
+    own.flags.insert(Flag::Myself);
+    if node.retiring() {
+        own.flags.insert(Flag::NoFailover);
+    }
+    let view = [own].into_iter().chain(node.view.iter().map(|(id, e)| line(id, e))).collect();
+    Facts::new(view, u64::try_from(node.data.len()).unwrap_or(u64::MAX)).expect("it has a line of its own")
+}
+
+fn line(id: &NodeId, e: &Entry) -> NodeLine {
+    let mut flags = BTreeSet::from([if e.replica_of.is_some() { Flag::Replica } else { Flag::Primary }]);
+    for (flag, set) in [(Flag::Handshake, e.handshake), (Flag::Failed, e.failed)] {
+        if set {
+            flags.insert(flag);
+        }
+    }
+    NodeLine {
+        id: id.clone(),
+        ip: e.ip,
+        port: 6379,
+        bus_port: 16379,
+        hostname: None,
+        flags,
+        primary: e.replica_of.clone(),
+        epoch: e.epoch,
+        connected: !e.suspected && !e.failed,
+        slots: e.slots.clone(),
+        open: Vec::new(),
     }
 }

@@ -185,7 +185,7 @@ impl World {
             | Code::WouldLoseCopy
             | Code::CrashLoop
             | Code::CredentialsLost
-            | Code::NoWorker => false,
+            | Code::ForeignOperator => false,
         }
     }
 

@@ -21,8 +21,7 @@ impl World {
 
     /// Looks at the nodes through these Pods, which may be those of a while ago.
     pub(crate) fn snapshot_with(&self, pods: BTreeMap<PodName, Pod>, applied: &Applied) -> Snapshot {
-        let nodes: BTreeMap<PodUid, Seen<NodeReport>> =
-            pods.values().map(|p| (p.uid.clone(), self.ask_pod(p))).collect();
+        let nodes = self.ask_pods(&pods);
         let ghosts = self.ghosts(&nodes);
         Snapshot {
             now: self.moment(),
@@ -31,6 +30,7 @@ impl World {
             formed: self.resource.formed,
             whole: self.resource.whole,
             drifted: self.kube.drifted.clone(),
+            foreign: None,
             credentials_known: true,
             pods,
             taken: BTreeSet::new(),
@@ -42,12 +42,18 @@ impl World {
         }
     }
 
-    fn ask_pod(&self, pod: &Pod) -> Seen<NodeReport> {
-        match (pod.phase, pod.ip) {
-            (Phase::Running, Some(ip)) => self.ask(ip),
-            (Phase::Finished { .. }, _) => Seen::Silent(Silence::Refused),
-            (Phase::Pending | Phase::Running, _) => Seen::Never,
+    /// Asks every running Pod's node. Of two Pods at one address the younger has it.
+    fn ask_pods(&self, pods: &BTreeMap<PodName, Pod>) -> BTreeMap<PodUid, Seen<NodeReport>> {
+        let mut at: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+        for pod in pods.values().filter(|p| p.phase == Phase::Running) {
+            if let Some(ip) = pod.ip {
+                let holder = at.entry(ip).or_insert(pod);
+                if pod.created > holder.created {
+                    *holder = pod;
+                }
+            }
         }
+        at.into_iter().map(|(ip, p)| (p.uid.clone(), self.ask(ip))).collect()
     }
 
     /// Asks whoever listens at the address; another cluster's process does not take our password.

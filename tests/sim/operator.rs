@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
-use valkey_cluster_operator::model::{Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, View};
+use valkey_cluster_operator::model::{
+    Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, Step, View,
+};
 use valkey_cluster_operator::plan;
 
 use super::observe::Applied;
@@ -131,10 +133,13 @@ impl World {
                 Outcome::Failed(why) => operator.attempts.failed(&proposal.step, self.moment(), why),
                 Outcome::Stale(_) => {}
             }
-            let ends = lane == Lane::First && outcome != Outcome::Done;
+            let ends = outcome != Outcome::Done && !nothing_rests_on(&proposal.step);
             done.push((proposal, outcome));
-            if ends {
+            if ends && lane == Lane::First {
                 break;
+            }
+            if ends {
+                lanes.remove(&lane);
             }
         }
         (done, false)
@@ -143,4 +148,12 @@ impl World {
 
 fn take_one(budget: &mut Option<(usize, usize)>) -> Option<(usize, usize)> {
     budget.take().map(|(age, passes)| (age, passes.saturating_sub(1)))
+}
+
+/// As the executor has it: other steps of the lane go on after these.
+fn nothing_rests_on(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. }
+    )
 }

@@ -37,8 +37,10 @@ pub(crate) fn script(seed: u64) -> Script {
         When::Quiet => i64::MAX,
     });
     let last = events.iter().map(|(w, _)| if let When::At(t) = w { *t } else { 0 }).max().unwrap_or(0);
-    events.extend(peace(&start).into_iter().map(|a| (When::At(last + 100), a)));
-    Script { start, events, gentle }
+    let peaceful = peace(&start);
+    let peace = peaceful.len();
+    events.extend(peaceful.into_iter().map(|a| (When::At(last + 100), a)));
+    Script { start, events, gentle, peace }
 }
 
 /// After this nothing disturbs the world any more.
@@ -104,7 +106,7 @@ pub(crate) fn shrink(script: &Script) -> Script {
     let mut again = true;
     while again {
         again = false;
-        let mut i = small.events.len();
+        let mut i = small.events.len() - small.peace;
         while i > 0 {
             i -= 1;
             let mut fewer = small.clone();

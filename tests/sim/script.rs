@@ -78,6 +78,8 @@ pub(crate) struct Script {
     pub events: Vec<(When, Action)>,
     /// Kills happen only where the shard survives them.
     pub gentle: bool,
+    /// So many events at the end give the world its peace back: they are never left out.
+    pub peace: usize,
 }
 
 impl fmt::Display for Who {
@@ -153,7 +155,7 @@ impl FromStr for Script {
         let mut lines = lines.filter(|l| !l.is_empty());
         let (start, gentle) = start(lines.next().ok_or("a life begins with: cluster <shards>x<replicas>")?)?;
         let events: Result<Vec<_>, String> = lines.map(event).collect();
-        Ok(Self { start, events: events?, gentle })
+        Ok(Self { start, events: events?, gentle, peace: 0 })
     }
 }
 

@@ -270,10 +270,11 @@ impl ApiServer {
             "update" => self.change(|objects| objects.replace(&target.key, target.part, parse()?)),
             "patch" => {
                 let manner = match content_type {
-                    "application/apply-patch+yaml" => Manner::Apply,
                     "application/merge-patch+json" => Manner::Merge,
-                    // The lists with keys are the same.
-                    "application/strategic-merge-patch+json" => Manner::Apply,
+                    // The lists with keys are the same for both.
+                    "application/apply-patch+yaml" | "application/strategic-merge-patch+json" => {
+                        Manner::Apply
+                    }
                     other => return Err(Refusal(415, "UnsupportedMediaType", other.to_owned())),
                 };
                 self.change(|objects| objects.patch(&target.key, target.part, manner, &parse()?))

@@ -103,7 +103,7 @@ impl Objects {
                 None => meta.remove(field),
             };
         }
-        self.change(key, part, &old, object)
+        Ok(self.change(key, part, &old, object))
     }
 
     pub fn patch(&mut self, key: &Key, part: Part, manner: Manner, patch: &Value) -> Answer {
@@ -123,7 +123,7 @@ impl Objects {
             Manner::Merge => patch::merge(&mut object, &body),
             Manner::Apply => patch::apply(&mut object, &body),
         }
-        self.change(key, part, &old, object)
+        Ok(self.change(key, part, &old, object))
     }
 
     /// Marks or removes. `options` are Kubernetes' `DeleteOptions`.
@@ -169,7 +169,7 @@ impl Objects {
         last
     }
 
-    fn change(&mut self, key: &Key, part: Part, old: &Value, mut object: Value) -> Answer {
+    fn change(&mut self, key: &Key, part: Part, old: &Value, mut object: Value) -> Value {
         match part {
             Part::Main => {
                 if key_has_status(old, &object) {
@@ -187,15 +187,15 @@ impl Objects {
         }
         // Like the real server: a write that changes nothing makes no version and no event.
         if object == *old {
-            return Ok(object);
+            return object;
         }
         if !object["metadata"]["deletionTimestamp"].is_null()
             && finalizers(&object).is_empty()
             && key.plural != "pods"
         {
-            return Ok(self.remove(key));
+            return self.remove(key);
         }
-        Ok(self.write(key.clone(), object))
+        self.write(key.clone(), object)
     }
 
     fn write(&mut self, key: Key, mut object: Value) -> Value {

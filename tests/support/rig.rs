@@ -33,7 +33,7 @@ pub async fn watching_as(server: &ApiServer, namespaces: &Namespaces, leadership
     let client = server.client("ns");
     let (stores, wakes, drive) = watch::start(&client, namespaces);
     tokio::spawn(drive);
-    timeout(Duration::from_secs(60), stores.filled()).await.expect("the caches are filled within a minute");
+    timeout(Duration::from_mins(1), stores.filled()).await.expect("the caches are filled within a minute");
     let metrics = Metrics::new().unwrap();
     Arc::new(Ctx::new(Clients::all(&client), (stores, wakes), metrics, leadership, "test".into()))
 }

@@ -1,6 +1,7 @@
 //! Decides what the `ledger` program does with its arguments: starts, listens for the end, prints, exits.
 //! May write a report to a file or to standard output.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -203,7 +204,8 @@ fn show(handle: &LedgerHandle) {
     let mut line =
         format!("{seconds} s: {} acknowledged, longest gap {gap} ms, {} errors", plain.acked, plain.failures);
     if plain.regressed > 0 {
-        line.push_str(&format!(", {} lanes have lost writes", plain.regressed));
+        // Writing to a string cannot fail.
+        let _ = write!(line, ", {} lanes have lost writes", plain.regressed);
     }
     eprint!("\r\x1b[K{line}");
     // A status line that does not appear does no harm.

@@ -20,6 +20,9 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// The longest that one call of the library may take before the lane gives it up, retries included.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
+/// How long a write that is on its way when the ledger stops is waited for.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
 /// What makes the library's client.
 #[derive(Clone)]
 pub(crate) struct ClientMaker {
@@ -68,7 +71,7 @@ impl ClientLane {
             let first_attempt = *begun.get_or_insert_with(Instant::now);
             let result = tokio::select! {
                 result = self.attempt(&mut connection, field) => result,
-                () = stop.cancelled() => {
+                () = stopped_for_long(&stop) => {
                     self.book.failed(ErrorKind::Timeout, "stopped while the library was at work", Some(field));
                     break;
                 }
@@ -111,6 +114,12 @@ impl ClientLane {
         *slot = Some(connection);
         result.map_err(|error| Attempt::failed(&error, true))
     }
+}
+
+/// A write that is on its way when the ledger stops may still be answered.
+async fn stopped_for_long(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(LAST_ANSWER).await;
 }
 
 struct Attempt {

@@ -14,6 +14,7 @@ use super::client::{ClientLane, ClientMaker};
 use super::live::{Book, Glance, LaneGlance, LiveLane};
 use super::options::{Lane, LaneKind, Options};
 use super::plain::{PlainLane, read_counters, remove};
+use super::pulse::{self, Control};
 use super::relay::Relays;
 use super::report::{EndedLane, LaneReport, LedgerReport, Mark, ms, totals};
 use super::router::{Router, Routes};
@@ -40,6 +41,7 @@ pub struct LedgerHandle {
     lanes: Vec<LiveLane>,
     plain: Vec<JoinHandle<PlainLane>>,
     client: Vec<JoinHandle<ClientLane>>,
+    pulse: Option<JoinHandle<Control>>,
     marks: Mutex<Vec<Mark>>,
     stop: CancellationToken,
     topology: CancellationToken,
@@ -74,6 +76,7 @@ impl Ledger {
             lanes: Vec::new(),
             plain: Vec::new(),
             client: Vec::new(),
+            pulse: None,
             marks: Mutex::default(),
             stop: CancellationToken::new(),
             topology: asking,
@@ -87,6 +90,8 @@ impl Ledger {
 impl LedgerHandle {
     fn start_lanes(&mut self) -> Result<()> {
         let interval = self.options.interval();
+        let pulse = pulse::run(self.zero, interval, self.options.floor, self.stop.clone());
+        self.pulse = Some(tokio::spawn(pulse));
         for lane in Lane::spread(LaneKind::Plain, self.options.lanes, &self.run) {
             let (book, due) = self.open_book(&lane, self.options.lanes)?;
             let router = Router::new(lane.slot, self.routes.clone());
@@ -177,6 +182,10 @@ impl LedgerHandle {
     pub async fn stop(mut self) -> Result<LedgerReport> {
         self.stop.cancel();
         let duration_ms = ms(self.zero.elapsed());
+        let control = match self.pulse.take() {
+            Some(pulse) => pulse.await.context("the ledger's pulse died")?,
+            None => Control::default(),
+        };
         let mut ended = Vec::new();
         for task in std::mem::take(&mut self.plain) {
             let PlainLane { lane, router, book, .. } = task.await.context("a plain lane died")?;
@@ -212,6 +221,7 @@ impl LedgerHandle {
             marks,
             judged: totals(&ended, LaneKind::Plain),
             client: (client.lanes > 0).then_some(client),
+            control,
             lanes: ended.iter().map(LaneReport::from).collect(),
         })
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Account, Balance, Gap, Regression};
 use super::errors::Errors;
 use super::options::{Lane, LaneKind, Limits};
+use super::pulse::Control;
 
 /// A finished run. All times in it are milliseconds, offsets from its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct LedgerReport {
     /// The client library's lanes in sum, if there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Totals>,
+    /// How long the ledger itself stood still: the part of a gap that says nothing about the cluster.
+    pub control: Control,
     /// Every lane.
     pub lanes: Vec<LaneReport>,
 }
@@ -333,6 +336,7 @@ pub(crate) mod tests {
             marks: vec![Mark { name: "cut".into(), at_ms: 100.0 }],
             judged: totals(&ended, LaneKind::Plain),
             client: None,
+            control: Control::default(),
             lanes: ended.iter().map(LaneReport::from).collect(),
         }
     }

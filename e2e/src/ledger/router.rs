@@ -12,10 +12,8 @@ use super::errors::ErrorKind;
 use super::topology::{Directory, Hints, TroubleGuard};
 use crate::resp::{Access, Connection, Fault, Redirect, Reply};
 
-/// How long a flowing lane waits for one answer before it counts as in trouble.
-const PATIENCE: Duration = Duration::from_millis(20);
-/// How long one in trouble waits before it listens to hints about another owner.
-const PATIENCE_IN_TROUBLE: Duration = Duration::from_millis(3);
+/// How long an attempt goes on before it listens to hints about another owner, once that does no harm.
+const PATIENCE: Duration = Duration::from_millis(3);
 /// Redirects that are followed without a pause between two acknowledged writes.
 const HOPS: u32 = 3;
 
@@ -96,7 +94,12 @@ impl Router {
             None => self.open_owner().await?,
         };
         let (number, addr, limit) = (wire.number, wire.addr, self.routes.limit);
-        match self.racing(addr, wire.connection.call(&command(number), limit)).await {
+        let args = command(number);
+        let work = wire.connection.call(&args, limit);
+        // A node that hands over keeps writes waiting and then says MOVED. Leaving early would only make the write's
+        // fate unknown, so the first attempt waits its whole time-out, as any client would.
+        let answer = if self.guard.is_some() { self.racing(addr, work).await } else { work.await };
+        match answer {
             Ok(Reply::Error(text)) => {
                 let miss = self.redirected(addr, text).await;
                 if miss.kind != ErrorKind::Moved && !self.named_elsewhere(addr) {
@@ -171,10 +174,9 @@ impl Router {
     ) -> Result<T, Fault> {
         let begun = Instant::now();
         let mut work = pin!(work);
-        let patience = if self.guard.is_some() { PATIENCE_IN_TROUBLE } else { PATIENCE };
         tokio::select! {
             done = &mut work => return done,
-            () = sleep(patience) => {}
+            () = sleep(PATIENCE) => {}
         }
         if self.guard.is_none() {
             self.guard = Some(self.routes.hints.trouble.enter());

@@ -21,6 +21,11 @@ impl LedgerReport {
             text.push_str(&line);
             text.push('\n');
         }
+        let stall = self.control.longest_stall_ms;
+        let _ = writeln!(
+            text,
+            "the ledger itself stood still for at most {stall:.1} ms: the machine's own part of a gap"
+        );
         for sentence in &self.judged.errors.sentences {
             let _ = writeln!(text, "other error: {sentence}");
         }

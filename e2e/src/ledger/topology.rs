@@ -249,12 +249,11 @@ impl Topology {
 
 async fn ask_one(mut node: Node, access: Access, directory: Directory, limit: Duration) -> Finished {
     let answer = slots_of(&mut node, &access, &directory, limit).await;
-    match &answer {
-        Ok(_) => node.silent_since = None,
-        Err(_) => {
-            node.connection = None;
-            node.silent_since.get_or_insert_with(Instant::now);
-        }
+    if answer.is_ok() {
+        node.silent_since = None;
+    } else {
+        node.connection = None;
+        node.silent_since.get_or_insert_with(Instant::now);
     }
     Finished::Asked(node, answer)
 }

@@ -90,8 +90,12 @@ impl SlotMap {
         let rows = reply.items().ok_or_else(|| format!("CLUSTER SLOTS answered {reply:?}"))?;
         let mut ranges = BTreeMap::new();
         for row in rows {
-            if let Some(range) = read_row(row, said_by).ok_or_else(|| format!("CLUSTER SLOTS row {row:?}"))? {
-                ranges.insert(range.first, range);
+            let (first, last, places) =
+                read_row(row, said_by).ok_or_else(|| format!("CLUSTER SLOTS row {row:?}"))?;
+            let mut places = places.into_iter();
+            if let Some(Some(primary)) = places.next() {
+                ranges
+                    .insert(first, SlotRange { first, last, primary, replicas: places.flatten().collect() });
             }
         }
         Ok(Self { ranges })
@@ -109,12 +113,10 @@ impl SlotMap {
     }
 }
 
-fn read_row(row: &Reply, said_by: &str) -> Option<Option<SlotRange>> {
+fn read_row(row: &Reply, said_by: &str) -> Option<(u16, u16, Vec<Option<Endpoint>>)> {
     let [first, last, nodes @ ..] = row.items()? else { return None };
     let (first, last) = (u16::try_from(first.number()?).ok()?, u16::try_from(last.number()?).ok()?);
-    let mut places = nodes.iter().map(|node| read_node(node, said_by));
-    let Some(primary) = places.next()? else { return Some(None) };
-    Some(Some(SlotRange { first, last, primary, replicas: places.flatten().collect() }))
+    Some((first, last, nodes.iter().map(|node| read_node(node, said_by)).collect()))
 }
 
 fn read_node(node: &Reply, said_by: &str) -> Option<Endpoint> {
@@ -136,7 +138,7 @@ pub fn key_slot(key: &str) -> u16 {
 /// The first number, as text, that hashes to this slot. About 16,000 tries, a few milliseconds.
 pub fn tag_for(slot: u16) -> String {
     let wanted = slot % SLOTS;
-    (0_u32..).map(|n| n.to_string()).find(|tag| key_slot(tag) == wanted).unwrap_or_default()
+    (0..=u32::MAX).map(|n| n.to_string()).find(|tag| key_slot(tag) == wanted).unwrap_or_default()
 }
 
 #[cfg(test)]

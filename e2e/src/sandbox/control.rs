@@ -119,6 +119,8 @@ fn controller_manager(instance: &Instance) -> Vec<String> {
         // The default of 20 makes hundreds of tests wait for each other.
         "--kube-api-qps=200".to_owned(),
         "--kube-api-burst=400".to_owned(),
+        // It would make its default directory, outside the sandbox's own.
+        format!("--flex-volume-plugin-dir={}", instance.path("volume-plugins").display()),
     ]
 }
 

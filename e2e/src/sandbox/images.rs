@@ -10,13 +10,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::golang::{self, COREDNS, GoProgram};
 use super::image::{Archive, Image, Item};
 use crate::cache::{Cache, key};
-use crate::command::{run, run_shown, succeeds};
+use crate::command::{output, run, shown, succeeds, tail};
 use crate::debs::{ValkeyRoot, valkey_roots};
-use crate::progress::Progress;
+use crate::progress::{Progress, Step};
 
 /// The image that holds a pod's namespaces.
 pub const PAUSE: &str = "localhost/pause:1";
@@ -38,6 +39,8 @@ const RECIPE: &str = "2";
 const CARGO: Duration = Duration::from_mins(40);
 /// A program that only prints something.
 const SHORT: Duration = Duration::from_secs(30);
+/// How many of the compiler's last lines are shown.
+const COMPILER: usize = 60;
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As the public images do: arguments alone are meant for the server.
 const ENTRYPOINT: &str = r#"#!/bin/sh
@@ -67,8 +70,9 @@ pub fn fixed(cache: &Cache, progress: &Progress) -> Result<Vec<Archive>> {
 /// If they do not compile: the error holds what the compiler said.
 pub fn own(cache: &Cache, progress: &Progress) -> Result<Vec<Archive>> {
     let step = progress.step("build operator and ledger");
-    let operator = cargo_build("valkey-cluster-operator", "valkey-cluster-operator", &step)?;
-    let ledger = cargo_build("e2e", "ledger", &step)?;
+    let messages = cargo_build(&step)?;
+    let operator = executable(&messages, "valkey-cluster-operator")?;
+    let ledger = executable(&messages, "ledger")?;
     let operator = static_image("valkey-cluster-operator", &operator, OPERATOR, NOBODY, cache)?;
     let ledger = static_image("ledger", &ledger, LEDGER, NOBODY, cache)?;
     step.done("");
@@ -216,20 +220,46 @@ fn cached(
     Ok(Archive { names: facts.names, path: dir.join("image.tar"), digest: facts.digest })
 }
 
-/// Builds one program of this workspace and returns where cargo put it.
-fn cargo_build(package: &str, bin: &str, step: &crate::progress::Step) -> Result<PathBuf> {
+/// Builds both programs and returns what cargo says of it. Both packages are named so that their dependencies have
+/// the features that they have for this program, and are not compiled a second time with others.
+fn cargo_build(step: &Step) -> Result<String> {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
-        .args(["build", "--package", package, "--bin", bin, "--message-format=json-render-diagnostics"])
+        .args(["build", "--package", "valkey-cluster-operator", "--package", "e2e"])
+        .args(["--bin", "valkey-cluster-operator", "--bin", "ledger"])
+        .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    let messages = run_shown(&mut build, CARGO, step)?;
-    let executable = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|message| {
-            let named = message.pointer("/target/name").is_some_and(|name| name == bin);
-            let path = message.get("executable").and_then(|path| path.as_str());
-            path.filter(|_| named).map(PathBuf::from)
-        });
-    executable.with_context(|| format!("cargo built {bin} and did not say where"))
+    let built = output(&mut build, CARGO, Some(step))?;
+    if !built.status.success() {
+        // What a person wants to read is on standard error; standard output is for this program.
+        let said = String::from_utf8_lossy(&built.stderr);
+        bail!("`{}` failed:\n{}", shown(&build), tail(&said, COMPILER).join("\n"));
+    }
+    Ok(String::from_utf8_lossy(&built.stdout).into_owned())
+}
+
+/// Where cargo says that it put a program.
+fn executable(messages: &str, bin: &str) -> Result<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut found = messages.filter_map(|message| {
+        let named = message.pointer("/target/name").is_some_and(|name| name == bin);
+        let path = message.get("executable").and_then(Value::as_str);
+        path.filter(|_| named).map(PathBuf::from)
+    });
+    found.next().with_context(|| format!("cargo built {bin} and did not say where"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_where_cargo_says() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"ledger"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"other"},"executable":"/t/other"}
+{"reason":"compiler-artifact","target":{"name":"ledger"},"executable":"/t/ledger"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(messages, "ledger").unwrap(), PathBuf::from("/t/ledger"));
+        assert!(executable(messages, "operator").is_err());
+    }
 }

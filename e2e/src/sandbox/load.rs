@@ -14,7 +14,7 @@ use super::address::Worker;
 use super::image::Archive;
 use super::instance::{Instance, write};
 use super::wait::wait_for;
-use super::worker::socket;
+use super::worker::{snapshotter, socket};
 use crate::command::run;
 
 /// containerd listens after that, also when it has to clean up after a crash.
@@ -52,7 +52,9 @@ fn load_worker(instance: &Instance, worker: Worker, archives: &[Archive]) -> Res
             continue;
         }
         let mut import = ctr(instance, worker);
-        import.args(["images", "import"]).arg(&archive.path);
+        import
+            .args(["images", "import", "--snapshotter", snapshotter(&instance.worker(worker))])
+            .arg(&archive.path);
         run(&mut import, IMPORT)
             .with_context(|| format!("{worker} cannot take {}", archive.names.join(", ")))?;
         known.extend(archive.names.iter().map(|name| (name.clone(), archive.digest.clone())));

@@ -85,6 +85,7 @@ impl Sandbox {
     /// # Errors
     /// If there is none.
     pub fn open(name: &str) -> Result<Self> {
+        packages::need_root()?;
         let instance = Instance::named(name)?;
         let shape = instance
             .shape()?
@@ -97,6 +98,7 @@ impl Sandbox {
     /// # Errors
     /// If something cannot be removed.
     pub fn down(name: &str, progress: &Progress) -> Result<bool> {
+        packages::need_root()?;
         down::down(&Instance::named(name)?, progress)
     }
 

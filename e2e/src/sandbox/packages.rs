@@ -62,6 +62,17 @@ pub(super) fn ensure(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
+/// Only root may enter network namespaces.
+///
+/// # Errors
+/// If this is not root.
+pub(super) fn need_root() -> Result<()> {
+    if !geteuid().is_root() {
+        bail!("the sandbox and all its namespaces belong to root: run this as root");
+    }
+    Ok(())
+}
+
 /// The packages whose programs are not found.
 pub(super) fn missing() -> Vec<&'static str> {
     let path = search_path();

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use super::{
     relay, sysctl, worker,
 };
 use crate::cache::Cache;
+use crate::debs::valkey_roots;
 use crate::progress::Progress;
 
 /// The names under which the one program of Kubernetes is called.
@@ -49,7 +50,7 @@ pub(super) fn up(instance: &Instance, options: UpOptions, progress: &Progress) -
     let _lock = instance.lock()?;
     let cache = Cache::open()?;
     let shape = decide(instance, options)?;
-    let kube = golang::build(&golang::KUBERNETES, &cache, progress)?;
+    let kube = kubernetes(&cache, progress)?;
     sysctl::save(instance)?;
     instance.set_shape(&shape)?;
     link_components(instance, &kube)?;
@@ -60,15 +61,33 @@ pub(super) fn up(instance: &Instance, options: UpOptions, progress: &Progress) -
     step.done(format_args!("{} workers", shape.workers));
     let started = start(instance, &shape)?;
     let workers: Vec<Worker> = Worker::first(shape.workers).collect();
-    // Images are made and loaded while the control plane starts: kubelets wait for both.
     std::thread::scope(|scope| {
         let api = scope.spawn(|| wait_for_api(instance, progress));
-        let loaded = supply(instance, &workers, &cache, progress);
+        // Kubelets wait for the API server and for these images.
+        let fixed =
+            images::fixed(&cache, progress).and_then(|fixed| supply(instance, &workers, &fixed, progress));
         api.join().unwrap_or_else(|_| bail!("the thread that waits for the API server died"))?;
-        loaded
+        fixed
     })?;
-    finish(instance, &shape, &started, progress)?;
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| supply(instance, &workers, &images::own(&cache, progress)?, progress));
+        finish(instance, &shape, &started, progress)?;
+        let own = own.join().unwrap_or_else(|_| bail!("the thread that builds the operator died"));
+        own.context(
+            "Kubernetes is up, but without this repository's programs: `cargo sandbox load` tries again",
+        )
+    })?;
     Ok(shape)
+}
+
+/// The program of Kubernetes. Valkey's packages are fetched meanwhile: one takes the processor, the other the line.
+fn kubernetes(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    std::thread::scope(|scope| {
+        let fetched = scope.spawn(|| valkey_roots(cache, progress));
+        let kube = golang::build(&golang::KUBERNETES, cache, progress)?;
+        fetched.join().unwrap_or_else(|_| bail!("the thread that fetches Valkey died"))?;
+        Ok(kube)
+    })
 }
 
 /// The shape that the options and what is there already lead to.
@@ -153,19 +172,12 @@ fn wait_for_api(instance: &Instance, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-fn supply(
-    instance: &Instance,
-    workers: &[Worker],
-    cache: &Cache,
-    progress: &Progress,
-) -> Result<Vec<Archive>> {
-    let mut archives = images::fixed(cache, progress)?;
-    archives.extend(images::own(cache, progress)?);
+fn supply(instance: &Instance, workers: &[Worker], archives: &[Archive], progress: &Progress) -> Result<()> {
     let step = progress.step("images");
     step.note("importing");
-    let count = load::load(instance, workers, &archives)?;
+    let count = load::load(instance, workers, archives)?;
     step.done(format_args!("{} images, {count} imports", archives.len()));
-    Ok(archives)
+    Ok(())
 }
 
 fn finish(

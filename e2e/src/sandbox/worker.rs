@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use serde_json::{Value, json};
 
 use super::address::{DNS_SERVICE, PODS, Worker};
@@ -82,6 +83,7 @@ fn containerd(instance: &Instance, worker: Worker) -> String {
     let dir = instance.worker(worker);
     let (root, cni) = (path(&dir, "containerd"), path(&dir, "cni"));
     let socket = socket(instance, worker).display().to_string();
+    let snapshotter = snapshotter(&dir);
     // restrict_oom_score_adj: without CAP_SYS_RESOURCE runc fails to set a score below the one it was born with.
     format!(
         r#"version = 2
@@ -93,12 +95,20 @@ state = "/run/containerd"
   sandbox_image = "{PAUSE}"
   disable_apparmor = true
   restrict_oom_score_adj = true
-  max_concurrent_downloads = 10
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "{snapshotter}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{cni}"
 "#
     )
+}
+
+/// How containerd keeps file systems in `dir`: in layers, but copied where the directory is itself in layers, as in
+/// a container.
+pub(super) fn snapshotter(dir: &Path) -> &'static str {
+    let layered = statfs(dir).is_ok_and(|found| found.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
+    if layered { "native" } else { "overlayfs" }
 }
 
 /// Every pod has a cable to its worker, which routes. Without a bridge, answers of a service's pod on the same

@@ -17,6 +17,7 @@ pub struct Listed {
 
 /// One node's own words about replication.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each one line of INFO")]
 pub struct Replication {
     /// It takes writes.
     pub primary: bool,
@@ -100,9 +101,8 @@ mod tests {
         let with = |change: &str| {
             let text = "role:slave\nmaster_link_status:up\nmaster_sync_in_progress:0\nloading:0\nslave_repl_offset:9\n";
             let (name, _) = change.split_once(':').unwrap();
-            let kept: String =
-                text.lines().filter(|line| !line.starts_with(name)).map(|l| format!("{l}\n")).collect();
-            Replication::read(&format!("{kept}{change}\n")).behind()
+            let kept: Vec<_> = text.lines().filter(|line| !line.starts_with(name)).chain([change]).collect();
+            Replication::read(&kept.join("\n")).behind()
         };
         assert_eq!(with("x:0"), None);
         assert_eq!(with("master_link_status:down"), Some("has no link to its primary"));

@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use super::info::{Replication, lines};
 use super::nodes::View;
-use crate::resp::{Access, Connection, Reply};
+use crate::resp::{Access, Connection, Fault, Reply};
 
 /// What one node answered about itself and the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,12 +77,14 @@ async fn ask_one(
     kept: Option<Connection>,
     limit: Duration,
 ) -> Result<(Facts, Connection), String> {
-    if let Some(mut connection) = kept
-        && let Ok(replies) = connection.pipeline(&QUESTIONS, limit).await
-    {
-        return Ok((facts(&replies)?, connection));
+    if let Some(mut connection) = kept {
+        match connection.pipeline(&QUESTIONS, limit).await {
+            Ok(replies) => return Ok((facts(&replies)?, connection)),
+            Err(silence @ Fault::Timeout(_)) => return Err(silence.to_string()),
+            // The node may have been replaced at the same address: a broken old connection says nothing about it.
+            Err(_) => {}
+        }
     }
-    // The node may have been replaced at the same address: a broken old connection says nothing about it.
     let mut connection = Connection::open(access, addr, limit).await.map_err(|fault| fault.to_string())?;
     let replies = connection.pipeline(&QUESTIONS, limit).await.map_err(|fault| fault.to_string())?;
     Ok((facts(&replies)?, connection))

@@ -62,7 +62,7 @@ impl ViewLine {
     fn read(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let (id, place, flags, primary) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        let (_ping, _pong, epoch, link) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let (_, _, epoch, bus) = (words.next()?, words.next()?, words.next()?, words.next()?);
         let flags: Vec<_> = flags.split(',').collect();
         let bad = ["fail?", "fail", "handshake", "noaddr"];
         let (mut slots, mut open) = (Vec::new(), Vec::new());
@@ -84,7 +84,7 @@ impl ViewLine {
             replica_of: (primary != "-").then(|| primary.to_owned()),
             trouble: flags.iter().filter(|flag| bad.contains(flag)).map(ToString::to_string).collect(),
             epoch: epoch.parse().ok()?,
-            linked: link == "connected",
+            linked: bus == "connected",
             slots,
             open,
         })

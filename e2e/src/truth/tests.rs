@@ -44,7 +44,7 @@ fn whole() -> BTreeMap<usize, Facts> {
     (1..=4).map(|n| (n, facts(n))).collect()
 }
 
-fn truth(nodes: BTreeMap<usize, Facts>) -> Truth {
+fn truth(nodes: &BTreeMap<usize, Facts>) -> Truth {
     let seen = (1..=4).map(|n| match nodes.get(&n) {
         Some(facts) => (addr(n), Seen::Answered(Box::new(facts.clone()))),
         None => (addr(n), Seen::Silent("connection refused".to_owned())),
@@ -55,7 +55,7 @@ fn truth(nodes: BTreeMap<usize, Facts>) -> Truth {
 fn problems(change: impl FnOnce(&mut BTreeMap<usize, Facts>)) -> Vec<String> {
     let mut nodes = whole();
     change(&mut nodes);
-    truth(nodes).problems()
+    truth(&nodes).problems()
 }
 
 /// Replaces text in one node's view.
@@ -67,7 +67,7 @@ fn edit(nodes: &mut BTreeMap<usize, Facts>, viewer: usize, from: &str, to: &str)
 
 #[test]
 fn a_whole_cluster_has_no_problems_and_says_who_is_where() {
-    let truth = truth(whole());
+    let truth = truth(&whole());
     assert_eq!(truth.problems(), Vec::<String>::new());
     assert!(truth.formed());
     assert_eq!(truth.covered(), 16_384);
@@ -84,7 +84,7 @@ fn a_whole_cluster_has_no_problems_and_says_who_is_where() {
 #[test]
 fn doubts_of_one_node_about_another_are_named() {
     let seen = problems(|nodes| {
-        edit(nodes, 4, "id1 127.0.1.1:7000@17000 master", "id1 127.0.1.1:7000@17000 master,fail?")
+        edit(nodes, 4, "id1 127.0.1.1:7000@17000 master", "id1 127.0.1.1:7000@17000 master,fail?");
     });
     assert_eq!(seen, ["127.0.1.4:7000 sees 127.0.1.1:7000 as fail?"]);
     let seen = problems(|nodes| edit(nodes, 4, "slave id1", "master -"));
@@ -130,7 +130,7 @@ fn a_replica_is_in_sync_only_if_both_sides_say_so() {
     assert_eq!(seen, ["replica 127.0.1.3:7000 is not listed online by its primary"]);
     let mut nodes = whole();
     nodes.get_mut(&3).unwrap().replication.syncing = true;
-    let copies: Vec<_> = truth(nodes).shards().iter().map(Shard::copies).collect();
+    let copies: Vec<_> = truth(&nodes).shards().iter().map(Shard::copies).collect();
     assert_eq!(copies, [1, 2]);
 }
 
@@ -138,7 +138,7 @@ fn a_replica_is_in_sync_only_if_both_sides_say_so() {
 fn a_silent_primary_leaves_a_shard_without_copies_under_the_same_id() {
     let mut nodes = whole();
     nodes.remove(&1);
-    let truth = truth(nodes);
+    let truth = truth(&nodes);
     let found: Vec<_> = truth.shards().iter().map(|s| (s.id.clone(), s.primary_addr, s.copies())).collect();
     assert_eq!(found, [("shard1".to_owned(), None, 0), ("shard2".to_owned(), Some(addr(2)), 2)]);
     assert!(!truth.formed());
