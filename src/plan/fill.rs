@@ -4,7 +4,7 @@
 
 use super::discard;
 use super::place::Tally;
-use crate::model::{Blocked, Code, Plan, PodName, Proposal, Shard, Stage, Step, View, Waiting, Why};
+use crate::model::{Blocked, Code, Plan, PodName, Proposal, Shard, Slots, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -16,7 +16,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut tally = Tally::new(v);
     // First every shard's first member, then every shard's second: each round spreads evenly over the workers.
     for round in 0..v.s.desired.copies() {
-        for shard in (0..limit).map(Shard) {
+        for shard in (0..limit).map(Shard).filter(|s| !v.s.whole || is_served(v, *s)) {
             let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
             if have <= round {
                 plan.steps.extend(create(v, shard, round - have, &mut tally));
@@ -40,6 +40,11 @@ fn waiting_to_be_replaced(v: &View<'_>, shard: Shard) -> usize {
 /// Ordinals from here on get no Pods: moving slots to a new shard is not this version's business.
 fn limit(v: &View<'_>) -> u16 {
     if v.s.whole { served_shards(v) } else { v.s.desired.shards }
+}
+
+/// Whether the formed cluster has this shard. Where every slot has an owner that answers, a shard without one has none.
+pub(super) fn is_served(v: &View<'_>, shard: Shard) -> bool {
+    shard.0 < served_shards(v) && (v.primary(shard).is_some() || v.owned() != Slots::all())
 }
 
 /// How many shards the formed cluster has: recorded, since an owner that is silent or gone still leaves a shard.

@@ -9,7 +9,7 @@ use crate::model::{Member, NodeReport, Plan, Proposal, Role, Shard, Stage, Step,
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, members) in v.shards() {
-        let served = shard.0 < super::fill::served_shards(v);
+        let served = super::fill::is_served(v, shard);
         match v.primary(shard) {
             Some((_, primary)) => {
                 plan.steps.extend(members.iter().filter_map(|m| point(v, m, primary)));

@@ -57,7 +57,14 @@ fn shaking_hands(a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
 fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
     let fresh = |(m, n): &Joined<'_, '_>| m.is_unused() || (!v.s.whole && n.is_isolated() && n.keys == 0);
     let share = a.1.peers.iter().any(|(id, p)| !p.handshake && (*id == b.1.id || b.1.peers.contains_key(id)));
-    fresh(a) || fresh(b) || share
+    share || ((fresh(a) || fresh(b)) && !contested(a.1, b.1) && !contested(b.1, a.1))
+}
+
+/// `a` owns slots that `b` still lists for somebody else (a dead owner, before that one is forgotten): introduced now,
+/// they would argue about them. The executor refuses it, too, and a refused step ends the pass of its shard.
+fn contested(a: &NodeReport, b: &NodeReport) -> bool {
+    let others = b.peers.iter().filter(|(id, p)| !p.handshake && **id != a.id);
+    b.slots().and(a.slots()).len() > 0 || others.into_iter().any(|(_, p)| p.slots.and(a.slots()).len() > 0)
 }
 
 /// A grown node that knows nobody is not a newcomer beside others that have grown: whatever it holds, it must not be

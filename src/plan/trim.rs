@@ -11,7 +11,7 @@ use crate::model::{
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, _) in v.shards() {
-        let served = shard.0 < super::fill::served_shards(v);
+        let served = super::fill::is_served(v, shard);
         if !served && (v.s.whole || !v.s.desired.wants(shard)) {
             unwanted(v, shard, &mut plan);
             continue;

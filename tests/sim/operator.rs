@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Plan, Proposal, Snapshot, Step, View,
+    Attempts, Desired, Lane, Outcome, Plan, Proposal, Slots, Snapshot, Step, View,
 };
 use valkey_cluster_operator::plan;
 
@@ -63,7 +63,13 @@ impl World {
 
     /// What the report keeps in the status: that the formation was complete, and how many shards have slots.
     fn record(&mut self, view: &View<'_>) {
-        self.resource.whole |= plan::form::complete(view);
+        if !self.resource.whole && plan::form::complete(view) {
+            self.resource.whole = true;
+            // What the environment took between the look and this record is lost like anything later.
+            let owned = self.valkey.nodes.values().filter(|n| n.cluster == 0);
+            let owned = owned.fold(Slots::none(), |all, n| all.or(&n.slots));
+            self.watch.beyond_repair |= owned != Slots::all();
+        }
         if self.resource.whole {
             let seen =
                 view.shards().filter(|(shard, _)| view.primary(*shard).is_some()).map(|(s, _)| s.0 + 1);

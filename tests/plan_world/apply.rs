@@ -1,0 +1,284 @@
+//! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
+
+use valkey_cluster_operator::model::{
+    Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role, Seen, Shard,
+    Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
+};
+
+use super::{NOW, State, acquaint, ip, listed, member, node_id, pod_name, worker};
+
+type Done = Result<(), String>;
+
+/// `key=value`, or a word alone.
+fn pair(word: &str) -> (&str, &str) {
+    word.split_once('=').unwrap_or((word, ""))
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("cannot be read: {text:?}"))
+}
+
+fn place(word: &str) -> Result<(Shard, u16), String> {
+    let (s, i) = word.split_once('-').ok_or_else(|| format!("<shard>-<index>, not {word:?}"))?;
+    Ok((Shard(parse(s)?), parse(i)?))
+}
+
+pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        ["spec", rest @ ..] => rest.iter().try_for_each(|w| spec(s, w)),
+        ["status", rest @ ..] => rest.iter().try_for_each(|w| status(s, w)),
+        ["worker", name, rest @ ..] => rest.iter().try_for_each(|w| machine(s, name, w)),
+        ["taken", name] => {
+            s.taken.insert(PodName::new(*name));
+            Ok(())
+        }
+        ["drifted", "Secret"] => {
+            s.drifted.insert(Object::Secret);
+            Ok(())
+        }
+        ["drifted", "ConfigMap"] => {
+            s.drifted.insert(Object::ConfigMap);
+            Ok(())
+        }
+        ["credentials", "unknown"] => {
+            s.credentials_known = false;
+            Ok(())
+        }
+        ["foreign", rest @ ..] => {
+            s.foreign = Some(rest.join(" "));
+            Ok(())
+        }
+        ["all", "nodes", rest @ ..] => {
+            let uids: Vec<PodUid> = s.nodes.keys().cloned().collect();
+            uids.iter().try_for_each(|uid| rest.iter().try_for_each(|w| node(s, uid, w)))
+        }
+        ["pod", at, rest @ ..] => pod_line(s, place(at)?, rest),
+        ["node", at, rest @ ..] => {
+            let (shard, index) = place(at)?;
+            let uid = PodUid::new(format!("u{shard}-{index}"));
+            rest.iter().try_for_each(|w| node(s, &uid, w))
+        }
+        ["peer", a, b, rest @ ..] => peer(s, place(a)?, place(b)?, rest),
+        ["ghost", id, rest @ ..] => ghost(s, id, rest),
+        _ => Err("unknown line".to_owned()),
+    }
+}
+
+fn spec(s: &mut Snapshot, word: &str) -> Done {
+    let (key, value) = pair(word);
+    match key {
+        "shards" => s.desired.shards = parse(value)?,
+        "replicas" => s.desired.replicas = parse(value)?,
+        "paused" => s.desired.paused = parse(value)?,
+        "deleting" => s.desired.deleting = parse(value)?,
+        "revision" => s.revision = Revision::new(value),
+        _ => match key.strip_prefix("config.") {
+            Some(k) => drop(s.desired.config.insert(k.to_owned(), value.to_owned())),
+            None => return Err(format!("unknown field {key:?}")),
+        },
+    }
+    Ok(())
+}
+
+fn status(s: &mut Snapshot, word: &str) -> Done {
+    let (key, value) = pair(word);
+    match key {
+        "formed" => s.formed = parse(value)?,
+        "whole" => s.whole = parse(value)?,
+        "served" => s.served = parse(value)?,
+        "budget" => s.low_timeout_budget = parse(value)?,
+        _ => return Err(format!("unknown field {key:?}")),
+    }
+    Ok(())
+}
+
+fn machine(s: &mut Snapshot, name: &str, word: &str) -> Done {
+    let (key, value) = pair(word);
+    let entry = s.workers.entry(WorkerName::new(name)).or_insert_with(|| worker(name).1);
+    match key {
+        "open" => entry.open = true,
+        "closed" => entry.open = false,
+        "zone" => entry.zone = Some(Zone::new(value)),
+        _ => return Err(format!("unknown word {key:?}")),
+    }
+    Ok(())
+}
+
+fn pod_line(s: &mut Snapshot, at: (Shard, u16), words: &[&str]) -> Done {
+    let name = pod_name(at.0, at.1);
+    if words == ["absent"] {
+        let pod = s.pods.remove(&name).ok_or("no such Pod")?;
+        s.nodes.remove(&pod.uid);
+        return Ok(());
+    }
+    if words == ["fresh"] || words == ["pending"] {
+        let state = if words == ["fresh"] { State::Fresh } else { State::Pending };
+        member(s, at.0, at.1, state);
+        return Ok(());
+    }
+    words.iter().try_for_each(|w| pod(s, &name, w))
+}
+
+fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
+    let (key, value) = pair(word);
+    let pod = s.pods.get_mut(name).ok_or("no such Pod")?;
+    match key {
+        "terminating" => pod.terminating = true,
+        "pending" => pod.phase = Phase::Pending,
+        // finished=<ran ms>:<ended ms ago>
+        "finished" => {
+            let (ran, ago) = value.split_once(':').ok_or("finished=<ran ms>:<ms ago>")?;
+            pod.phase = Phase::Finished { ran_ms: parse(ran)?, at: Moment(NOW - parse::<i64>(ago)?) };
+            s.nodes.remove(&pod.uid);
+        }
+        "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
+        "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
+        "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
+        "revision" => pod.revision = Revision::new(value),
+        "failures" => pod.failures = parse(value)?,
+        "trouble" => {
+            pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() })
+        }
+        "age" => pod.created = Moment(NOW - parse::<i64>(value)?),
+        _ => return Err(format!("unknown word {key:?}")),
+    }
+    Ok(())
+}
+
+fn silence(text: &str) -> Result<Silence, String> {
+    Ok(match text {
+        "Refused" => Silence::Refused,
+        "Timeout" => Silence::Timeout,
+        "Auth" => Silence::Auth,
+        "Busy" => Silence::Busy,
+        _ => return Err(format!("unknown silence {text:?}")),
+    })
+}
+
+fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
+    let (key, value) = pair(word);
+    if key == "silent" {
+        s.nodes.insert(uid.clone(), Seen::Silent(silence(value)?));
+        return Ok(());
+    }
+    if key == "known" {
+        acquaint(s);
+        return Ok(());
+    }
+    let Some(Seen::Now(n)) = s.nodes.get_mut(uid) else { return Err("no such node answers".to_owned()) };
+    match key {
+        "primary" => n.role = Role::Primary { slots: value.replace(',', " ").parse::<Slots>()? },
+        "replica" => {
+            let (shard, index) = place(value)?;
+            n.role = Role::Replica {
+                of: node_id(shard, index),
+                link: Link { up: true, syncing: false, offset: 1 },
+            };
+        }
+        "follows" => {
+            n.role =
+                Role::Replica { of: NodeId::new(value), link: Link { up: false, syncing: false, offset: 1 } };
+        }
+        "link" => link(n, value)?,
+        "epoch" => n.epoch = parse(value)?,
+        "keys" => n.keys = parse(value)?,
+        "isolated" => n.peers.clear(),
+        "admitted" => n.admitted = parse(value)?,
+        "state" => n.state_ok = value == "ok",
+        "loading" => n.loading = true,
+        "version" => n.version = value.parse()?,
+        "online" => {
+            n.online_replicas =
+                value.split(',').filter(|t| !t.is_empty()).map(parse).collect::<Result<_, _>>()?
+        }
+        _ => match key.strip_prefix("config.") {
+            Some(k) if value.is_empty() => drop(n.config.remove(k)),
+            Some(k) => drop(n.config.insert(k.to_owned(), value.to_owned())),
+            None => return Err(format!("unknown word {key:?}")),
+        },
+    }
+    Ok(())
+}
+
+fn link(n: &mut NodeReport, value: &str) -> Done {
+    let Role::Replica { link, .. } = &mut n.role else { return Err("it is no replica".to_owned()) };
+    *link = match value {
+        "up" => Link { up: true, syncing: false, ..*link },
+        "down" => Link { up: false, syncing: false, ..*link },
+        "syncing" => Link { up: false, syncing: true, ..*link },
+        _ => return Err(format!("unknown link {value:?}")),
+    };
+    Ok(())
+}
+
+fn peer(s: &mut Snapshot, a: (Shard, u16), b: (Shard, u16), words: &[&str]) -> Done {
+    let report = s.nodes.get(&PodUid::new(format!("u{}-{}", b.0, b.1))).and_then(Seen::now).cloned();
+    let Some(Seen::Now(n)) = s.nodes.get_mut(&PodUid::new(format!("u{}-{}", a.0, a.1))) else {
+        return Err("the first does not answer".to_owned());
+    };
+    let id = node_id(b.0, b.1);
+    for word in words {
+        let (key, value) = pair(word);
+        if key == "listed" {
+            let report = report.as_ref().ok_or("the second does not answer")?;
+            n.peers.insert(id.clone(), listed(ip(b.0, b.1), report));
+            continue;
+        }
+        if key == "absent" {
+            n.peers.remove(&id);
+            continue;
+        }
+        let p = n.peers.get_mut(&id).ok_or("it is not listed")?;
+        match key {
+            "handshake" => p.handshake = true,
+            "failed" => p.failed = true,
+            "suspected" => p.suspected = true,
+            "slots" => p.slots = value.replace(',', " ").parse()?,
+            "ip" => p.ip = Some(parse(value)?),
+            _ => return Err(format!("unknown word {key:?}")),
+        }
+    }
+    Ok(())
+}
+
+fn ghost(s: &mut Snapshot, id: &str, words: &[&str]) -> Done {
+    let mut p = Peer {
+        ip: None,
+        replica_of: None,
+        slots: Slots::none(),
+        epoch: 9,
+        handshake: false,
+        failed: true,
+        suspected: false,
+    };
+    let (mut by, mut seen) = (None, None);
+    for word in words {
+        let (key, value) = pair(word);
+        match key {
+            "ip" => p.ip = Some(parse(value)?),
+            "slots" => p.slots = value.replace(',', " ").parse()?,
+            "by" => by = Some(value.split(',').map(place).collect::<Result<Vec<_>, _>>()?),
+            "seen" => seen = Some(value.to_owned()),
+            _ => return Err(format!("unknown word {key:?}")),
+        }
+    }
+    let id = NodeId::new(id);
+    let listed_by = |uid: &PodUid| {
+        by.as_ref().is_none_or(|l| l.iter().any(|(sh, i)| uid.as_str() == format!("u{sh}-{i}")))
+    };
+    let some = s.nodes.values().find_map(Seen::now).cloned().ok_or("nobody lists it")?;
+    for (uid, seen) in &mut s.nodes {
+        if let Seen::Now(n) = seen
+            && listed_by(uid)
+        {
+            n.peers.insert(id.clone(), p.clone());
+        }
+    }
+    match seen.as_deref() {
+        None => {}
+        Some("Now") => drop(s.ghosts.insert(id.clone(), Seen::Now(NodeReport { id, ..some }))),
+        Some(text) => drop(s.ghosts.insert(id, Seen::Silent(silence(text)?))),
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! Worlds in a few lines: a cluster in a usual state, then what differs.
+//!
+//! ```text
+//! cluster 3x1 healthy            # new | pending | fresh | latched | healthy
+//! spec replicas=2 paused=true    # shards, replicas, paused, deleting, image, config.<key>
+//! status whole=false             # formed, whole, served
+//! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
+//! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
+//! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
+//! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
+//! ```
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod apply;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use valkey_cluster_operator::model::settings;
+use valkey_cluster_operator::model::{
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, Peer, Phase, Pod, PodName, PodUid, Revision, Role,
+    Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
+};
+
+/// The clock of every case, in milliseconds.
+const NOW: i64 = 1_000_000;
+
+/// How far the cluster is before anything differs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    New,
+    Pending,
+    Fresh,
+    Latched,
+    Healthy,
+}
+
+/// Reads the lines of a case.
+pub(crate) fn world(lines: &[&str]) -> Result<Snapshot, String> {
+    let (first, rest) =
+        lines.split_first().ok_or("a world begins with: cluster <shards>x<replicas> <state>")?;
+    let mut s = cluster(first)?;
+    for line in rest {
+        apply::line(&mut s, line).map_err(|why| format!("{line:?}: {why}"))?;
+    }
+    Ok(s)
+}
+
+fn cluster(line: &str) -> Result<Snapshot, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let ["cluster", size, state] = words.as_slice() else {
+        return Err(format!("cluster <shards>x<replicas> <state>, not {line:?}"));
+    };
+    let (shards, replicas) = size.split_once('x').ok_or("<shards>x<replicas>")?;
+    let count = |t: &str| t.parse::<u16>().map_err(|_| format!("not a number: {t:?}"));
+    let state = match *state {
+        "new" => State::New,
+        "pending" => State::Pending,
+        "fresh" => State::Fresh,
+        "latched" => State::Latched,
+        "healthy" => State::Healthy,
+        other => return Err(format!("unknown state {other:?}")),
+    };
+    let mut s = empty(count(shards)?, count(replicas)?);
+    s.formed = state >= State::Latched;
+    s.whole = state == State::Healthy;
+    s.served = if s.whole { s.desired.shards } else { 0 };
+    if state > State::New {
+        let all: Vec<(Shard, u16)> =
+            s.desired.shards().flat_map(|sh| (0..=s.desired.replicas).map(move |i| (sh, i))).collect();
+        for (shard, index) in all {
+            member(&mut s, shard, index, state);
+        }
+    }
+    if state == State::Healthy {
+        acquaint(&mut s);
+    }
+    Ok(s)
+}
+
+fn empty(shards: u16, replicas: u16) -> Snapshot {
+    let desired = Desired {
+        key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
+        generation: 1,
+        shards,
+        replicas,
+        template: Template::default(),
+        config: BTreeMap::new(),
+        paused: false,
+        deleting: false,
+    };
+    Snapshot {
+        now: Moment(NOW),
+        desired,
+        revision: Revision::new("now"),
+        formed: false,
+        whole: false,
+        served: 0,
+        drifted: BTreeSet::new(),
+        foreign: None,
+        credentials_known: true,
+        pods: BTreeMap::new(),
+        taken: BTreeSet::new(),
+        workers: (1..=3).map(|i| worker(&format!("w{i}"))).collect(),
+        nodes: BTreeMap::new(),
+        ghosts: BTreeMap::new(),
+        low_timeout_budget: 40,
+        applied: BTreeMap::new(),
+    }
+}
+
+fn worker(name: &str) -> (WorkerName, Worker) {
+    let name = WorkerName::new(name);
+    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true })
+}
+
+fn ip(shard: Shard, index: u16) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, u8::try_from(shard.0).unwrap_or(255), u8::try_from(index).unwrap_or(255)))
+}
+
+fn node_id(shard: Shard, index: u16) -> NodeId {
+    NodeId::new(format!("n{shard}-{index}"))
+}
+
+fn pod_name(shard: Shard, index: u16) -> PodName {
+    PodName::new(format!("valkey-c-{shard}-{index}"))
+}
+
+/// A Pod in the usual place: copies of a shard on neighbouring workers.
+fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
+    let started = state > State::Pending;
+    let pod = Pod {
+        name: pod_name(shard, index),
+        uid: PodUid::new(format!("u{shard}-{index}")),
+        shard,
+        index,
+        revision: s.revision.clone(),
+        failures: 0,
+        worker: Some(WorkerName::new(format!("w{}", 1 + (shard.0 + index) % 3))),
+        ip: started.then(|| ip(shard, index)),
+        phase: if started { Phase::Running } else { Phase::Pending },
+        terminating: false,
+        gate: (state == State::Healthy).then_some(true),
+        created: Moment(NOW - 5000),
+        trouble: None,
+    };
+    if started {
+        s.nodes.insert(pod.uid.clone(), Seen::Now(report(s, shard, index, state)));
+    }
+    s.pods.insert(pod.name.clone(), pod);
+}
+
+fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
+    let healthy = state == State::Healthy;
+    let role = match (healthy, index) {
+        (true, 0) => Role::Primary { slots: Slots::share(shard.0, s.desired.shards) },
+        (true, _) => {
+            Role::Replica { of: node_id(shard, 0), link: Link { up: true, syncing: false, offset: 100 } }
+        }
+        (false, _) => Role::Primary { slots: Slots::none() },
+    };
+    let version = Version::new(9, 1, 2);
+    let timeout =
+        if state == State::Latched { settings::FORMING_TIMEOUT_MS } else { s.desired.node_timeout_ms() };
+    let mut config = settings::managed(version, timeout);
+    config.insert("cluster-replica-no-failover".into(), "no".into());
+    config.insert("maxmemory-policy".into(), "noeviction".into());
+    config.insert("maxmemory".into(), "0".into());
+    NodeReport {
+        id: node_id(shard, index),
+        version,
+        uptime_ms: 5000,
+        role,
+        open_slots: Slots::none(),
+        state_ok: healthy,
+        epoch: if healthy { u64::from(shard.0) + 1 } else { 0 },
+        peers: BTreeMap::new(),
+        online_replicas: if healthy && index == 0 {
+            (1..=s.desired.replicas).map(|i| ip(shard, i)).collect()
+        } else {
+            BTreeSet::new()
+        },
+        keys: if healthy { 10 } else { 0 },
+        loading: false,
+        admitted: state >= State::Latched,
+        config,
+    }
+}
+
+/// Everybody lists everybody, as each says of itself.
+fn acquaint(s: &mut Snapshot) {
+    let reports: Vec<(IpAddr, NodeReport)> =
+        s.pods.values().filter_map(|p| Some((p.ip?, s.nodes.get(&p.uid)?.now()?.clone()))).collect();
+    for seen in s.nodes.values_mut() {
+        let Seen::Now(node) = seen else { continue };
+        let others = reports.iter().filter(|(_, r)| r.id != node.id);
+        node.peers = others.map(|(ip, r)| (r.id.clone(), listed(*ip, r))).collect();
+    }
+}
+
+fn listed(ip: IpAddr, r: &NodeReport) -> Peer {
+    let replica_of = match &r.role {
+        Role::Replica { of, .. } => Some(of.clone()),
+        Role::Primary { .. } => None,
+    };
+    Peer {
+        ip: Some(ip),
+        replica_of,
+        slots: r.slots().clone(),
+        epoch: r.epoch,
+        handshake: false,
+        failed: false,
+        suspected: false,
+    }
+}
