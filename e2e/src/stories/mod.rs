@@ -15,6 +15,7 @@ mod create;
 mod delete;
 mod demo;
 mod foreign;
+mod formation;
 mod heal;
 mod isolation;
 mod kill_operator;
@@ -56,6 +57,7 @@ pub struct Story {
 /// All stories in the order in which they run.
 pub fn all() -> Vec<Story> {
     vec![
+        formation::STORY,
         create::STORY,
         isolation::STORY,
         settled::STORY,
