@@ -44,11 +44,12 @@ lives count="2000":
 
 # Rewrite the expected texts of all tests, to be read in the diff
 bless *args:
-    BLESS=1 cargo test --package valkey-cluster-operator "$@"
+    BLESS=1 UPDATE=1 cargo test --package valkey-cluster-operator "$@"
 
 # Write what is generated: the CustomResourceDefinition and the installation
 crds:
-    cargo crdgen
+    cargo crdgen crd > crds/valkeyclusters.valkey.io.yaml
+    cargo crdgen install > manifests/install.yaml
 
 # Format
 fmt:

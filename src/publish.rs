@@ -82,7 +82,7 @@ pub async fn refused(ctx: &Ctx, cr: &ValkeyCluster, sentence: &str) -> Result<Ac
     if cr.status.as_ref() != Some(&wanted) && ctx.leadership.valid_now() {
         status(ctx, cr, &wanted).await?;
     }
-    Ok(Action::requeue(Duration::from_secs(60)))
+    Ok(Action::requeue(Duration::from_mins(1)))
 }
 
 /// Writes the status, bound to the object that was read: the UID in a status body is ignored by the API server, only the

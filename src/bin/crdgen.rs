@@ -1,4 +1,4 @@
-//! Prints the generated manifests: `crdgen` the CustomResourceDefinition alone, `crdgen install` everything.
+//! Prints the manifests that are made from the code: `crdgen crd` and `crdgen install`.
 //!
 //! Writes to standard output alone.
 

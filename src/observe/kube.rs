@@ -110,6 +110,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value)] // json! makes values
     fn read(status: serde_json::Value) -> Pod {
         let object = json!({
             "metadata": {

@@ -39,8 +39,8 @@ fn point(v: &View<'_>, m: &Member<'_>, primary: &NodeReport) -> Option<Proposal>
     };
     free.then(|| m.target()).flatten().map(|on| {
         let why = if v.s.whole { Why::Capacity } else { Why::Form };
-        let note = format!("copies the slots of shard {}", on.shard);
-        Proposal::new(Step::Replicate { on, primary: primary.id.clone() }, why, note)
+        let reason = format!("copies the slots of shard {}", on.shard);
+        Proposal::new(Step::Replicate { on, primary: primary.id.clone() }, why, reason)
     })
 }
 

@@ -38,9 +38,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         }
     }
     plan.steps.extend(epochs(v));
-    if let Some(w) = what_is_missing(v, &unowned) {
-        plan.waiting.push(w);
-    }
+    plan.waiting.push(what_is_missing(v, &unowned));
     plan
 }
 
@@ -167,12 +165,12 @@ fn epochs(v: &View<'_>) -> Vec<Proposal> {
     fresh.filter_map(|(m, _)| m.target()).zip(free).map(give).collect()
 }
 
-fn what_is_missing(v: &View<'_>, unowned: &Slots) -> Option<Waiting> {
+fn what_is_missing(v: &View<'_>, unowned: &Slots) -> Waiting {
     let (stage, message) = if unowned.is_empty() {
         let ok = candidates(v).filter(|(_, n)| n.state_ok).count();
         (Stage::Agreeing, format!("{ok} of {} nodes say that the cluster is ok", v.s.desired.members()))
     } else {
         (Stage::AssigningSlots, format!("{} of 16384 slots are assigned", v.owned().len()))
     };
-    Some(Waiting { shard: None, stage, message })
+    Waiting { shard: None, stage, message }
 }

@@ -14,6 +14,7 @@ use e2e::debs;
 use e2e::progress::Progress;
 use e2e::sandbox::address::Worker;
 use e2e::sandbox::{DEFAULT_NAME, Sandbox, UpOptions, images, init, logs, run_relay};
+use e2e::stories::{self, Suite, ci::Count};
 
 /// A real Kubernetes of several workers on this machine, in seconds.
 #[derive(Parser)]
@@ -64,6 +65,19 @@ enum Action {
         #[arg(long)]
         refresh: bool,
     },
+    /// A 3×1 cluster, a key written and read through another node, and how long each phase took.
+    Demo,
+    /// Run stories under a write load: those named, or all.
+    Test {
+        /// Names of stories; a wrong one lists them all.
+        #[arg(value_name = "STORY")]
+        stories: Vec<String>,
+        /// How much of everything.
+        #[arg(long, value_enum, default_value = "ci")]
+        suite: Suite,
+    },
+    /// Formatting, lints, tests and all stories, with one count at the end; takes the sandbox down.
+    Ci,
     /// Pull a worker's cable: its pods live on, and nobody hears of them.
     Cut {
         /// w1, w2, …
@@ -130,6 +144,16 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
             open()?.load_images(&progress)?;
         }
         Action::Images { refresh } => show_images(refresh, &progress)?,
+        Action::Demo => runtime()?.block_on(stories::demo(&arguments.name, &progress))?,
+        Action::Test { stories, suite } => {
+            return judge(runtime()?.block_on(stories::ci::stories(
+                &arguments.name,
+                &stories,
+                suite,
+                &progress,
+            )));
+        }
+        Action::Ci => return judge(runtime()?.block_on(stories::ci::ci(&arguments.name, &progress))),
         Action::Cut { worker } => open()?.cut(worker)?,
         Action::Heal { worker } => open()?.heal(worker)?,
         Action::Kill { worker } => open()?.kill(worker)?,
@@ -138,6 +162,20 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
         Action::Relay => run_relay(&arguments.name)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
+}
+
+/// The count is the last line, also when something did not even begin.
+fn judge(told: Result<Count>) -> Result<ExitCode> {
+    let count = told.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Count { failed: 1, ..Count::default() }
+    });
+    say(count)?;
+    Ok(if count.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints a result. A reader who has seen enough (`| head`) is no error.

@@ -229,13 +229,13 @@ fn cargo_build(step: &Step) -> Result<String> {
         .args(["--bin", "valkey-cluster-operator", "--bin", "ledger"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    let built = output(&mut build, CARGO, Some(step))?;
-    if !built.status.success() {
+    let result = output(&mut build, CARGO, Some(step))?;
+    if !result.status.success() {
         // What a person wants to read is on standard error; standard output is for this program.
-        let said = String::from_utf8_lossy(&built.stderr);
+        let said = String::from_utf8_lossy(&result.stderr);
         bail!("`{}` failed:\n{}", shown(&build), tail(&said, COMPILER).join("\n"));
     }
-    Ok(String::from_utf8_lossy(&built.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&result.stdout).into_owned())
 }
 
 /// Where cargo says that it put a program.

@@ -41,15 +41,20 @@ impl Cluster {
     /// # Errors
     /// The API server's refusal.
     pub async fn apply(stage: &Stage, namespace: &str, name: &str, spec: Value) -> Result<Self> {
-        let this = Self {
-            sandbox: stage.sandbox.clone(),
-            client: stage.client.clone(),
+        let this = Self::existing(&stage.sandbox, &stage.client, namespace, name);
+        this.change(spec).await?;
+        Ok(this)
+    }
+
+    /// A cluster that is there already.
+    pub fn existing(sandbox: &Sandbox, client: &Client, namespace: &str, name: &str) -> Self {
+        Self {
+            sandbox: sandbox.clone(),
+            client: client.clone(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             applied: Instant::now(),
-        };
-        this.change(spec).await?;
-        Ok(this)
+        }
     }
 
     /// Applies another spec, as `kubectl apply --server-side` would.
@@ -91,7 +96,9 @@ impl Cluster {
             let status = cr.status.clone().unwrap_or_default();
             let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
             match ready {
-                Some(c) if c.status == "True" && c.observed_generation == cr.metadata.generation => Ok(from.elapsed()),
+                Some(c) if c.status == "True" && c.observed_generation == cr.metadata.generation => {
+                    Ok(from.elapsed())
+                }
                 _ => bail!("{:?} {}: {}", status.state, status.reason, status.message),
             }
         })
@@ -102,7 +109,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The status as it is when time is up.
-    pub async fn says(&self, what: &str, limit: Duration, expected: impl Fn(&ValkeyCluster) -> bool) -> Result<Duration> {
+    pub async fn says(
+        &self,
+        what: &str,
+        limit: Duration,
+        expected: impl Fn(&ValkeyCluster) -> bool,
+    ) -> Result<Duration> {
         let began = Instant::now();
         eventually(what, limit, async || {
             let cr = self.get().await?;
@@ -148,7 +160,8 @@ impl Cluster {
     pub async fn access(&self) -> Result<Access> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let secret = secrets.get(&labels::secret_name(&self.name)).await?;
-        let known = valkey_cluster_operator::build::Credentials::from_secret(&secret).map_err(anyhow::Error::msg)?;
+        let known =
+            valkey_cluster_operator::build::Credentials::from_secret(&secret).map_err(anyhow::Error::msg)?;
         let login = Credentials { user: Some(OPERATOR_USER.to_owned()), password: Some(known.operator) };
         Ok(Access::through(connector(&self.sandbox)).with_login(login))
     }
@@ -188,12 +201,26 @@ impl Cluster {
     pub async fn primary_of(&self, shard: u16) -> Result<String> {
         let truth = self.truth().await?;
         let pods = self.pods().await?;
-        let shard_of = |name: &String| pods.get(name).and_then(|p| p.labels().get(labels::SHARD_INDEX).cloned());
+        let shard_of =
+            |name: &String| pods.get(name).and_then(|p| p.labels().get(labels::SHARD_INDEX).cloned());
         let primaries: Vec<SocketAddr> = truth.shards().iter().filter_map(|s| s.primary_addr).collect();
-        let mine = self.addresses().await?.into_iter().find(|(name, address)| {
-            primaries.contains(address) && shard_of(name) == Some(shard.to_string())
-        });
-        mine.map(|(name, _)| name).with_context(|| format!("no node says that it is the primary of shard {shard}"))
+        let mine =
+            self.addresses().await?.into_iter().find(|(name, address)| {
+                primaries.contains(address) && shard_of(name) == Some(shard.to_string())
+            });
+        mine.map(|(name, _)| name)
+            .with_context(|| format!("no node says that it is the primary of shard {shard}"))
+    }
+
+    /// The name of another Pod of a shard than this one.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn replica_of(&self, shard: u16, primary: &str) -> Result<String> {
+        let pods = self.pods().await?;
+        let of_shard = |p: &Pod| p.labels().get(labels::SHARD_INDEX) == Some(&shard.to_string());
+        let found = pods.into_iter().find(|(name, p)| name != primary && of_shard(p));
+        found.map(|(name, _)| name).with_context(|| format!("shard {shard} has no replica"))
     }
 
     /// Deletes one of its Pods, as a person would.
@@ -201,7 +228,10 @@ impl Cluster {
     /// # Errors
     /// If the API server refuses.
     pub async fn delete_pod(&self, name: &str) -> Result<()> {
-        self.pod_api().delete(name, &DeleteParams::default()).await.with_context(|| format!("delete {name}"))?;
+        self.pod_api()
+            .delete(name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("delete {name}"))?;
         Ok(())
     }
 }

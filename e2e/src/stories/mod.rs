@@ -7,6 +7,7 @@ pub mod ci;
 mod cluster;
 mod operator;
 mod process;
+mod setup;
 mod stage;
 
 mod bad_input;
@@ -19,6 +20,7 @@ mod heal;
 mod isolation;
 mod kill_operator;
 mod live;
+mod load;
 mod replicas;
 mod settled;
 mod takeover;
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 pub use demo::demo;
 pub use stage::Stage;
@@ -35,7 +37,7 @@ pub use stage::Stage;
 use crate::progress::Progress;
 
 /// How much of everything: the `ci` suite runs each story once, the `full` suite as often as the figures need.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Suite {
     /// Counts are exact, times are judged at ten times the figure.
     Ci,
@@ -49,7 +51,7 @@ pub struct Story {
     pub name: &'static str,
     /// What it shows, in a sentence.
     pub about: &'static str,
-    run: fn(&Stage) -> BoxFuture<'_, Result<()>>,
+    run: fn(&Stage) -> LocalBoxFuture<'_, Result<()>>,
 }
 
 /// All stories in the order in which they run.
@@ -70,6 +72,19 @@ pub fn all() -> Vec<Story> {
     ]
 }
 
+/// Whether these are names of stories.
+///
+/// # Errors
+/// Which is not, and which there are.
+pub(crate) fn known(names: &[String]) -> Result<()> {
+    let stories = all();
+    if let Some(wrong) = names.iter().find(|n| !stories.iter().any(|s| s.name == n.as_str())) {
+        let known: Vec<&str> = stories.iter().map(|s| s.name).collect();
+        bail!("there is no story {wrong:?}; there are: {}", known.join(", "));
+    }
+    Ok(())
+}
+
 /// The longest that one story may take: a bound, not an expectation.
 const LIMIT: Duration = Duration::from_mins(15);
 
@@ -77,12 +92,13 @@ const LIMIT: Duration = Duration::from_mins(15);
 ///
 /// # Errors
 /// If a name is not that of a story, or the stage cannot be set.
-pub async fn run(names: &[String], stage: &Stage, progress: &Progress) -> Result<Vec<(&'static str, Result<()>)>> {
+pub async fn run(
+    names: &[String],
+    stage: &Stage,
+    progress: &Progress,
+) -> Result<Vec<(&'static str, Result<()>)>> {
+    known(names)?;
     let stories = all();
-    if let Some(wrong) = names.iter().find(|n| !stories.iter().any(|s| s.name == n.as_str())) {
-        let known: Vec<&str> = stories.iter().map(|s| s.name).collect();
-        bail!("there is no story {wrong:?}; there are: {}", known.join(", "));
-    }
     let mut results = Vec::new();
     for story in stories.iter().filter(|s| names.is_empty() || names.iter().any(|n| n == s.name)) {
         progress.line(format_args!("story {}: {}", story.name, story.about));
@@ -101,8 +117,8 @@ pub async fn run(names: &[String], stage: &Stage, progress: &Progress) -> Result
                 progress.line(stage.what_happened());
             }
         }
-        stage.clean().await?;
-        results.push((story.name, result));
+        let cleaned = stage.clean().await;
+        results.push((story.name, result.and(cleaned)));
     }
     Ok(results)
 }

@@ -1,7 +1,7 @@
 //! The operator as a process beside the sandbox, for stories that kill it at any moment and start it again at once.
 //! (In a Pod, a loop of kills ends in the kubelet's growing back-off and a new identity waits for the lease.)
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -18,13 +18,20 @@ impl OperatorProcess {
     ///
     /// # Errors
     /// If it does not start.
-    pub(super) fn start(sandbox: &Sandbox, program: &PathBuf, identity: &str) -> Result<Self> {
+    pub(super) fn start(sandbox: &Sandbox, program: &Path, identity: &str) -> Result<Self> {
         let log = sandbox.instance().path("log").join(format!("operator-{identity}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let mut command: Command = sandbox.command_in_control(program);
         command
-            .env("KUBECONFIG", sandbox.instance().path("operator.kubeconfig"))
-            .args(["--lease-namespace", super::operator::NAMESPACE, "--identity", identity, "--listen", "127.0.0.1:0"])
+            .env("KUBECONFIG", sandbox.instance().path("kubeconfigs/admin"))
+            .args([
+                "--lease-namespace",
+                super::operator::NAMESPACE,
+                "--identity",
+                identity,
+                "--listen",
+                "127.0.0.1:0",
+            ])
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file);

@@ -41,7 +41,36 @@ impl Stage {
     /// If its API server cannot be reached.
     pub async fn new(sandbox: Sandbox, suite: Suite, progress: Progress) -> Result<Self> {
         let client = sandbox.client().await?;
-        Ok(Self { sandbox, client, suite, progress, namespaces: Mutex::default(), counter: AtomicUsize::new(0) })
+        Ok(Self {
+            sandbox,
+            client,
+            suite,
+            progress,
+            namespaces: Mutex::default(),
+            counter: AtomicUsize::new(0),
+        })
+    }
+
+    /// Prints the figures of a story, in one line.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        self.progress.line(format_args!("  {text}"));
+    }
+
+    /// The bound of a time: the figure itself where medians are judged, ten times as much on a machine that may be busy.
+    pub fn bound(&self, figure: Duration) -> Duration {
+        match self.suite {
+            Suite::Ci => figure * 10,
+            Suite::Full => figure,
+        }
+    }
+
+    /// Takes a namespace that a story has removed itself off the list.
+    ///
+    /// # Errors
+    /// Never in practice: only if another story panicked at this very place.
+    pub fn gone(&self, namespace: &str) -> Result<()> {
+        self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.retain(|n| n != namespace);
+        Ok(())
     }
 
     /// The count for the suite: once for CI, as often as the figures need for the full one.
@@ -116,7 +145,18 @@ impl Stage {
             show("Pods", &["get", "pods", "-n", namespace, "-o", "wide"]);
             show("events", &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"]);
         }
-        show("operator", &["logs", "-n", super::operator::NAMESPACE, "-l", super::operator::SELECTOR, "--tail=60", "--prefix"]);
+        show(
+            "operator",
+            &[
+                "logs",
+                "-n",
+                super::operator::NAMESPACE,
+                "-l",
+                super::operator::SELECTOR,
+                "--tail=60",
+                "--prefix",
+            ],
+        );
         out
     }
 }
@@ -125,7 +165,11 @@ impl Stage {
 ///
 /// # Errors
 /// The last error, with what was waited for.
-pub(super) async fn eventually<T>(what: &str, limit: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub(super) async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let began = Instant::now();
     loop {
         match attempt().await {

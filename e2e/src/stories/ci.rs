@@ -1,0 +1,173 @@
+//! Everything that continuous integration runs, with one count at the end.
+
+use std::fmt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::setup;
+use super::{Stage, Suite};
+use crate::command::{output, tail};
+use crate::progress::Progress;
+use crate::sandbox::Sandbox;
+
+/// Lives of the simulated world in this suite.
+const LIVES: &str = "2000";
+/// A build of everything from nothing on two slow cores.
+const CARGO: Duration = Duration::from_mins(40);
+/// Lines of a command that failed.
+const SHOWN: usize = 60;
+
+/// What passed and what did not.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Count {
+    /// Passed.
+    pub passed: usize,
+    /// Failed.
+    pub failed: usize,
+    /// Not run.
+    pub skipped: usize,
+}
+
+impl Count {
+    /// One that passed or failed.
+    fn one(passed: bool) -> Self {
+        Self { passed: usize::from(passed), failed: usize::from(!passed), skipped: 0 }
+    }
+
+    /// Adds another count.
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    /// Nothing failed.
+    pub fn is_good(&self) -> bool {
+        self.failed == 0
+    }
+
+    /// The sum of libtest's `test result:` lines.
+    fn of_libtest(text: &str) -> Self {
+        let mut sum = Self::default();
+        for line in text.lines().filter(|line| line.starts_with("test result:")) {
+            let number = |what: &str| {
+                let part = line.split([';', '.']).find(|part| part.trim_end().ends_with(what));
+                part.and_then(|p| p.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+            };
+            sum.add(Self { passed: number("passed"), failed: number("failed"), skipped: number("ignored") });
+        }
+        sum
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Runs the stories of these names, or all, on a sandbox that is brought up if there is none; it stays up.
+///
+/// # Errors
+/// If the ground cannot be laid.
+pub async fn stories(name: &str, names: &[String], suite: Suite, progress: &Progress) -> Result<Count> {
+    super::known(names)?;
+    let mut times = Vec::new();
+    let ground = setup::ground(name, progress, &mut times).await?;
+    for (phase, took) in &times {
+        progress.line(format_args!("{phase}: {:.1} s", took.as_secs_f64()));
+    }
+    let stage = Stage::new(ground.sandbox, suite, progress.clone()).await?;
+    let mut count = Count::default();
+    for (story, result) in super::run(names, &stage, progress).await? {
+        if let Err(error) = &result {
+            println!("FAILED story {story}: {error:#}");
+        }
+        count.add(Count::one(result.is_ok()));
+    }
+    Ok(count)
+}
+
+/// All checks, all tests, all stories; goes on after a failure, and takes the sandbox down at the end.
+///
+/// # Errors
+/// If the sandbox cannot be taken down.
+pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
+    let mut count = Count::default();
+    let lint = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    count.add(check("formatting", &["fmt", "--all", "--check"], progress)?);
+    count.add(check("lints", &lint, progress)?);
+    count.add(tests(progress)?);
+    let began = Instant::now();
+    match stories(name, &[], Suite::Ci, progress).await {
+        Ok(told) => count.add(told),
+        Err(error) => {
+            println!("FAILED stories: {error:#}");
+            count.add(Count::one(false));
+        }
+    }
+    progress.line(format_args!("stories: {:.0} s", began.elapsed().as_secs_f64()));
+    tokio::task::block_in_place(|| Sandbox::down(name, progress))?;
+    Ok(count)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(crate::root());
+    command
+}
+
+fn check(what: &str, arguments: &[&str], progress: &Progress) -> Result<Count> {
+    let step = progress.step(what);
+    let output = output(&mut cargo(arguments), CARGO, Some(&step))?;
+    let good = output.status.success();
+    if good {
+        step.done("");
+    } else {
+        show(&format!("cargo {}", arguments.join(" ")), &output);
+    }
+    Ok(Count::one(good))
+}
+
+/// The tests that need no Kubernetes.
+fn tests(progress: &Progress) -> Result<Count> {
+    let step = progress.step("tests");
+    let arguments = ["test", "--workspace", "--locked", "--no-fail-fast"];
+    let output = output(cargo(&arguments).env("LIVES", LIVES), CARGO, Some(&step)).context("cargo test")?;
+    let mut count = Count::of_libtest(&String::from_utf8_lossy(&output.stdout));
+    if output.status.success() {
+        step.done(count);
+    } else {
+        show("cargo test", &output);
+        // A test that does not compile is counted nowhere else.
+        if count.is_good() {
+            count.add(Count::one(false));
+        }
+    }
+    Ok(count)
+}
+
+fn show(what: &str, output: &std::process::Output) {
+    println!("FAILED {what}");
+    for stream in [&output.stdout, &output.stderr] {
+        for line in tail(&String::from_utf8_lossy(stream), SHOWN) {
+            println!("  {line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_many_test_programs_add_up() {
+        let text = "running 2 tests\n\
+                    test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+                    test result: FAILED. 40 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n";
+        assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1 });
+        assert_eq!(Count::of_libtest(text).to_string(), "42 passed, 3 failed, 1 skipped");
+    }
+}

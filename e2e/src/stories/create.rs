@@ -1,0 +1,183 @@
+//! Clusters of every shape: Ready, whole by what the nodes themselves say, spread over the workers, and how fast.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::json;
+use valkey_cluster_operator::build::labels;
+use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
+
+use super::Story;
+use super::cluster::Cluster;
+use super::stage::{Stage, TICK};
+use crate::resp::{Connection, Reply};
+use crate::truth::{Expected, Truth};
+
+pub(super) const STORY: Story = Story {
+    name: "create",
+    about: "clusters of every shape form in seconds, whole and spread",
+    run: |stage| run(stage).boxed_local(),
+};
+
+/// Shards and replicas.
+const SHAPES: [(usize, usize); 5] = [(3, 0), (3, 1), (3, 2), (6, 1), (1, 0)];
+/// From the last server's first answer to a formed cluster, median.
+const FORMED: Duration = Duration::from_secs(3);
+/// No cluster of these sizes takes longer, whatever else the machine does.
+const LIMIT: Duration = Duration::from_mins(2);
+/// A server that has just started answers at once or is asked again.
+const ASK: Duration = Duration::from_millis(250);
+
+async fn run(stage: &Stage) -> Result<()> {
+    let mut formations = Vec::new();
+    for _ in 0..stage.times(1, 20) {
+        for (shards, replicas) in SHAPES {
+            formations
+                .push(create(stage, shards, replicas).await.with_context(|| format!("{shards}x{replicas}"))?);
+        }
+    }
+    formations.sort();
+    let median = formations.get(formations.len() / 2).copied().unwrap_or_default();
+    stage.say(format_args!(
+        "formed after the last server's first answer, median: {:.2} s",
+        median.as_secs_f64()
+    ));
+    ensure!(median <= stage.bound(FORMED), "the median is above {:?}", stage.bound(FORMED));
+    Ok(())
+}
+
+/// Times since the apply.
+struct Times {
+    answered: Duration,
+    formed: Duration,
+}
+
+async fn create(stage: &Stage, shards: usize, replicas: usize) -> Result<Duration> {
+    let cluster = stage.cluster(json!({ "shards": shards, "replicas": replicas })).await?;
+    let (times, ready) = tokio::try_join!(watch(&cluster, shards, replicas), waited(stage, &cluster))?;
+    // What `kubectl wait` has let through must be true now, not soon.
+    let truth = cluster.truth().await?;
+    let problems = truth.problems_against(&expected(shards, replicas));
+    ensure!(problems.is_empty(), "kubectl wait returned, and: {}", problems.join("; "));
+    ensure!(truth.covered() == usize::from(crate::resp::SLOTS), "{} slots are covered", truth.covered());
+    check(stage, &cluster).await?;
+    spread(&cluster, &truth).await?;
+    let formation = times.formed.saturating_sub(times.answered);
+    stage.say(format_args!(
+        "{shards}x{replicas}: servers answer after {:.2} s, formed {:.2} s later, Ready after {:.2} s",
+        times.answered.as_secs_f64(),
+        formation.as_secs_f64(),
+        ready.as_secs_f64()
+    ));
+    stage.clean().await?;
+    Ok(formation)
+}
+
+fn expected(shards: usize, replicas: usize) -> Expected {
+    Expected {
+        shards: Some(shards),
+        replicas: Some(replicas),
+        node_timeout_ms: Some(u64::from(NODE_TIMEOUT_MS)),
+    }
+}
+
+/// `kubectl wait`, begun right after the apply.
+async fn waited(stage: &Stage, cluster: &Cluster) -> Result<Duration> {
+    let (sandbox, namespace) = (stage.sandbox.clone(), cluster.namespace.clone());
+    let vkc = format!("vkc/{}", cluster.name);
+    tokio::task::spawn_blocking(move || {
+        let arguments = ["wait", "-n", &namespace, "--for=condition=Ready", &vkc, "--timeout=120s"];
+        sandbox.kubectl(arguments)
+    })
+    .await??;
+    Ok(cluster.applied.elapsed())
+}
+
+/// Asks the servers from the moment when they have addresses until they are one cluster.
+async fn watch(cluster: &Cluster, shards: usize, replicas: usize) -> Result<Times> {
+    let members = shards * (1 + replicas);
+    let mut answered = BTreeSet::new();
+    let mut times: Option<Duration> = None;
+    while cluster.applied.elapsed() < LIMIT {
+        let addresses: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
+        if let (Some(last), Ok(access)) = (times, cluster.access().await) {
+            let truth = Truth::look(&access, &addresses).await;
+            if truth.problems().is_empty() && truth.shards().len() == shards {
+                return Ok(Times { answered: last, formed: cluster.applied.elapsed() });
+            }
+        } else if let Ok(access) = cluster.access().await {
+            let late: Vec<SocketAddr> = addresses.into_iter().filter(|a| !answered.contains(a)).collect();
+            let asked = late.iter().map(|addr| answers(&access, *addr));
+            let heard = futures::future::join_all(asked).await;
+            answered.extend(late.iter().zip(heard).filter(|(_, yes)| *yes).map(|(addr, _)| *addr));
+            times = (answered.len() == members).then(|| cluster.applied.elapsed());
+        }
+        tokio::time::sleep(TICK / 2).await;
+    }
+    bail!(
+        "{} of {members} servers answered and they formed no cluster within {} s",
+        answered.len(),
+        LIMIT.as_secs()
+    )
+}
+
+async fn answers(access: &crate::resp::Access, addr: SocketAddr) -> bool {
+    let ping = async {
+        let mut open = Connection::open(access, addr, ASK).await?;
+        open.call(&["PING"], ASK).await
+    };
+    matches!(ping.await, Ok(Reply::Simple(_)))
+}
+
+/// `valkey-cli --cluster check` in a Pod.
+async fn check(stage: &Stage, cluster: &Cluster) -> Result<()> {
+    let pods = cluster.pods().await?;
+    let pod = pods.keys().next().context("there is no Pod")?.clone();
+    let (sandbox, namespace) = (stage.sandbox.clone(), cluster.namespace.clone());
+    let began = Instant::now();
+    let text = tokio::task::spawn_blocking(move || {
+        let cli = ["valkey-cli", "--cluster", "check", "127.0.0.1:6379"];
+        sandbox.kubectl(["exec", "-n", &namespace, &pod, "-c", "server", "--"].into_iter().chain(cli))
+    })
+    .await??;
+    let agreed = text.contains("[OK] All nodes agree about slots configuration.");
+    ensure!(
+        agreed && text.contains("[OK] All 16384 slots covered."),
+        "--cluster check after {:?} says: {text}",
+        began.elapsed()
+    );
+    Ok(())
+}
+
+/// Primaries evenly over the workers, the copies of a shard on different ones.
+async fn spread(cluster: &Cluster, truth: &Truth) -> Result<()> {
+    let (pods, addresses, workers) =
+        (cluster.pods().await?, cluster.addresses().await?, cluster.workers().await?);
+    let primaries: Vec<SocketAddr> = truth.shards().iter().filter_map(|s| s.primary_addr).collect();
+    let mut load: BTreeMap<&String, usize> = cluster_workers(&workers);
+    for (pod, worker) in &workers {
+        if addresses.get(pod).is_some_and(|a| primaries.contains(a)) {
+            *load.entry(worker).or_default() += 1;
+        }
+    }
+    let (most, least) =
+        (load.values().max().copied().unwrap_or(0), load.values().min().copied().unwrap_or(0));
+    ensure!(most - least <= 1, "primaries over workers: {load:?}");
+    let shard = |pod: &Pod| pod.labels().get(labels::SHARD_INDEX).cloned();
+    let mut places = BTreeSet::new();
+    for (name, pod) in &pods {
+        let place = (shard(pod), workers.get(name));
+        ensure!(places.insert(place.clone()), "two copies of a shard are on one worker: {place:?}");
+    }
+    Ok(())
+}
+
+/// Every worker that has a Pod, with no primary yet.
+fn cluster_workers(workers: &BTreeMap<String, String>) -> BTreeMap<&String, usize> {
+    workers.values().map(|worker| (worker, 0)).collect()
+}

@@ -1,0 +1,97 @@
+//! A member that is lost, in every way in which one can be lost, is replaced under a write load.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::Story;
+use super::cluster::Cluster;
+use super::load::Load;
+use super::stage::{Stage, eventually};
+use crate::sandbox::Container;
+
+pub(super) const STORY: Story = Story {
+    name: "heal",
+    about: "a lost replica or primary is replaced and the cluster is whole again",
+    run: |stage| run(stage).boxed_local(),
+};
+
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// One way to lose a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    ReplicaDeleted,
+    PrimaryDeleted,
+    ReplicaKilled,
+    PrimaryKilled,
+}
+
+async fn run(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    let mut broken = Vec::new();
+    for loss in [Loss::ReplicaDeleted, Loss::PrimaryDeleted, Loss::ReplicaKilled, Loss::PrimaryKilled] {
+        // Each is told although the one before failed: what is lost shows in the sum.
+        if let Err(error) = lose(stage, &cluster, loss).await {
+            broken.push(format!("{loss:?}: {error:#}"));
+        }
+        cluster.whole(3, 1, LIMIT).await.with_context(|| format!("after {loss:?}"))?;
+    }
+    ensure!(broken.is_empty(), "{}", broken.join("; "));
+    Ok(())
+}
+
+async fn lose(stage: &Stage, cluster: &Cluster, loss: Loss) -> Result<()> {
+    let load = Load::start(stage, cluster).await?;
+    let primary = cluster.primary_of(1).await?;
+    let name = match loss {
+        Loss::PrimaryDeleted | Loss::PrimaryKilled => primary,
+        Loss::ReplicaDeleted | Loss::ReplicaKilled => cluster.replica_of(1, &primary).await?,
+    };
+    let pods = cluster.pods().await?;
+    let uid = pods.get(&name).and_then(ResourceExt::uid).context("the Pod has gone by itself")?;
+    load.mark("loss");
+    let began = Instant::now();
+    match loss {
+        Loss::ReplicaDeleted | Loss::PrimaryDeleted => cluster.delete_pod(&name).await?,
+        Loss::ReplicaKilled | Loss::PrimaryKilled => {
+            let container = Container { namespace: &cluster.namespace, pod: &name, name: "server" };
+            stage.sandbox.signal(&container, "SIGKILL").await?;
+        }
+    }
+    eventually("the lost Pod to be gone", LIMIT, async || {
+        let left = cluster.pods().await?;
+        ensure!(left.values().all(|p| p.uid().as_deref() != Some(&uid)), "{name} is still there");
+        Ok(())
+    })
+    .await?;
+    cluster.whole(3, 1, LIMIT).await?;
+    let whole = began.elapsed();
+    load.flowing().await?;
+    cluster.ready(began, LIMIT).await?;
+    let (report, history) = load.end(stage, &format!("{loss:?}")).await?;
+    let below = history.below(2).values().max().copied().unwrap_or_default();
+    stage.say(format_args!(
+        "{loss:?}: whole again after {:.1} s, below two copies for {:.1} s",
+        whole.as_secs_f64(),
+        below.as_secs_f64()
+    ));
+    stage.say(history.summary());
+    match loss {
+        // What a killed primary had not yet passed on is gone; how much is reported above.
+        Loss::PrimaryKilled => {}
+        Loss::ReplicaDeleted | Loss::PrimaryDeleted | Loss::ReplicaKilled => {
+            ensure!(
+                report.lost() == 0,
+                "{} acknowledged writes are lost: {}",
+                report.lost(),
+                report.summary()
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The operator is killed at any moment of a creation and started again at once: the end is always the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
+
+use super::Story;
+use super::operator;
+use super::process::OperatorProcess;
+use super::stage::Stage;
+
+pub(super) const STORY: Story = Story {
+    name: "kill_operator",
+    about: "an operator that is killed at any moment of a creation finishes it when it is back",
+    run: |stage| run(stage).boxed_local(),
+};
+
+/// A creation takes about this long: kills are spread over it.
+const CREATION_MS: u64 = 4000;
+/// How often it is killed during one creation.
+const KILLS: usize = 3;
+const LIMIT: Duration = Duration::from_mins(2);
+/// Sets the random moments, so that a run can be told again.
+const SEED: &str = "SEED";
+
+async fn run(stage: &Stage) -> Result<()> {
+    let seed = match std::env::var(SEED) {
+        Ok(text) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
+        Err(_) => rand::random(),
+    };
+    stage.say(format_args!("{SEED}={seed}"));
+    operator::scale(&stage.client, 0).await?;
+    let told = creations(stage, seed).await;
+    operator::scale(&stage.client, 2).await?;
+    told
+}
+
+async fn creations(stage: &Stage, seed: u64) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let program = program()?;
+    for round in 0..stage.times(3, 20) {
+        let moments: Vec<u64> = (0..KILLS).map(|_| random.random_range(0..CREATION_MS)).collect();
+        let mut operator = OperatorProcess::start(&stage.sandbox, &program, "story")?;
+        let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+        for moment in &moments {
+            tokio::time::sleep(Duration::from_millis(*moment)).await;
+            operator.kill()?;
+            operator = OperatorProcess::start(&stage.sandbox, &program, "story")?;
+        }
+        let ready =
+            cluster.ready(cluster.applied, LIMIT).await.with_context(|| format!("killed at {moments:?}"))?;
+        cluster.whole(3, 1, LIMIT).await.with_context(|| format!("killed at {moments:?}"))?;
+        let pods = cluster.pods().await?.len();
+        ensure!(pods == 6, "{pods} Pods after kills at {moments:?}");
+        stage.say(format_args!(
+            "round {round}: killed after {moments:?} ms, Ready after {:.1} s",
+            ready.as_secs_f64()
+        ));
+        // The next round begins with an operator that has nothing to do.
+        stage.clean().await?;
+    }
+    Ok(())
+}
+
+/// The operator that was built with this program.
+fn program() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let path = here.with_file_name("valkey-cluster-operator");
+    ensure!(path.exists(), "there is no {}: `cargo build` makes it", path.display());
+    Ok(path)
+}

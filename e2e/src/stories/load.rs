@@ -1,0 +1,60 @@
+//! The write load under which a story is told, and the look at the redundancy meanwhile.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+
+use super::cluster::{Cluster, connector};
+use super::stage::Stage;
+use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options};
+use crate::resp::Access;
+use crate::truth::{History, Sampler, SamplerHandle};
+
+/// A ledger that writes to all slots, as an application does, and a sampler.
+pub(super) struct Load {
+    ledger: LedgerHandle,
+    sampler: SamplerHandle,
+}
+
+impl Load {
+    /// Starts both, and waits until every lane writes.
+    ///
+    /// # Errors
+    /// If a lane does not flow.
+    pub(super) async fn start(stage: &Stage, cluster: &Cluster) -> Result<Self> {
+        let nodes: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
+        let mut options = Options::new(nodes.iter().map(ToString::to_string).collect());
+        options.access = Access::through(connector(&stage.sandbox));
+        let ledger = Ledger::start(options).await?;
+        let sampler = Sampler::start(cluster.access().await?, nodes, Some(Sampler::as_announced()));
+        ledger.wait_flowing().await?;
+        Ok(Self { ledger, sampler })
+    }
+
+    /// Names this moment.
+    pub(super) fn mark(&self, name: &str) {
+        self.ledger.mark(name);
+    }
+
+    /// Waits until every lane writes again.
+    ///
+    /// # Errors
+    /// Which do not.
+    pub(super) async fn flowing(&self) -> Result<()> {
+        self.ledger.wait_flowing().await
+    }
+
+    /// Ends both and prints what they saw.
+    ///
+    /// # Errors
+    /// If a lane could not be read back: then nobody knows what is lost.
+    pub(super) async fn end(self, stage: &Stage, what: &str) -> Result<(LedgerReport, History)> {
+        self.ledger.wait_flowing().await?;
+        let report = self.ledger.stop().await?;
+        let history = self.sampler.stop().await?;
+        let (acked, lost, gap) = (report.judged.acked, report.lost(), report.judged.longest_gap_ms);
+        stage.say(format_args!("{what}: {acked} writes acknowledged, {lost} lost, longest gap {gap:.0} ms"));
+        ensure!(report.judged.unread == 0, "{} writes could not be read back", report.judged.unread);
+        Ok((report, history))
+    }
+}

@@ -1,0 +1,111 @@
+//! A cluster that is Ready is left alone: no write, no change, hardly any work.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::Story;
+use super::cluster::Cluster;
+use super::operator;
+use super::stage::Stage;
+
+pub(super) const STORY: Story = Story {
+    name: "settled",
+    about: "a settled cluster causes no write and hardly any work",
+    run: |stage| run(stage).boxed_local(),
+};
+
+/// How long it is watched.
+const WATCHED: Duration = Duration::from_mins(1);
+/// After Ready the last events and the last status may still be on their way.
+const QUIET: Duration = Duration::from_secs(3);
+/// Of a core.
+const CPU: f64 = 0.01;
+const METRICS_PORT: u16 = 8080;
+const ACCOUNT: &str = "system:serviceaccount:valkey-operator-system:valkey-cluster-operator";
+
+async fn run(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+    cluster.ready(cluster.applied, Duration::from_mins(2)).await?;
+    tokio::time::sleep(QUIET).await;
+    let (versions, used) = (versions(stage, &cluster)?, cpu(stage).await?);
+    let from = std::fs::metadata(stage.sandbox.audit_log_path())?.len();
+    tokio::time::sleep(WATCHED).await;
+    let now = self::versions(stage, &cluster)?;
+    let changed: Vec<_> = now.iter().filter(|(k, v)| versions.get(*k) != Some(*v)).collect();
+    ensure!(now.len() == versions.len() && changed.is_empty(), "changed while settled: {changed:?}");
+    let writes = writes(stage, from)?;
+    ensure!(writes.is_empty(), "the operator wrote while settled: {}", writes.join("; "));
+    for (pod, seconds) in cpu(stage).await? {
+        let before = used.get(&pod).with_context(|| format!("{pod} is new"))?;
+        let share = (seconds - before) / WATCHED.as_secs_f64();
+        stage.say(format_args!(
+            "{pod}: {:.2} % of a core over {} s, no write",
+            share * 100.0,
+            WATCHED.as_secs()
+        ));
+        ensure!(share < CPU, "{pod} used {:.2} % of a core", share * 100.0);
+    }
+    Ok(())
+}
+
+/// The resourceVersion of the cluster and of everything that belongs to it.
+fn versions(stage: &Stage, cluster: &Cluster) -> Result<BTreeMap<String, String>> {
+    let format =
+        "-ojsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
+    let kinds = "vkc,pods,services,configmaps,secrets";
+    let text = stage.sandbox.kubectl(["get", kinds, "-n", &cluster.namespace, format])?;
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    Ok(lines.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
+}
+
+/// Writes of the operator's service account in the audit log after this offset, except to its Lease.
+fn writes(stage: &Stage, from: u64) -> Result<Vec<String>> {
+    let mut file = std::fs::File::open(stage.sandbox.audit_log_path())?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let field =
+        |event: &Value, path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
+    let ours = events.filter(|event| field(event, "/user/username") == ACCOUNT);
+    let writes = ours.filter(|event| {
+        !["get", "list", "watch"].contains(&field(event, "/verb").as_str())
+            && field(event, "/objectRef/resource") != "leases"
+    });
+    Ok(writes.map(|event| format!("{} {}", field(&event, "/verb"), field(&event, "/requestURI"))).collect())
+}
+
+/// The processor time in seconds of each of the operator's Pods, as its metrics say.
+async fn cpu(stage: &Stage) -> Result<BTreeMap<String, f64>> {
+    let api: Api<Pod> = Api::namespaced(stage.client.clone(), operator::NAMESPACE);
+    let mut used = BTreeMap::new();
+    for pod in api.list(&ListParams::default().labels(operator::SELECTOR)).await? {
+        let name = pod.metadata.name.unwrap_or_default();
+        let ip = pod.status.and_then(|s| s.pod_ip).with_context(|| format!("{name} has no address"))?;
+        let text = metrics(stage, SocketAddr::new(ip.parse()?, METRICS_PORT)).await?;
+        let value = text.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "));
+        let value = value.with_context(|| format!("{name} shows no process_cpu_seconds_total"))?;
+        used.insert(name, value.trim().parse()?);
+    }
+    Ok(used)
+}
+
+async fn metrics(stage: &Stage, addr: SocketAddr) -> Result<String> {
+    let mut stream = stage.sandbox.connect(addr).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    let read = stream.read_to_string(&mut text);
+    tokio::time::timeout(Duration::from_secs(5), read).await.context("/metrics does not end")??;
+    Ok(text)
+}

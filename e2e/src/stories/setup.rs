@@ -1,0 +1,51 @@
+//! The ground of every story: a sandbox that is up, with the operator of this source tree installed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{Api, Client};
+
+use super::operator;
+use crate::progress::Progress;
+use crate::sandbox::{Sandbox, UpOptions};
+
+/// A sandbox with the operator on it.
+pub(super) struct Ground {
+    pub(super) sandbox: Sandbox,
+    /// As administrator.
+    pub(super) client: Client,
+}
+
+/// Brings up and installs what is missing or old; notes how long each phase took.
+///
+/// # Errors
+/// What did not work, and where to look.
+pub(super) async fn ground(
+    name: &str,
+    progress: &Progress,
+    times: &mut Vec<(&'static str, Duration)>,
+) -> Result<Ground> {
+    let began = Instant::now();
+    let sandbox = tokio::task::block_in_place(|| {
+        Sandbox::up(name, UpOptions { workers: None, zones: None }, progress)
+    })?;
+    times.push(("sandbox up, images loaded", began.elapsed()));
+    let built = progress.finished().into_iter().find(|(step, _)| step.starts_with("build operator"));
+    if let Some((_, took)) = built {
+        times.push(("  of that: operator and ledger built", took));
+    }
+    let began = Instant::now();
+    let client = sandbox.client().await?;
+    let step = progress.step("operator");
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), operator::NAMESPACE);
+    let old = deployments.get_opt(operator::DEPLOYMENT).await?.is_some();
+    operator::install(&sandbox, &client).await?;
+    // Its Pods may still run what was loaded before.
+    if old {
+        operator::restart(&sandbox, &client).await?;
+    }
+    step.done("Ready");
+    times.push(("operator installed and Ready", began.elapsed()));
+    Ok(Ground { sandbox, client })
+}
