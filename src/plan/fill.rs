@@ -4,7 +4,9 @@
 
 use super::discard;
 use super::place::Tally;
-use crate::model::{Blocked, Code, Plan, PodName, Proposal, Shard, Slots, Stage, Step, View, Waiting, Why};
+use crate::model::{
+    Blocked, Code, Phase, Plan, Pod, PodName, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why,
+};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -28,7 +30,22 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         let message = format!("{missing} Pods are missing");
         plan.waiting.push(Waiting { shard: None, stage: Stage::AddingPods, message });
     }
+    if v.s.whole {
+        plan.waiting.extend(v.s.pods.values().filter_map(|pod| not_there_yet(v, pod)));
+    }
     plan
+}
+
+/// A Pod that exists is not yet a copy: nothing is settled before its node answers.
+fn not_there_yet(v: &View<'_>, pod: &Pod) -> Option<Waiting> {
+    let what = match pod.phase {
+        _ if pod.terminating => return None,
+        Phase::Pending => "has not started",
+        Phase::Running if !matches!(v.s.nodes.get(&pod.uid), Some(Seen::Now(_))) => "does not answer",
+        Phase::Running | Phase::Finished { .. } => return None,
+    };
+    let message = format!("{} {what}", pod.name);
+    Some(Waiting { shard: Some(pod.shard), stage: Stage::AddingPods, message })
 }
 
 /// A finished Pod whose growing delay has not passed holds its place.
