@@ -2,6 +2,13 @@
 //!
 //! `LIVES=<n>` says how many (default 300), `FIRST=<seed>` where to begin. A failing life prints its seed, a script made
 //! as small as possible, and how to see it again: `LIFE=<seed> cargo test --test random_lives -- --nocapture`.
+// The world of a test is a bag of flags and short names, and its one match over all steps is best read as a whole.
+#![allow(
+    clippy::similar_names,
+    clippy::struct_excessive_bools,
+    clippy::many_single_char_names,
+    clippy::too_many_lines
+)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod sim;

@@ -138,7 +138,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,
         "trouble" => {
-            pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() })
+            pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() });
         }
         "age" => pod.created = Moment(NOW - parse::<i64>(value)?),
         _ => return Err(format!("unknown word {key:?}")),
@@ -190,7 +190,7 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         "version" => n.version = value.parse()?,
         "online" => {
             n.online_replicas =
-                value.split(',').filter(|t| !t.is_empty()).map(parse).collect::<Result<_, _>>()?
+                value.split(',').filter(|t| !t.is_empty()).map(parse).collect::<Result<_, _>>()?;
         }
         _ => match key.strip_prefix("config.") {
             Some(k) if value.is_empty() => drop(n.config.remove(k)),

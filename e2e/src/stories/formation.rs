@@ -193,6 +193,7 @@ impl World {
             revision: build::revision(&self.desired),
             formed: self.formed,
             whole: self.whole,
+            served: if self.whole { self.desired.shards } else { 0 },
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
