@@ -69,15 +69,18 @@ async fn lose(stage: &Stage, cluster: &Cluster, loss: Loss) -> Result<()> {
         Ok(())
     })
     .await?;
+    load.follow(cluster).await?;
     cluster.whole(3, 1, LIMIT).await?;
     let whole = began.elapsed();
+    load.follow(cluster).await?;
     load.flowing().await?;
-    cluster.ready(began, LIMIT).await?;
+    let ready = cluster.ready(began, LIMIT).await?;
     let (report, history) = load.end(stage, &format!("{loss:?}")).await?;
     let below = history.below(2).values().max().copied().unwrap_or_default();
     stage.say(format_args!(
-        "{loss:?}: whole again after {:.1} s, below two copies for {:.1} s",
+        "{loss:?}: whole again after {:.1} s, Ready after {:.1} s, below two copies for {:.1} s",
         whole.as_secs_f64(),
+        ready.as_secs_f64(),
         below.as_secs_f64()
     ));
     stage.say(history.summary());

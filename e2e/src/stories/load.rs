@@ -44,6 +44,15 @@ impl Load {
         self.ledger.wait_flowing().await
     }
 
+    /// Looks at the Pods that there are now, and no longer at those that have gone.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(super) async fn follow(&self, cluster: &Cluster) -> Result<()> {
+        self.sampler.set_nodes(cluster.addresses().await?.into_values().collect());
+        Ok(())
+    }
+
     /// Ends both and prints what they saw.
     ///
     /// # Errors
