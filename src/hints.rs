@@ -35,6 +35,10 @@ pub struct Hints {
     pub generation: i64,
     /// The plan logged last, so that a log line is a change.
     pub plan: String,
+    /// How many passes in a row had that same plan.
+    pub repeats: u32,
+    /// The namespace is being deleted: the API server said so when something was to be created.
+    pub ending: bool,
 }
 
 impl Hints {

@@ -55,10 +55,9 @@ pub async fn publish(
     for note in &report.events {
         event(ctx, cr, note).await;
     }
-    if previous.as_ref() != Some(&report.status) {
-        status(ctx, cr, &report.status).await?;
+    if previous.as_ref() == Some(&report.status) || status(ctx, cr, &report.status).await? {
+        lock(hints).status = Some(report.status);
     }
-    lock(hints).status = Some(report.status);
     Ok(())
 }
 
@@ -86,8 +85,8 @@ pub async fn refused(ctx: &Ctx, cr: &ValkeyCluster, sentence: &str) -> Result<Ac
 }
 
 /// Writes the status, bound to the object that was read: the UID in a status body is ignored by the API server, only the
-/// resourceVersion is looked at (measured on 1.34.4), and a namesake must not inherit a latch.
-async fn status(ctx: &Ctx, cr: &ValkeyCluster, wanted: &ValkeyClusterStatus) -> Result<()> {
+/// resourceVersion is looked at (measured on 1.34.4), and a namesake must not inherit a latch. Says whether it was written.
+async fn status(ctx: &Ctx, cr: &ValkeyCluster, wanted: &ValkeyClusterStatus) -> Result<bool> {
     let api: Api<ValkeyCluster> =
         Api::namespaced(ctx.clients.api.clone(), &cr.namespace().unwrap_or_default());
     let params = PatchParams::apply(labels::OPERATOR).force();
@@ -100,20 +99,20 @@ async fn status(ctx: &Ctx, cr: &ValkeyCluster, wanted: &ValkeyClusterStatus) -> 
             "status": wanted,
         });
         match api.patch_status(&cr.name_any(), &params, &Patch::Apply(&body)).await {
-            Ok(_) => return Ok(()),
-            Err(kube::Error::Api(s)) if s.is_not_found() => return Ok(()),
+            Ok(_) => return Ok(true),
+            Err(kube::Error::Api(s)) if s.is_not_found() => return Ok(false),
             Err(kube::Error::Api(s)) if s.is_conflict() => {
                 let live = api.get_metadata_opt(&cr.name_any()).await?;
                 match live.filter(|l| l.uid() == cr.uid()) {
                     Some(l) => version = l.resource_version(),
-                    None => return Ok(()),
+                    None => return Ok(false),
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
     // Somebody changes the object all the time: the next pass has another try.
-    Ok(())
+    Ok(false)
 }
 
 /// Events are for people: one that cannot be written is not worth failing a pass.
@@ -140,10 +139,14 @@ pub fn keep_links(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
 }
 
 /// The plan in its golden form, only when it differs from the last; what is merely awaited is for those who look closer.
-pub fn log(plan: &Plan, hints: &Mutex<Hints>) {
+/// Says how many passes in a row had this same plan.
+pub fn log(plan: &Plan, hints: &Mutex<Hints>) -> u32 {
     let text = plan.to_string();
     let mut h = lock(hints);
-    if h.plan != text {
+    if h.plan == text {
+        h.repeats = h.repeats.saturating_add(1);
+    } else {
+        h.repeats = 0;
         for line in text.lines() {
             if line.starts_with("waiting ") {
                 tracing::debug!("{line}");
@@ -153,4 +156,5 @@ pub fn log(plan: &Plan, hints: &Mutex<Hints>) {
         }
         h.plan = text;
     }
+    h.repeats
 }

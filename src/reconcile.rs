@@ -11,7 +11,7 @@ use crate::context::Ctx;
 use crate::error::{Error, Result};
 use crate::execute::execute;
 use crate::hints::lock;
-use crate::model::{Code, Done, Outcome, Plan, Stage, Step, Waiting};
+use crate::model::{Code, Desired, Done, Outcome, Plan, Stage, Step, Waiting};
 use crate::observe::observe;
 use crate::plan::plan;
 use crate::publish;
@@ -23,7 +23,7 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     let uid = cr.uid().ok_or(Error::Incomplete("metadata.uid"))?;
     let hints = ctx.hints.of(&uid);
     let desired = match api::desired(&cr) {
-        Ok(desired) => desired,
+        Ok(desired) => Desired { deleting: desired.deleting || lock(&hints).ending, ..desired },
         Err(sentence) => return publish::refused(&ctx, &cr, &sentence).await,
     };
     lock(&hints).see_generation(desired.generation);
@@ -33,7 +33,7 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     publish::keep_links(&ctx, &snapshot, &hints);
     let observed = Instant::now();
     let plan = plan(&snapshot, &lock(&hints).attempts);
-    publish::log(&plan, &hints);
+    let repeats = publish::log(&plan, &hints);
     let planned = Instant::now();
     let done = execute(&ctx, &snapshot, &plan, &hints).await;
     ctx.metrics.part_took(Part::Observe, observed - began);
@@ -43,22 +43,28 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     let previous = lock(&hints).status.clone().or_else(|| cr.status.clone());
     let report = report(&snapshot, &plan, &done, previous.as_ref());
     publish::publish(&ctx, &cr, &plan, &done, report, previous, &hints).await?;
-    Ok(Action::requeue(look_again(&plan, &done)))
+    Ok(Action::requeue(look_again(&plan, &done, repeats)))
 }
 
 /// How soon to look again. Watches and links wake the pass at once; this is for what they cannot see.
-fn look_again(plan: &Plan, done: &[Done]) -> Duration {
+fn look_again(plan: &Plan, done: &[Done], repeats: u32) -> Duration {
     let acted =
         done.iter().any(|d| d.outcome == Outcome::Done && !matches!(d.proposal.step, Step::SetGate { .. }));
     let soonest = plan.waiting.iter().map(patience).min();
     match (acted, soonest) {
         (true, _) => Duration::from_millis(20),
-        (false, Some(wait)) => wait,
+        (false, Some(wait)) => (wait * (1 << (repeats / PATIENT).min(8))).min(SLOWEST),
         (false, None) if !done.is_empty() => Duration::from_millis(500),
         (false, None) if plan.blocked.iter().any(|b| b.code != Code::Paused) => Duration::from_secs(2),
         (false, None) => settled(),
     }
 }
+
+/// After this many passes in a row that waited for the same things, the pause between them is doubled.
+const PATIENT: u32 = 50;
+
+/// The longest pause of a pass that waits for something.
+const SLOWEST: Duration = Duration::from_secs(2);
 
 /// Valkey's own progress is only seen by asking; Pods wake the pass by themselves.
 fn patience(w: &Waiting) -> Duration {

@@ -131,6 +131,10 @@ impl Executor<'_> {
                 lock(self.hints).taken.insert(name.clone());
                 Ok(Outcome::Stale(format!("the name {name} is taken")))
             }
+            Err(kube::Error::Api(s)) if namespace_ends(&s) => {
+                lock(self.hints).ending = true;
+                Ok(Outcome::Stale("the namespace is being deleted".to_owned()))
+            }
             Err(error) => Err(error),
         }
     }
@@ -206,4 +210,10 @@ fn sentence(error: &kube::Error) -> String {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
     }
+}
+
+/// Nothing can be created in a namespace that is being deleted (cause `NamespaceTerminating` of the refusal).
+fn namespace_ends(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    causes.into_iter().any(|c| c.reason == "NamespaceTerminating")
 }

@@ -71,7 +71,7 @@ fn trouble(status: &PodStatus) -> Option<Trouble> {
     };
     if let Some(state) = server(status).and_then(|c| c.state.as_ref()) {
         if let Some(end) = &state.terminated {
-            return Some(say(end.reason.as_ref(), end.message.as_ref()));
+            return Some(say(end.reason.as_ref(), end.message.as_deref().map(last_words).as_ref()));
         }
         if let Some(w) =
             state.waiting.as_ref().filter(|w| !ORDINARY.contains(&w.reason.as_deref().unwrap_or_default()))
@@ -87,6 +87,16 @@ fn trouble(status: &PodStatus) -> Option<Trouble> {
         .into_iter()
         .find(|c| c.type_ == "PodScheduled" && c.status == "False")
         .map(|c| say(c.reason.as_ref(), c.message.as_ref()))
+}
+
+/// What a server said last. The message of a container that ended in an error is the tail of its log: what explains the
+/// end is Valkey's own verdict on its configuration, or else the last line.
+fn last_words(log: &str) -> String {
+    let text = match log.find("FATAL CONFIG FILE ERROR") {
+        Some(at) => log.get(at..).unwrap_or(log),
+        None => log.trim_end().lines().next_back().unwrap_or_default(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
 }
 
 /// A worker.

@@ -16,6 +16,11 @@ pub(super) const PATIENCE_MS: i64 = 10_000;
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     if v.s.whole {
+        // Gossip carries a change of roles to the last node up to a second later.
+        if !complete(v) {
+            let message = "the nodes do not see the cluster in the same way yet".to_owned();
+            plan.waiting.push(Waiting { shard: None, stage: Stage::Agreeing, message });
+        }
         return plan;
     }
     if !everyone_is_there(v) {

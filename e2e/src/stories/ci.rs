@@ -163,20 +163,6 @@ fn show(what: &str, output: &std::process::Output) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_of_many_test_programs_add_up() {
-        let text = "running 2 tests\n\
-                    test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
-                    test result: FAILED. 40 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n";
-        assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1 });
-        assert_eq!(Count::of_libtest(text).to_string(), "42 passed, 3 failed, 1 skipped");
-    }
-}
-
 /// The servers of all versions as programs, separated by colons: what `VALKEY_SERVERS` of the tests expects.
 fn servers(progress: &Progress) -> Result<String> {
     let cache = Cache::open()?;
@@ -191,4 +177,18 @@ fn servers(progress: &Progress) -> Result<String> {
         programs.push(path.to_string_lossy().into_owned());
     }
     Ok(programs.join(":"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_many_test_programs_add_up() {
+        let text = "running 2 tests\n\
+                    test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+                    test result: FAILED. 40 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n";
+        assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1 });
+        assert_eq!(Count::of_libtest(text).to_string(), "42 passed, 3 failed, 1 skipped");
+    }
 }

@@ -97,9 +97,9 @@ fn show(ground: &Ground, cluster: &Cluster) -> Result<String> {
     let read = cli(second, &["GET", key])?;
     ensure!(read.trim() == value, "GET through {second} says {read}");
     write!(told, "$ valkey-cli -c SET {key} {value}    # in {first}\n{written}")?;
-    write!(told, "$ valkey-cli -c GET {key}    # in {second}\n{read}\n")?;
+    writeln!(told, "$ valkey-cli -c GET {key}    # in {second}\n{read}")?;
     for arguments in [&["get", "vkc"][..], &["get", "pods", "-l", &label, "-o", "wide"][..]] {
-        write!(told, "$ kubectl {}\n", arguments.join(" "))?;
+        writeln!(told, "$ kubectl {}", arguments.join(" "))?;
         let all = arguments.iter().copied().chain(["-n", NAMESPACE]);
         told.push_str(&ground.sandbox.kubectl(all)?);
         told.push('\n');
