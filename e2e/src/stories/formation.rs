@@ -45,7 +45,7 @@ pub(super) const STORY: Story = Story {
 const FORMED: Duration = Duration::from_secs(1);
 /// A new process serves as a primary only 2 s after its start: these are older.
 const AGE: Duration = Duration::from_secs(3);
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// Between two passes, as the operator does while a formation is under way.
 const PASS: Duration = Duration::from_millis(20);
 /// The bus of a server is this much above its client port, as Valkey decides.

@@ -137,7 +137,8 @@ impl Stage {
         let mut out = String::new();
         let mut show = |title: &str, arguments: &[&str]| {
             let text = self.sandbox.kubectl(arguments.iter().copied()).unwrap_or_else(|e| format!("{e:#}"));
-            out.push_str(&format!("--- {title} (cargo sandbox kubectl {})\n{text}\n", arguments.join(" ")));
+            let shown = arguments.join(" ");
+            out.extend(["--- ", title, " (cargo sandbox kubectl ", &shown, ")\n", &text, "\n"]);
         };
         let namespaces = self.namespaces.lock().map(|n| n.clone()).unwrap_or_default();
         for namespace in &namespaces {
