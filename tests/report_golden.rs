@@ -72,7 +72,7 @@ fn empty(replicas: u16) -> Snapshot {
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
-        served: 0,
+        served: 3,
         applied: BTreeMap::new(),
         credentials_known: true,
         foreign: None,
