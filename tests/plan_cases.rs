@@ -5,6 +5,7 @@
 
 mod plan_world;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use valkey_cluster_operator::model::Attempts;
@@ -39,7 +40,7 @@ fn check(file: &Path, bless: bool) -> Vec<String> {
         if got.trim_end() != want.trim_end() {
             wrong.push(format!("{name}, case {title}\nis:\n{got}\nwas:\n{want}"));
         }
-        out.push_str(&format!("\ncase {}\n----\n{got}", question.trim_end()));
+        write!(out, "\ncase {}\n----\n{got}", question.trim_end()).unwrap();
     }
     if bless {
         std::fs::write(file, out).unwrap();

@@ -112,7 +112,8 @@ impl World {
         owners.extend(
             ours.iter().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i),
         );
-        let stays = |id: &&NodeId| self.valkey.nodes.get(*id).is_some_and(|n| n.leads()) && !ending(id);
+        let stays =
+            |id: &&NodeId| self.valkey.nodes.get(*id).is_some_and(super::valkey::Node::leads) && !ending(id);
         let left = owners.iter().filter(|id| stays(id)).count();
         let heir = |id: &NodeId| {
             let up = |n: &&&super::valkey::Node| n.repl.up && n.repl.partner.as_ref() == Some(id);

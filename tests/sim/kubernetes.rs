@@ -145,7 +145,7 @@ impl Kubernetes {
             }
             if object.pod.phase == Phase::Pending && object.starts_at.is_some_and(|at| at <= now) {
                 if object.image.contains("missing") {
-                    object.pod.trouble = trouble("ImagePullBackOff", "Back-off pulling image");
+                    object.pod.trouble = Some(trouble("ImagePullBackOff", "Back-off pulling image"));
                 } else {
                     asks.push(Kubelet::Start(name.clone()));
                 }
@@ -180,7 +180,7 @@ impl Kubernetes {
                     object.pod.trouble = None;
                     object.starts_at = Some(now + rng.random_range(3..=12));
                 }
-                None => object.pod.trouble = trouble("Unschedulable", "0 workers are available"),
+                None => object.pod.trouble = Some(trouble("Unschedulable", "0 workers are available")),
             }
         }
     }
@@ -198,6 +198,6 @@ pub(crate) struct NewPod {
     pub failures: u16,
 }
 
-fn trouble(reason: &str, message: &str) -> Option<Trouble> {
-    Some(Trouble { reason: reason.to_owned(), message: message.to_owned() })
+fn trouble(reason: &str, message: &str) -> Trouble {
+    Trouble { reason: reason.to_owned(), message: message.to_owned() }
 }

@@ -46,11 +46,11 @@ impl World {
         }
         let state = self.state_text();
         let mut out = String::new();
-        if state != self.trace.last_state {
-            let _ = writeln!(out, "{:>6} s  {state}", self.seconds());
+        let _ = if state == self.trace.last_state {
+            writeln!(out, "{:>6} s", self.seconds())
         } else {
-            let _ = writeln!(out, "{:>6} s", self.seconds());
-        }
+            writeln!(out, "{:>6} s  {state}", self.seconds())
+        };
         out.push_str(&text);
         self.trace.text.push_str(&out);
         (self.trace.last_state, self.trace.last_pass) = (state, text);
@@ -122,14 +122,7 @@ impl World {
         if node.retiring() {
             word.push_str(" retired");
         }
-        if self.trace_ids() {
-            let _ = write!(word, " {}", node.id);
-        }
+        let _ = write!(word, " {}", node.id);
         word
-    }
-
-    /// Ids only matter to whom debugs.
-    fn trace_ids(&self) -> bool {
-        true
     }
 }

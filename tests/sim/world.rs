@@ -141,7 +141,9 @@ impl World {
             .values()
             .filter_map(|n| n.dies_at.filter(|(at, _)| *at <= self.now).map(|(_, c)| (n.id.clone(), c)))
             .collect();
-        due.into_iter().for_each(|(id, cause)| self.die(&id, cause));
+        for (id, cause) in due {
+            self.die(&id, cause);
+        }
         self.valkey.replication(self.now, &mut self.rng);
         self.valkey.bus(self.now, &mut self.rng);
         self.valkey.elections(self.now, &mut self.rng);
