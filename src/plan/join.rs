@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::form;
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Plan, PodUid, Proposal, Slots, Stage, Step, Target, View, Waiting, Why,
+    Blocked, Code, Member, NodeReport, Plan, PodUid, Proposal, Stage, Step, Target, View, Waiting, Why,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -64,8 +64,7 @@ fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
 /// they would argue about them. The executor refuses it, too, and a refused step ends the pass of its shard.
 fn contested(a: &NodeReport, b: &NodeReport) -> bool {
     let mut others = b.peers.iter().filter(|(id, p)| !p.handshake && **id != a.id);
-    let shared = |slots: &Slots| !slots.and(a.slots()).is_empty();
-    shared(b.slots()) || others.any(|(_, p)| shared(&p.slots))
+    !b.slots().and(a.slots()).is_empty() || others.any(|(_, p)| !p.slots.and(a.slots()).is_empty())
 }
 
 /// A grown node that knows nobody is not a newcomer beside others that have grown: whatever it holds, it must not be

@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result};
 
 use super::setup;
 use super::{Stage, Suite};
+use crate::cache::Cache;
 use crate::command::{output, tail};
+use crate::debs;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 
@@ -134,8 +136,11 @@ fn check(what: &str, arguments: &[&str], progress: &Progress) -> Result<Count> {
 /// The tests that need no Kubernetes.
 fn tests(progress: &Progress) -> Result<Count> {
     let step = progress.step("tests");
-    let arguments = ["test", "--workspace", "--locked", "--no-fail-fast"];
-    let output = output(cargo(&arguments).env("LIVES", LIVES), CARGO, Some(&step)).context("cargo test")?;
+    let servers = servers(progress)?;
+    let arguments = ["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"];
+    let mut command = cargo(&arguments);
+    command.env("LIVES", LIVES).env("VALKEY_SERVERS", servers);
+    let output = output(&mut command, CARGO, Some(&step)).context("cargo test")?;
     let mut count = Count::of_libtest(&String::from_utf8_lossy(&output.stdout));
     if output.status.success() {
         step.done(count);
@@ -170,4 +175,20 @@ mod tests {
         assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1 });
         assert_eq!(Count::of_libtest(text).to_string(), "42 passed, 3 failed, 1 skipped");
     }
+}
+
+/// The servers of all versions as programs, separated by colons: what `VALKEY_SERVERS` of the tests expects.
+fn servers(progress: &Progress) -> Result<String> {
+    let cache = Cache::open()?;
+    let mut programs = Vec::new();
+    for root in debs::valkey_roots(&cache, progress)? {
+        let command = root.command("valkey-server")?;
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        let quoted: Vec<String> = words.map(|w| format!("'{}'", w.to_string_lossy())).collect();
+        let path = std::env::temp_dir().join(format!("valkey-server-{}", root.version));
+        std::fs::write(&path, format!("#!/bin/sh\nexec {} \"$@\"\n", quoted.join(" ")))?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        programs.push(path.to_string_lossy().into_owned());
+    }
+    Ok(programs.join(":"))
 }

@@ -1,5 +1,6 @@
 //! The demonstration: from nothing to a cluster that serves, with the time that each phase took.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -95,10 +96,10 @@ fn show(ground: &Ground, cluster: &Cluster) -> Result<String> {
     ensure!(written.trim() == "OK", "SET through {first} says {written}");
     let read = cli(second, &["GET", key])?;
     ensure!(read.trim() == value, "GET through {second} says {read}");
-    told.push_str(&format!("$ valkey-cli -c SET {key} {value}    # in {first}\n{written}"));
-    told.push_str(&format!("$ valkey-cli -c GET {key}    # in {second}\n{read}\n"));
+    write!(told, "$ valkey-cli -c SET {key} {value}    # in {first}\n{written}")?;
+    write!(told, "$ valkey-cli -c GET {key}    # in {second}\n{read}\n")?;
     for arguments in [&["get", "vkc"][..], &["get", "pods", "-l", &label, "-o", "wide"][..]] {
-        told.push_str(&format!("$ kubectl {}\n", arguments.join(" ")));
+        write!(told, "$ kubectl {}\n", arguments.join(" "))?;
         let all = arguments.iter().copied().chain(["-n", NAMESPACE]);
         told.push_str(&ground.sandbox.kubectl(all)?);
         told.push('\n');

@@ -1,5 +1,6 @@
 //! What every story has at hand: the sandbox, a client, and a namespace of its own that is removed afterwards.
 
+use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -137,7 +138,9 @@ impl Stage {
         let mut out = String::new();
         let mut show = |title: &str, arguments: &[&str]| {
             let text = self.sandbox.kubectl(arguments.iter().copied()).unwrap_or_else(|e| format!("{e:#}"));
-            out.push_str(&format!("--- {title} (cargo sandbox kubectl {})\n{text}\n", arguments.join(" ")));
+            let command = arguments.join(" ");
+            // A String takes everything.
+            let _ = writeln!(out, "--- {title} (cargo sandbox kubectl {command})\n{text}");
         };
         let namespaces = self.namespaces.lock().map(|n| n.clone()).unwrap_or_default();
         for namespace in &namespaces {
