@@ -68,7 +68,11 @@ pub(super) fn is_served(v: &View<'_>, shard: Shard) -> bool {
 pub(super) fn served_shards(v: &View<'_>) -> u16 {
     let owners = v.answering().filter(|(_, n)| !n.slots().is_empty());
     let seen = owners.map(|(m, _)| m.pod.shard.0.saturating_add(1)).max().unwrap_or(0);
-    seen.max(v.s.served)
+    // Nothing seen and nothing recorded: the spec is the only one to ask.
+    match seen.max(v.s.served) {
+        0 => v.s.desired.shards,
+        have => have,
+    }
 }
 
 fn shard_count(v: &View<'_>) -> Option<Blocked> {

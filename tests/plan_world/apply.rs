@@ -212,17 +212,17 @@ fn link(n: &mut NodeReport, value: &str) -> Done {
     Ok(())
 }
 
-fn peer(s: &mut Snapshot, a: (Shard, u16), b: (Shard, u16), words: &[&str]) -> Done {
-    let report = s.nodes.get(&PodUid::new(format!("u{}-{}", b.0, b.1))).and_then(Seen::now).cloned();
-    let Some(Seen::Now(n)) = s.nodes.get_mut(&PodUid::new(format!("u{}-{}", a.0, a.1))) else {
+fn peer(s: &mut Snapshot, who: (Shard, u16), whom: (Shard, u16), words: &[&str]) -> Done {
+    let report = s.nodes.get(&PodUid::new(format!("u{}-{}", whom.0, whom.1))).and_then(Seen::now).cloned();
+    let Some(Seen::Now(n)) = s.nodes.get_mut(&PodUid::new(format!("u{}-{}", who.0, who.1))) else {
         return Err("the first does not answer".to_owned());
     };
-    let id = node_id(b.0, b.1);
+    let id = node_id(whom.0, whom.1);
     for word in words {
         let (key, value) = pair(word);
         if key == "listed" {
             let report = report.as_ref().ok_or("the second does not answer")?;
-            n.peers.insert(id.clone(), listed(ip(b.0, b.1), report));
+            n.peers.insert(id.clone(), listed(ip(whom.0, whom.1), report));
             continue;
         }
         if key == "absent" {

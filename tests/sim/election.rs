@@ -57,17 +57,17 @@ impl Valkey {
         let Some(primary) = node.of.clone() else { return };
         let Some(entry) = node.view.get(&primary) else { return };
         let (slots, slots_epoch) = (entry.slots.clone(), entry.epoch);
-        let voters: Vec<NodeId> =
+        let electorate: Vec<NodeId> =
             node.view.iter().filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i.clone()).collect();
         let retry = ticks((node.timeout_ms() * 4).max(4000));
-        let mut votes = 0;
-        for voter in voters {
+        let mut granted = 0;
+        for voter in electorate {
             let reachable = self.nodes.get(&voter).is_some_and(|v| self.reach(&v.worker, Some(&worker)));
             if reachable && self.vote(&voter, id, &primary, epoch, (&slots, slots_epoch)) {
-                votes += 1;
+                granted += 1;
             }
         }
-        if votes < needed {
+        if granted < needed {
             self.get_mut(id).election_at = Some(now + retry);
             return;
         }

@@ -40,21 +40,7 @@ impl World {
             Step::Apply(object) => {
                 self.kube.drifted.remove(object);
             }
-            Step::CreatePod { name, .. } if self.kube.pods.contains_key(name) => {
-                return Err(No::Stale(format!("{name} exists already")));
-            }
-            Step::CreatePod { name, shard, index, worker, failures } => {
-                let new = NewPod {
-                    name: name.clone(),
-                    shard: *shard,
-                    index: *index,
-                    revision: self.revision(),
-                    image: desired.template.image.clone(),
-                    worker: worker.clone(),
-                    failures: *failures,
-                };
-                self.kube.create(NewPod { revision: new.image.as_str().into(), ..new }, self.now);
-            }
+            Step::CreatePod { .. } => self.create(step, desired)?,
             Step::DeletePod { name, uid, shard, only_if } => {
                 self.may_delete(name, uid, *only_if).map_err(stale)?;
                 self.before_delete(name, uid, (*shard, *only_if), desired);
@@ -100,6 +86,24 @@ impl World {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn create(&mut self, step: &Step, desired: &Desired) -> Result<(), No> {
+        let Step::CreatePod { name, shard, index, worker, failures } = step else { return Ok(()) };
+        if self.kube.pods.contains_key(name) {
+            return Err(No::Stale(format!("{name} exists already")));
+        }
+        let new = NewPod {
+            name: name.clone(),
+            shard: *shard,
+            index: *index,
+            revision: desired.template.image.as_str().into(),
+            image: desired.template.image.clone(),
+            worker: worker.clone(),
+            failures: *failures,
+        };
+        self.kube.create(new, self.now);
         Ok(())
     }
 

@@ -46,11 +46,11 @@ impl World {
         }
         let state = self.state_text();
         let mut out = String::new();
-        if state == self.trace.last_state {
-            let _ = writeln!(out, "{:>6} s", self.seconds());
+        let _ = if state == self.trace.last_state {
+            writeln!(out, "{:>6} s", self.seconds())
         } else {
-            let _ = writeln!(out, "{:>6} s  {state}", self.seconds());
-        }
+            writeln!(out, "{:>6} s  {state}", self.seconds())
+        };
         out.push_str(&text);
         self.trace.text.push_str(&out);
         (self.trace.last_state, self.trace.last_pass) = (state, text);

@@ -16,6 +16,7 @@ pub(crate) enum Cause {
 
 /// A line of a node's own `CLUSTER NODES` about another.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are the flags of a line of CLUSTER NODES")]
 pub(crate) struct Entry {
     pub ip: Option<IpAddr>,
     pub replica_of: Option<NodeId>,
