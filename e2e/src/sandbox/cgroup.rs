@@ -1,12 +1,13 @@
 //! Decides which cgroups the kubelets work in: `valkey-sandbox/<instance>/<worker>` under every controller.
 //!
-//! May make and remove those directories.
+//! May make, read and remove those directories.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::address::Worker;
 use super::instance::{CGROUP, Instance};
@@ -96,6 +97,28 @@ fn remove_tree(dir: &Path) -> Result<usize> {
         }
         _ => Ok(removed + 1),
     }
+}
+
+/// The processor time of a Pod in seconds, whichever class of service and whichever version of cgroups it is in.
+///
+/// # Errors
+/// If it has no cgroup on this worker.
+pub(super) fn pod_cpu_seconds(instance: &Instance, worker: Worker, uid: &str) -> Result<f64> {
+    let below = instance.cgroup().join(worker.to_string()).join("kubepods");
+    for root in hierarchies() {
+        for class in ["burstable", "besteffort", ""] {
+            let pod = root.join(&below).join(class).join(format!("pod{uid}"));
+            let used = |file: &str| fs::read_to_string(pod.join(file)).ok();
+            if let Some(ns) = used("cpuacct.usage") {
+                return Ok(Duration::from_nanos(ns.trim().parse()?).as_secs_f64());
+            }
+            let stat = used("cpu.stat").unwrap_or_default();
+            if let Some(us) = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")) {
+                return Ok(Duration::from_micros(us.trim().parse()?).as_secs_f64());
+            }
+        }
+    }
+    bail!("Pod {uid} has no cgroup on {worker}")
 }
 
 fn children(dir: &Path) -> Vec<PathBuf> {

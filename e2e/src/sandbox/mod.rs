@@ -237,6 +237,15 @@ impl Sandbox {
         fault::signal(&self.instance, self.client().await?, container, signal).await
     }
 
+    /// The processor time that the containers of a Pod (by its UID) on a worker have used, in seconds, as the kernel
+    /// counts it.
+    ///
+    /// # Errors
+    /// If the Pod has no cgroup there.
+    pub fn pod_cpu_seconds(&self, worker: Worker, uid: &str) -> Result<f64> {
+        cgroup::pod_cpu_seconds(&self.instance, self.known(worker)?, uid)
+    }
+
     /// What is up and what is not.
     pub fn status(&self) -> Status {
         status::status(&self.instance, &self.shape)

@@ -21,6 +21,9 @@ pub(super) const STORY: Story = Story {
 
 const LIMIT: Duration = Duration::from_mins(2);
 
+/// From whole to the condition that says so.
+const SAID: Duration = Duration::from_secs(1);
+
 /// One way to lose a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
@@ -84,6 +87,8 @@ async fn lose(stage: &Stage, cluster: &Cluster, loss: Loss) -> Result<()> {
         below.as_secs_f64()
     ));
     stage.say(history.summary());
+    let late = ready.saturating_sub(whole);
+    ensure!(late < stage.bound(SAID), "Ready {late:?} after the cluster was whole");
     match loss {
         // What a killed primary had not yet passed on is gone; how much is reported above.
         Loss::PrimaryKilled => {}
