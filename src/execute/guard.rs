@@ -216,6 +216,22 @@ pub fn retired(facts: &Facts) -> Result<(NodeId, IpAddr), String> {
     Ok((primary.clone(), ip))
 }
 
+/// Settings of an empty cluster (a low node-timeout) never reach a node that holds keys.
+pub fn configure(facts: &Facts, only_empty: bool) -> Result<(), String> {
+    if only_empty && facts.keys > 0 {
+        return Err(format!("it holds {} keys by now", facts.keys));
+    }
+    Ok(())
+}
+
+/// Copies that keep the shard whole without the one that leaves.
+pub fn enough_others(online: usize, wanted: u16) -> Result<(), String> {
+    if online >= usize::from(wanted) {
+        return Ok(());
+    }
+    Err(format!("its primary has {online} other replicas online, and {wanted} have to stay"))
+}
+
 /// The primary answers and owns its slots: the replica that leaves is not the last copy.
 pub fn holds_data(primary: &Facts, id: &NodeId) -> Result<(), String> {
     if primary.own.id != *id {

@@ -166,10 +166,10 @@ impl Executor<'_> {
         match (only_if, running, pod.ip, &self.nodes) {
             (Removable::NotRunning, false, _, _) => Ok(()),
             (Removable::NotRunning, true, _, _) => Err("its server has started".to_owned()),
-            (Removable::Unused | Removable::Empty | Removable::Retired, _, Some(ip), Some(nodes)) => {
+            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, _, Some(ip), Some(nodes)) => {
                 nodes.removable(ip, only_if).await
             }
-            (Removable::Unused | Removable::Empty | Removable::Retired, _, _, _) => {
+            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, _, _, _) => {
                 Err("its node cannot be asked".to_owned())
             }
         }

@@ -67,7 +67,7 @@ impl ValkeyExecutor {
     /// Carries out one step.
     pub async fn run(&self, step: &Step) -> Outcome {
         let done = match step {
-            Step::Configure { on, settings } => self.configure(on, settings).await,
+            Step::Configure { on, settings, only_empty } => self.configure(on, settings, *only_empty).await,
             Step::Admit { on } => self.admit(on).await,
             Step::AssignSlots { on, slots } => self.assign(on, slots).await,
             Step::SetEpoch { on, epoch } => self.set_epoch(on, *epoch).await,
@@ -101,17 +101,21 @@ impl ValkeyExecutor {
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),
-            (Removable::Retired, Ok(facts)) => {
+            (Removable::Retired { others }, Ok(facts)) => {
                 let (primary, at) = guard::retired(&facts)?;
-                let facts =
-                    read(at).await.map_err(|e| format!("its primary {primary} cannot be asked: {e}"))?;
-                guard::holds_data(&facts, &primary)
+                let silent = |e: WireError| format!("its primary {primary} cannot be asked: {e}");
+                let node = self.node(at).await.map_err(silent)?;
+                guard::holds_data(&Facts::read(node.as_ref()).await.map_err(silent)?, &primary)?;
+                let info = commands::info(node.as_ref(), &["replication"]).await.map_err(silent)?;
+                let online = info.replication().map_err(silent)?.online();
+                guard::enough_others(online.into_iter().filter(|r| *r != ip).count(), others)
             }
         }
     }
 
-    async fn configure(&self, on: &Target, settings: &BTreeMap<String, String>) -> Done {
-        let node = self.identified(on).await?;
+    async fn configure(&self, on: &Target, settings: &BTreeMap<String, String>, only_empty: bool) -> Done {
+        let (node, facts) = self.facts(on).await?;
+        guard::configure(&facts, only_empty).map_err(|why| stale(on, &why))?;
         commands::config_set(node.as_ref(), settings).await.map_err(|e| refused(on, &e))?;
         let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
         let shown = commands::config_get(node.as_ref(), &keys).await.map_err(|e| refused(on, &e))?;

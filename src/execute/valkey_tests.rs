@@ -97,7 +97,7 @@ impl World {
 
     fn timeout(&self, i: usize, ms: &str) -> Step {
         let settings = BTreeMap::from([("cluster-node-timeout".to_owned(), ms.to_owned())]);
-        Step::Configure { on: self.on(i), settings }
+        Step::Configure { on: self.on(i), settings, only_empty: true }
     }
 
     async fn write(&self, i: usize, keys: usize) {
@@ -186,13 +186,13 @@ async fn stops_what_is_wrong(w: &mut World) {
     w.stale(Step::Retire { on: w.on(0) }, "has become a primary").await;
     w.stale(Step::Forget { id: w.ids[2].clone(), on: vec![w.on(0), w.on(1), w.on(3)] }, "it is alive").await;
     let bad = BTreeMap::from([("maxmemory".to_owned(), "plenty".to_owned())]);
-    let outcome = w.executor.run(&Step::Configure { on: w.on(0), settings: bad }).await;
+    let outcome = w.executor.run(&Step::Configure { on: w.on(0), settings: bad, only_empty: false }).await;
     assert!(
         matches!(&outcome, Outcome::Failed(why) if why.contains("must be a memory value")),
         "{outcome:?}"
     );
     assert!(w.executor.removable(w.servers[0].ip, Removable::Unused).await.is_err());
-    assert!(w.executor.removable(w.servers[0].ip, Removable::Retired).await.is_err());
+    assert!(w.executor.removable(w.servers[0].ip, Removable::Retired { others: 0 }).await.is_err());
     assert!(w.executor.removable(w.servers[0].ip, Removable::NotRunning).await.is_err());
 
     // A node that was somewhere else before: it owns slots and holds a key.
@@ -214,11 +214,14 @@ async fn stops_what_is_wrong(w: &mut World) {
 }
 
 async fn loses_a_replica(w: &mut World) {
-    let retired = async |w: &World| w.executor.removable(w.servers[2].ip, Removable::Retired).await;
+    let retired =
+        async |w: &World| w.executor.removable(w.servers[2].ip, Removable::Retired { others: 0 }).await;
     assert!(retired(w).await.unwrap_err().contains("not asked to leave"));
     w.done(Step::Retire { on: w.on(2) }).await;
     w.until("the retirement shows", |n| n[2].is_retiring()).await;
     assert_eq!(retired(w).await, Ok(()));
+    let others = w.executor.removable(w.servers[2].ip, Removable::Retired { others: 1 }).await;
+    assert!(others.unwrap_err().contains("1 have to stay"));
     w.done(Step::Keep { on: w.on(2) }).await;
     w.until("it is taken back", |n| !n[2].is_retiring()).await;
 

@@ -81,6 +81,8 @@ pub enum Step {
         on: Target,
         /// Key and value.
         settings: BTreeMap<String, String>,
+        /// Only while the node holds no key: the values suit an empty cluster alone.
+        only_empty: bool,
     },
     /// Turns the replication user on: the process is ours and may copy and be copied.
     Admit {
@@ -143,8 +145,11 @@ pub enum Removable {
     Unused,
     /// Its node owns no slots and holds no key, whomever it knows.
     Empty,
-    /// Its node is a retired replica whose primary has another copy in sync or needs none.
-    Retired,
+    /// Its node is a retired replica, and its primary still sends every write to that many others.
+    Retired {
+        /// Replicas that must be online elsewhere.
+        others: u16,
+    },
 }
 
 /// Steps of one lane run one after another, lanes run side by side.
@@ -182,7 +187,7 @@ impl Step {
     pub fn subject(&self) -> String {
         match self {
             Step::CreatePod { shard, .. } => format!("create in shard {shard}"),
-            Step::Configure { on, settings } => {
+            Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 format!("configure {} {}", on.uid, list.join(" "))
             }
@@ -234,7 +239,7 @@ impl fmt::Display for Step {
             },
             Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
             Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
-            Step::Configure { on, settings } => {
+            Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))
             }

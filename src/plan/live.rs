@@ -34,12 +34,13 @@ pub(super) fn node_timeout(v: &View<'_>, node: &NodeReport, forming: bool) -> u3
 }
 
 fn managed(v: &View<'_>, member: &Member<'_>, node: &NodeReport, forming: bool, plan: &mut Plan) {
-    let wanted = settings::managed(node.version, node_timeout(v, node, forming));
+    let timeout = node_timeout(v, node, forming);
+    let wanted = settings::managed(node.version, timeout);
     let differ: BTreeMap<String, String> =
         wanted.into_iter().filter(|(k, value)| !settings::holds(node, k, value, &v.s.applied)).collect();
     let Some(on) = member.target().filter(|_| !differ.is_empty()) else { return };
     plan.steps.push(Proposal::new(
-        Step::Configure { on, settings: differ },
+        Step::Configure { on, settings: differ, only_empty: timeout < v.s.desired.node_timeout_ms() },
         if v.s.whole { Why::Settings } else { Why::Form },
         if node.state_ok { "the node runs with other values" } else { "the node is being prepared" },
     ));
@@ -62,7 +63,7 @@ fn users(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) 
         {
             let settings = BTreeMap::from([(key.clone(), value.clone())]);
             plan.steps.push(Proposal::new(
-                Step::Configure { on, settings },
+                Step::Configure { on, settings, only_empty: false },
                 Why::Settings,
                 format!("spec.config sets {key}"),
             ));

@@ -31,7 +31,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
     let covered = v.owned() == Slots::all();
     let idle = v.staying(shard).filter(|m| m.is_unused() || never_started(m) || (covered && is_empty(m)));
-    plan.steps.extend(idle.filter_map(|m| delete(m, "its shard is not wanted any more")));
+    plan.steps.extend(idle.filter_map(|m| delete(m, 0, "its shard is not wanted any more")));
 }
 
 /// It owns no slots and holds no key.
@@ -56,7 +56,7 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
     });
     let idle: Vec<_> = v.staying(shard).filter(|m| never_started(m) || m.is_unused()).collect();
     if let (Some(m), Some((_, _))) = (idle.iter().max_by_key(|m| m.pod.index), v.primary(shard)) {
-        plan.steps.extend(delete(m, "one copy more than wanted, and it never joined"));
+        plan.steps.extend(delete(m, 0, "one copy more than wanted, and it never joined"));
         return;
     }
     let Some((_, primary)) = v.primary(shard) else { return };
@@ -72,7 +72,11 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
             ),
         });
     } else if victim.node().is_some_and(NodeReport::is_retiring) {
-        plan.steps.extend(delete(victim, "one copy more than wanted, and it is retired"));
+        plan.steps.extend(delete(
+            victim,
+            v.s.desired.replicas,
+            "one copy more than wanted, and it is retired",
+        ));
     } else if let Some(on) = victim.target() {
         plan.steps.push(Proposal::new(Step::Retire { on }, Why::Surplus, "one copy more than wanted"));
     }
@@ -95,13 +99,14 @@ fn never_started(m: &Member<'_>) -> bool {
     m.pod.phase == crate::model::Phase::Pending
 }
 
-fn delete(m: &Member<'_>, note: &str) -> Option<Proposal> {
+/// `others` replicas have to stay in sync when it is a retired replica that goes.
+fn delete(m: &Member<'_>, others: u16, note: &str) -> Option<Proposal> {
     let only_if = if never_started(m) {
         Removable::NotRunning
     } else if m.is_unused() {
         Removable::Unused
     } else if m.node()?.is_retiring() {
-        Removable::Retired
+        Removable::Retired { others }
     } else if is_empty(m) {
         Removable::Empty
     } else {

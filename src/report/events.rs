@@ -75,7 +75,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
         }
         Step::Forget { id, .. } => (6, "StaleNodeForgotten", "Forgot", id.to_string()),
-        Step::DeletePod { name, only_if: Removable::Retired, .. } => {
+        Step::DeletePod { name, only_if: Removable::Retired { .. }, .. } => {
             (7, "PodRetired", "Retired", name.to_string())
         }
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),

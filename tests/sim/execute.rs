@@ -50,8 +50,9 @@ impl World {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
                 object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.gate = Some(*ready);
             }
-            Step::Configure { on, settings } => {
-                self.identity(on).map_err(stale)?;
+            Step::Configure { on, settings, only_empty } => {
+                let facts = self.identity(on).map_err(stale)?;
+                guard::configure(&facts, *only_empty).map_err(stale)?;
                 for (key, value) in settings {
                     self.valkey.config_set(&on.node, key, value).map_err(No::Failed)?;
                     let shown = self.valkey.nodes[&on.node].config[key].clone();

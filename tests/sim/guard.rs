@@ -70,16 +70,18 @@ impl World {
         match (only_if, node.map(read)) {
             (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
             (Removable::NotRunning, _) => Err("its server has started".to_owned()),
-            (Removable::Unused | Removable::Empty | Removable::Retired, None) => {
+            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, None) => {
                 Err("its node cannot be asked".to_owned())
             }
             (Removable::Unused, Some(facts)) => guard::unused(&facts),
             (Removable::Empty, Some(facts)) => guard::empty(&facts),
-            (Removable::Retired, Some(facts)) => {
+            (Removable::Retired { others }, Some(facts)) => {
                 let (primary, ip) = guard::retired(&facts)?;
                 let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
                 let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
-                guard::holds_data(&read(source), &primary)
+                guard::holds_data(&read(source), &primary)?;
+                let online = self.in_sync(object.pod.shard, Some(name)).len();
+                guard::enough_others(online, others)
             }
         }
     }

@@ -39,6 +39,16 @@ pub enum Replication {
     },
 }
 
+impl Replication {
+    /// The addresses of the replicas that a primary passes writes on to.
+    pub fn online(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Primary { replicas, .. } => replicas.iter().filter(|r| r.online).map(|r| r.ip).collect(),
+            Self::Replica { .. } => Vec::new(),
+        }
+    }
+}
+
 /// A replica as its primary sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaLine {
