@@ -52,8 +52,6 @@ pub enum Code {
     BackingOff,
     /// A member's address is still listed under another id.
     AddressInUse,
-    /// A node lists ids that are not of this cluster.
-    StrangerKnown,
     /// A node holds keys although it was never given slots.
     NotEmpty,
     /// A Pod exists and does not answer.

@@ -45,7 +45,6 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         Code::Paused | Code::Deleting | Code::WouldLoseCopy => None,
         Code::BackingOff => refused_by_kubernetes(&message),
         code @ (Code::AddressInUse
-        | Code::StrangerKnown
         | Code::NotEmpty
         | Code::Unseen
         | Code::ShardCountChange

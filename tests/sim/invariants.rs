@@ -179,7 +179,6 @@ impl World {
             Code::Paused
             | Code::Deleting
             | Code::AddressInUse
-            | Code::StrangerKnown
             | Code::NotEmpty
             | Code::Unseen
             | Code::WouldLoseCopy
