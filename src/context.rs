@@ -12,6 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use tokio::sync::mpsc;
 
+use crate::build::labels;
 use crate::hints::AllHints;
 use crate::kube_client::Clients;
 use crate::lease::Leadership;
@@ -20,9 +21,6 @@ use crate::telemetry::Metrics;
 use crate::valkey::{Change, Connector, Event, FredConnector, LinkSettings, Links, Ports};
 use crate::watch::wakes::owner;
 use crate::watch::{SecretMeta, Stores, Wakes};
-
-/// Field manager of everything that is applied, and reporter of every event.
-pub const MANAGER: &str = "valkey-cluster-operator";
 
 /// What every pass has at hand; one for the whole process.
 pub struct Ctx {
@@ -59,7 +57,7 @@ impl Ctx {
         leadership: Leadership,
         instance: String,
     ) -> Self {
-        let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(instance) };
+        let reporter = Reporter { controller: labels::OPERATOR.to_owned(), instance: Some(instance) };
         let recorder = Recorder::new(clients.api.clone(), reporter);
         let connector: Arc<dyn Connector> = Arc::new(FredConnector);
         let (changes, told) = mpsc::unbounded_channel();

@@ -150,11 +150,6 @@ impl<'a> View<'a> {
             .map(|(id, _)| id)
             .collect()
     }
-
-    /// Who a shard's members should copy from: its slot owner.
-    pub fn leaderless(&self, shard: Shard) -> bool {
-        self.primary(shard).is_none()
-    }
 }
 
 /// The replica holds all data of this primary and the primary sends it every write.

@@ -4,8 +4,9 @@
 
 use super::discard;
 use super::place::Tally;
+use crate::build::labels::pod_name;
 use crate::model::{
-    Blocked, Code, Phase, Plan, Pod, PodName, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why,
+    Blocked, Code, Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -89,7 +90,7 @@ fn shard_count(v: &View<'_>) -> Option<Blocked> {
 /// The `nth` new member of the shard in this pass.
 fn create(v: &View<'_>, shard: Shard, nth: usize, tally: &mut Tally<'_>) -> Option<Proposal> {
     let free = (0..=u16::MAX)
-        .map(|i| (i, name(v, shard, i)))
+        .map(|i| (i, pod_name(&v.s.desired.key.name, shard, i)))
         .filter(|(_, n)| !v.s.pods.contains_key(n) && !v.s.taken.contains(n));
     let (index, name) = free.take(nth + 1).last()?;
     let worker = tally.place(shard);
@@ -102,8 +103,4 @@ fn create(v: &View<'_>, shard: Shard, nth: usize, tally: &mut Tally<'_>) -> Opti
     let failures =
         v.members(shard).iter().filter_map(|m| discard::due(v, m)).map(|(_, n)| n).max().unwrap_or(0);
     Some(Proposal::new(Step::CreatePod { name, shard, index, worker, failures }, why, note))
-}
-
-fn name(v: &View<'_>, shard: Shard, index: u16) -> PodName {
-    PodName::new(format!("valkey-{}-{shard}-{index}", v.s.desired.key.name))
 }

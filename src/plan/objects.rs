@@ -1,5 +1,6 @@
 //! Objects beside the Pods: brings Secret, `ConfigMap` and Service to what the spec asks, before any Pod needs them.
 
+use crate::build::labels::secret_name;
 use crate::model::{Blocked, Code, Object, Plan, Proposal, Step, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -11,9 +12,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                     code: Code::CredentialsLost,
                     shard: None,
                     message: format!(
-                        "Secret internal-{}-system-passwords is gone while Pods run with its passwords: restore it, \
+                        "Secret {} is gone while Pods run with its passwords: restore it, \
                          or delete the Pods to form the cluster anew",
-                        v.s.desired.key.name
+                        secret_name(&v.s.desired.key.name)
                     ),
                 });
                 continue;
