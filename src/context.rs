@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
@@ -106,6 +107,11 @@ impl Ctx {
     /// A `ConfigMap` of ours.
     pub fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
         self.stores.config_maps.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// A `PodDisruptionBudget` of ours.
+    pub fn budget(&self, namespace: &str, name: &str) -> Option<Arc<PodDisruptionBudget>> {
+        self.stores.budgets.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// The metadata of a Secret of ours.

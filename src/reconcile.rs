@@ -70,6 +70,7 @@ const SLOWEST: Duration = Duration::from_secs(2);
 fn patience(w: &Waiting) -> Duration {
     Duration::from_millis(match w.stage {
         Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing | Stage::Electing => 100,
+        Stage::HandingOver => 50,
         Stage::Syncing | Stage::RemovingPods => 200,
         Stage::AddingPods => 250,
     })

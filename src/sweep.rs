@@ -1,13 +1,15 @@
-//! Decides when the last thing of a deleted `ValkeyCluster` goes: the Secret with the operator's passwords. Touches that
-//! Secret.
+//! Decides how the rest of a deleted `ValkeyCluster` goes: its Pods that hold on in their preStop hooks are released, and
+//! the Secret with the operator's passwords goes last. Touches that Secret and those Pods' nodes.
 //!
 //! The Secret has no owner reference: garbage collection would take it with the `ValkeyCluster`, while Pods that hold on until
 //! they are released still need the operator, and the operator its passwords. So it stays until no Pod of that very
 //! `ValkeyCluster` (by UID) remains, and is deleted then.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Preconditions};
@@ -16,16 +18,24 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ValkeyCluster;
-use crate::build::labels;
+use crate::build::{Credentials, labels};
 use crate::context::{Backoff, Ctx};
 use crate::error::{Error, Result};
-use crate::model::ClusterKey;
+use crate::model::{self, ClusterKey, Phase};
+use crate::observe::{self, access};
+use crate::parallel;
+use crate::valkey::error::WireError;
+use crate::valkey::{Access, commands};
 use crate::watch::SecretMeta;
 
 /// How many clusters are cleared up after at the same moment.
 const CONCURRENCY: u16 = 8;
 /// A process that does not lead now looks again after this.
 const ENDING: Duration = Duration::from_secs(1);
+/// Pods that have been told to go may not listen yet, or not hear at the first try.
+const HOLDING: Duration = Duration::from_millis(500);
+/// Nodes that are told at one time.
+const PARALLEL: usize = 32;
 /// A safety net for a deletion that no watch told of: a look at the caches, no request.
 const SETTLED: Duration = Duration::from_mins(10);
 
@@ -66,15 +76,57 @@ async fn one_secret(secret: &SecretMeta, ctx: &Arc<Ctx>) -> Result<Action> {
     let living = clusters.get_metadata_opt(&cluster.name).await?.and_then(|found| found.uid());
     if living.as_ref() != Some(&cluster.uid) {
         let pods = Api::<Pod>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
-        let of_it =
-            ListParams::default().labels(&format!("{}={}", labels::CLUSTER_UID, cluster.uid)).limit(1);
+        let of_it = ListParams::default().labels(&format!("{}={}", labels::CLUSTER_UID, cluster.uid));
         // Each Pod that goes wakes us again; Pods that were orphaned on purpose may stay for as long as they like.
-        if pods.list_metadata(&of_it).await?.items.is_empty() {
+        let left = pods.list(&of_it).await?.items;
+        if left.is_empty() {
             delete(secret, &cluster, ctx).await?;
+        } else if let Some(credentials) = credentials(secret, &cluster, ctx).await? {
+            if release(&left, &credentials, ctx).await > 0 {
+                return Ok(Action::requeue(HOLDING));
+            }
         }
     }
     ctx.backoff.clear(&cluster);
     Ok(Action::requeue(SETTLED))
+}
+
+/// The passwords that the Pods still run with.
+async fn credentials(secret: &SecretMeta, cluster: &ClusterKey, ctx: &Ctx) -> Result<Option<Credentials>> {
+    let api = Api::<Secret>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
+    let Some(live) = api.get_opt(&secret.name_any()).await? else { return Ok(None) };
+    if live.annotations().get(labels::CLUSTER_UID) != Some(&cluster.uid) {
+        return Ok(None);
+    }
+    Ok(Some(Credentials::from_secret(&live).map_err(|e| anyhow::anyhow!("{e}"))?))
+}
+
+/// Releases the Pods that were told to go; how many of them still run. The mark names the Pod, so that whoever else has
+/// its address by now is not released by it.
+async fn release(pods: &[Pod], credentials: &Credentials, ctx: &Ctx) -> usize {
+    let access = access(credentials);
+    let held = pods.iter().filter_map(observe::kube::pod);
+    let held: Vec<_> = held.filter(|p| p.terminating && p.phase == Phase::Running).collect();
+    let mut told: Vec<BoxFuture<'_, ()>> = Vec::with_capacity(held.len());
+    for pod in &held {
+        let access = &access;
+        told.push(
+            async move {
+                let Some(ip) = pod.ip else { return };
+                if let Err(why) = let_go(SocketAddr::new(ip, ctx.ports.client), pod, access, ctx).await {
+                    tracing::debug!(pod = %pod.name, %why, "not released yet");
+                }
+            }
+            .boxed(),
+        );
+    }
+    parallel::all(told, PARALLEL).await;
+    held.len()
+}
+
+async fn let_go(at: SocketAddr, pod: &model::Pod, access: &Access, ctx: &Ctx) -> Result<(), WireError> {
+    let node = ctx.connector.connect(at, access).await?;
+    commands::config_set(node.as_ref(), &commands::released(&pod.uid)).await
 }
 
 /// Deletes what was looked at and nothing else: a namesake may have taken the Secret over meanwhile.

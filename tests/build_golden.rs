@@ -36,6 +36,8 @@ fn minimal() -> Desired {
         generation: 1,
         shards: 3,
         replicas: 1,
+        max_disrupted_shards: 1,
+        budget: true,
         template: Template {
             image: "docker.io/valkey/valkey:9.1.2".into(),
             termination_grace_period_seconds: 30,
@@ -65,6 +67,7 @@ fn full() -> Desired {
         },
         pod_security_context: PodSecurityContext { run_as_user: Some(1001), ..PodSecurityContext::default() },
         termination_grace_period_seconds: 120,
+        restarted_at: None,
     };
     desired.config = [
         ("cluster-node-timeout", "5000"),

@@ -48,7 +48,7 @@ fn golden(name: &str, report: &Report) {
 fn empty(replicas: u16) -> Snapshot {
     let workers = (0..3).map(|i| {
         let name = WorkerName::new(format!("w{i}"));
-        (name.clone(), Worker { name, hostname: format!("w{i}"), zone: None, open: true })
+        (name.clone(), Worker { name, hostname: format!("w{i}"), zone: None, open: true, leaving: false })
     });
     Snapshot {
         now: Moment(START),
@@ -57,6 +57,8 @@ fn empty(replicas: u16) -> Snapshot {
             generation: 1,
             shards: 3,
             replicas,
+            max_disrupted_shards: 1,
+            budget: true,
             template: Template::default(),
             config: BTreeMap::new(),
             paused: false,
@@ -107,6 +109,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         ip: (phase == Phase::Running).then(|| ip(shard, index)),
         phase,
         terminating: false,
+        disrupted: false,
         gate: None,
         created: Moment(START),
         trouble: None,

@@ -2,12 +2,13 @@
 //!
 //! Pure. Also guards against objects that were stored under an older, laxer schema.
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::{
     keys::{self, Owner},
     rules::NODE_TIMEOUT_MS,
-    spec::ValkeyCluster,
+    spec::{DisruptionBudgetMode, ValkeyCluster},
 };
 use crate::model::{ClusterKey, Desired, Template};
 
@@ -43,7 +44,10 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             resources: spec.resources.clone().unwrap_or_default(),
             pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
+            restarted_at: spec.restarted_at.clone(),
         },
+        max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
+        budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),
@@ -57,6 +61,18 @@ fn within(field: &str, value: i32, least: u16, most: u16) -> Result<u16, String>
         .ok()
         .filter(|v| (least..=most).contains(v))
         .ok_or_else(|| format!("spec.{field} is {value}: set it to a number from {least} to {most}"))
+}
+
+/// A number of shards, or a percentage of them rounded down; at least 1.
+fn max_disrupted(given: &IntOrString, shards: i32) -> Result<u16, String> {
+    let percent = |text: &str| text.strip_suffix('%')?.parse::<i32>().ok().filter(|p| (1..=100).contains(p));
+    let count = match given {
+        IntOrString::Int(n) => Some(*n).filter(|n| *n >= 1),
+        IntOrString::String(text) => percent(text).map(|p| (shards * p / 100).max(1)),
+    };
+    count.map(|n| u16::try_from(n).unwrap_or(u16::MAX)).ok_or_else(|| {
+        "spec.maxDisruptedShards is neither a number from 1 on nor a percentage from 1% to 100%: correct it".to_owned()
+    })
 }
 
 fn check_config(desired: &Desired) -> Result<(), String> {
@@ -104,12 +120,25 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_the_shards_is_rounded_down_to_at_least_one() {
+        let share = |text: &str, shards| max_disrupted(&IntOrString::String(text.to_owned()), shards).unwrap();
+        assert_eq!((share("25%", 6), share("50%", 6), share("100%", 6), share("1%", 6)), (1, 3, 6, 1));
+        assert_eq!(max_disrupted(&IntOrString::Int(4), 6), Ok(4));
+    }
+
+    #[test]
     fn what_was_stored_before_a_rule_existed_gets_a_sentence() {
         let with = |key: &str, value: &str| ValkeyClusterSpec {
             config: [(key.to_owned(), value.to_owned())].into(),
             ..Default::default()
         };
+        let disrupted = |max: &str| ValkeyClusterSpec {
+            max_disrupted_shards: IntOrString::String(max.to_owned()),
+            ..Default::default()
+        };
         for (spec, says) in [
+            (disrupted("0%"), "spec.maxDisruptedShards is neither"),
+            (disrupted("some"), "spec.maxDisruptedShards is neither"),
             (ValkeyClusterSpec { shards: 0, ..Default::default() }, "set it to a number from 1 to 1000"),
             (ValkeyClusterSpec { replicas: -1, ..Default::default() }, "spec.replicas is -1"),
             (with("port", "1"), "remove it from spec.config"),

@@ -27,7 +27,7 @@ pub const DEFAULT_IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
 
 /// Grace between SIGTERM and SIGKILL when the spec gives none, in seconds: Valkey's own
 /// `shutdown-timeout` of 10 s for lagging replicas, and as much again to hand over and exit.
-pub const DEFAULT_GRACE_SECONDS: i64 = 30;
+pub const DEFAULT_GRACE_SECONDS: i64 = 300;
 
 /// Longest name of a `ValkeyCluster`, in characters.
 ///

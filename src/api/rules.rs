@@ -53,7 +53,7 @@ pub fn all() -> Vec<Placed> {
         };
         Placed { id: (*field).to_owned(), path: &["spec"], rule }
     }));
-    rules.push(image());
+    rules.extend([image(), max_disrupted()]);
     rules.extend([config_names(), config_name_length(), config_values()]);
     rules.extend(MANAGED.iter().map(managed));
     rules.extend([node_timeout(), diskless_load()]);
@@ -71,6 +71,7 @@ fn at(id: &str, path: &'static [&'static str], rule: &str, sentence: &str) -> Pl
 
 const ROOT: &[&str] = &[];
 const IMAGE: &[&str] = &["spec", "image"];
+const MAX_DISRUPTED: &[&str] = &["spec", "maxDisruptedShards"];
 const CONFIG: &[&str] = &["spec", "config"];
 const RESOURCES: &[&str] = &["spec", "resources"];
 
@@ -100,6 +101,15 @@ fn image() -> Placed {
         IMAGE,
         r"self.matches('^[^\\s]+$')",
         "image must be one image reference without spaces, such as docker.io/valkey/valkey:9.1.2",
+    )
+}
+
+fn max_disrupted() -> Placed {
+    at(
+        "max-disrupted-shards",
+        MAX_DISRUPTED,
+        "string(self).matches('^([1-9][0-9]{0,3}|([1-9][0-9]?|100)%)$')",
+        "maxDisruptedShards is a number of shards from 1 on, or a percentage of them such as 25%; leave it out for 1",
     )
 }
 

@@ -4,7 +4,10 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements};
+use k8s_openapi::{
+    api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -69,7 +72,26 @@ pub struct ValkeyClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_security_context: Option<PodSecurityContext>,
 
-    /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 30.
+    /// How many shards may have a member replaced at one moment (upgrade, resize, evacuation of a worker): a number from 1
+    /// on, or a percentage of the shards such as 25% (rounded down, at least 1). Default 1. A shard that is short of a copy
+    /// for any other reason counts, too; repairs are never held back.
+    #[serde(default = "default_disrupted")]
+    #[schemars(schema_with = "number_or_percent")]
+    pub max_disrupted_shards: IntOrString,
+
+    /// Any text, best a time such as 2026-01-31T12:00:00Z: when it changes, all pods are replaced one after another, as for
+    /// an upgrade. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub restarted_at: Option<String>,
+
+    /// The PodDisruptionBudget that the operator keeps for the cluster.
+    #[serde(default)]
+    pub pod_disruption_budget: DisruptionBudgetSpec,
+
+    /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 300. A pod that is deleted or
+    /// evicted serves on until a synced copy has taken its place, at most until 15 s before this time is over: give it
+    /// at least the time that a copy of a node's data takes (about 4 s for each GB).
     #[serde(default = "default_grace")]
     #[schemars(range(min = 1, max = 86400))]
     pub termination_grace_period_seconds: i64,
@@ -90,10 +112,40 @@ impl Default for ValkeyClusterSpec {
             config: BTreeMap::new(),
             resources: None,
             pod_security_context: None,
+            max_disrupted_shards: default_disrupted(),
+            restarted_at: None,
+            pod_disruption_budget: DisruptionBudgetSpec::default(),
             termination_grace_period_seconds: default_grace(),
             paused: false,
         }
     }
+}
+
+/// Whether evictions are counted by Kubernetes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DisruptionBudgetMode {
+    /// One PodDisruptionBudget for the cluster: evictions (kubectl drain, autoscalers) take one pod at a time.
+    #[default]
+    Cluster,
+    /// None. Pods still hold on until they are replaced, within their grace period.
+    Disabled,
+}
+
+/// The PodDisruptionBudget of the cluster.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DisruptionBudgetSpec {
+    /// Cluster (default): evictions take one pod at a time. Disabled: no PodDisruptionBudget.
+    #[serde(default)]
+    pub mode: DisruptionBudgetMode,
+}
+
+fn default_disrupted() -> IntOrString {
+    IntOrString::Int(1)
+}
+
+fn number_or_percent(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "x-kubernetes-int-or-string": true })
 }
 
 fn default_image() -> String {

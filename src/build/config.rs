@@ -23,6 +23,9 @@ pub const USERS_FILE: &str = "users.acl";
 /// Name of the file with the node's own credentials towards its primary, in the Secret and on the mount.
 pub const PRIMARY_FILE: &str = "primary.conf";
 
+/// Where the server listens for those inside its own container.
+pub const SOCKET: &str = "/dev/shm/valkey.sock";
+
 /// Share of the memory limit that data may take, in percent. The rest is for what `maxmemory` does not count:
 /// replication backlog and buffers, copies of pages while a child process writes, fragmentation.
 const MAXMEMORY_PERCENT: u64 = 65;
@@ -42,6 +45,8 @@ pub fn valkey_conf(desired: &Desired) -> String {
         r#"# Written by {operator}. Changes made here are overwritten: set spec.config instead.
 port {CLIENT_PORT}
 bind * -::*
+unixsocket {SOCKET}
+unixsocketperm 700
 protected-mode no
 tcp-keepalive 60
 

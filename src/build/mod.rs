@@ -3,6 +3,7 @@
 pub mod config;
 pub mod credentials;
 pub mod drift;
+mod hold;
 pub mod install;
 pub mod labels;
 pub mod objects;
@@ -12,6 +13,6 @@ pub mod revision;
 
 pub use credentials::Credentials;
 pub use drift::drifted;
-pub use objects::{config_map, secret, service};
+pub use objects::{budget, config_map, secret, service};
 pub use pod::{PodPlan, pod};
 pub use revision::revision;

@@ -3,8 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Secret, Service, ServicePort, ServiceSpec},
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    api::{
+        core::v1::{ConfigMap, Secret, Service, ServicePort, ServiceSpec},
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
 use super::{
@@ -36,6 +42,27 @@ pub fn service(desired: &Desired) -> Service {
                 (CLUSTER_UID.to_owned(), desired.key.uid.clone()),
             ])),
             ports: Some(vec![port("client", CLIENT_PORT), port("cluster-bus", BUS_PORT)]),
+            ..Default::default()
+        }),
+        status: None,
+    }
+}
+
+/// How many members evictions leave: all of those that serve but one.
+///
+/// A number, never a percentage: Kubernetes would compute that from the scale subresource, whose count is of shards.
+/// `serving` are the members that are Ready and not told to go.
+pub fn budget(desired: &Desired, serving: usize) -> PodDisruptionBudget {
+    let least = serving.min(desired.members()).saturating_sub(1);
+    PodDisruptionBudget {
+        metadata: owned(desired),
+        spec: Some(PodDisruptionBudgetSpec {
+            min_available: Some(IntOrString::Int(i32::try_from(least).unwrap_or(i32::MAX))),
+            selector: Some(LabelSelector {
+                match_labels: Some(BTreeMap::from([(CLUSTER_UID.to_owned(), desired.key.uid.clone())])),
+                match_expressions: None,
+            }),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..Default::default()
         }),
         status: None,

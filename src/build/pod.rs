@@ -17,6 +17,7 @@ use k8s_openapi::{
 
 use super::{
     config::{ACCESS_DIR, BUS_PORT, CLIENT_PORT, CONFIG_DIR, CONFIG_FILE, PRIMARY_FILE, USERS_FILE},
+    hold,
     labels::{
         CLUSTER_UID, FAILURES, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, common_name, labels,
         metadata, owned_by, secret_name,
@@ -116,7 +117,12 @@ fn server(desired: &Desired) -> Container {
         image: Some(desired.template.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(command.map(str::to_owned).to_vec()),
-        env: Some(vec![field("POD_IP", "status.podIP"), field("POD_NAME", "metadata.name")]),
+        env: Some(vec![
+            field("POD_IP", "status.podIP"),
+            field("POD_NAME", "metadata.name"),
+            field("POD_UID", "metadata.uid"),
+        ]),
+        lifecycle: Some(hold::lifecycle(desired.template.termination_grace_period_seconds)),
         ports: Some(vec![port("client", CLIENT_PORT), port("cluster-bus", BUS_PORT)]),
         resources: Some(desired.template.resources.clone()),
         security_context: Some(container_security()),

@@ -25,6 +25,7 @@ struct Fixed<'a> {
     pod_security_context: Value,
     termination_grace_period_seconds: i64,
     config: BTreeMap<&'a str, &'a str>,
+    restarted_at: Option<&'a str>,
 }
 
 /// The revision that pods of this spec have.
@@ -41,6 +42,7 @@ pub fn revision(desired: &Desired) -> Revision {
         pod_security_context: serde_json::to_value(&template.pod_security_context).unwrap_or_default(),
         termination_grace_period_seconds: template.termination_grace_period_seconds,
         config: at_start(&desired.config).collect(),
+        restarted_at: template.restarted_at.as_deref(),
     };
     let mut text = String::new();
     canonical(&serde_json::to_value(&fixed).unwrap_or_default(), &mut text);

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::model::{NodeId, Slots, Target};
 use crate::valkey::error::WireError;
 use crate::valkey::node::Node;
-use crate::valkey::parse::{Flag, Info, NodeLine, cluster_nodes};
+use crate::valkey::parse::{Flag, Info, NodeLine, Replication, cluster_nodes};
 
 /// What a node says of itself and of the others, read just now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -206,10 +206,15 @@ pub fn empty(facts: &Facts) -> Result<(), String> {
 /// A replica that was asked to leave and has not taken over meanwhile. Answers its primary's id and address, for the
 /// proof that the data is elsewhere.
 pub fn retired(facts: &Facts) -> Result<(NodeId, IpAddr), String> {
-    let Some(primary) = &facts.own.primary else { return Err("its node has become a primary".to_owned()) };
-    if !facts.own.is(Flag::NoFailover) {
+    if facts.own.primary.is_some() && !facts.own.is(Flag::NoFailover) {
         return Err("its node was not asked to leave, or is wanted again".to_owned());
     }
+    replica(facts)
+}
+
+/// A replica that has not taken over meanwhile, with its primary's id and address.
+pub fn replica(facts: &Facts) -> Result<(NodeId, IpAddr), String> {
+    let Some(primary) = &facts.own.primary else { return Err("its node has become a primary".to_owned()) };
     let listed =
         facts.knows(primary).ok_or_else(|| format!("its node does not know its primary {primary}"))?;
     let ip = listed.ip.ok_or_else(|| format!("its node has lost the address of its primary {primary}"))?;
@@ -222,6 +227,46 @@ pub fn configure(facts: &Facts, only_empty: bool) -> Result<(), String> {
         return Err(format!("it holds {} keys by now", facts.keys));
     }
     Ok(())
+}
+
+/// The replica may be asked to take over from this very primary: both say so, and no slot is half way.
+pub fn hand_over(replica: &Facts, primary: &Facts) -> Result<(), String> {
+    if replica.own.primary.as_ref() != Some(&primary.own.id) {
+        return Err(format!("it does not copy from {} any more", primary.own.id));
+    }
+    if primary.own.slots.is_empty() {
+        return Err(format!("{} owns no slots", primary.own.id));
+    }
+    if replica.own.is(Flag::NoFailover) {
+        return Err("it was asked to leave".to_owned());
+    }
+    let listed = replica.knows(&primary.own.id);
+    if listed.is_none_or(|p| !p.connected || p.is(Flag::Failed) || p.is(Flag::Suspected)) {
+        return Err("it has lost its primary on the cluster bus".to_owned());
+    }
+    if primary.knows(&replica.own.id).is_none_or(|r| r.primary.as_ref() != Some(&primary.own.id)) {
+        return Err("its primary does not list it as its replica yet".to_owned());
+    }
+    if primary.own.open.is_empty() { Ok(()) } else { Err("its primary has slots half way".to_owned()) }
+}
+
+/// Bytes of the replication stream that a replica may be behind when it is asked to take over: the writes are held
+/// until it has them.
+const BEHIND: u64 = 1 << 20;
+
+/// The replica's link is up and it is close behind its primary.
+pub fn close_behind(primary: &Replication, replica: &Replication) -> Result<(), String> {
+    match (primary, replica) {
+        (Replication::Primary { offset: sent, .. }, Replication::Replica { up, syncing, offset, .. }) => {
+            let behind = sent.saturating_sub(*offset);
+            match (*up && !*syncing, behind <= BEHIND) {
+                (false, _) => Err("its replication link is down".to_owned()),
+                (true, false) => Err(format!("it is {behind} bytes behind its primary")),
+                (true, true) => Ok(()),
+            }
+        }
+        _ => Err("the two have changed their roles".to_owned()),
+    }
 }
 
 /// Copies that keep the shard whole without the one that leaves.

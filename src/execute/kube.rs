@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
@@ -24,18 +25,11 @@ impl Executor<'_> {
             Step::Apply(Object::Secret) => self.secret().await,
             Step::Apply(Object::ConfigMap) => self.apply(&build::config_map(&self.s.desired)).await,
             Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
+            Step::Apply(Object::Budget) => self.budget().await,
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
-            Step::Configure { .. }
-            | Step::Admit { .. }
-            | Step::AssignSlots { .. }
-            | Step::SetEpoch { .. }
-            | Step::Meet { .. }
-            | Step::Replicate { .. }
-            | Step::Retire { .. }
-            | Step::Keep { .. }
-            | Step::Forget { .. } => return Outcome::Stale("not a step of the API server".to_owned()),
+            _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
         result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))
     }
@@ -57,6 +51,19 @@ impl Executor<'_> {
         let params = PatchParams::apply(labels::OPERATOR).force();
         self.api::<K>().patch(&wanted.name_any(), &params, &Patch::Apply(wanted)).await?;
         Ok(Outcome::Done)
+    }
+
+    /// Keeps the `PodDisruptionBudget`, or takes it away where none is wanted.
+    async fn budget(&self) -> kube::Result<Outcome> {
+        if self.s.desired.budget {
+            return self.apply(&build::budget(&self.s.desired, self.s.serving())).await;
+        }
+        let name = labels::common_name(&self.s.desired.key.name);
+        match self.api::<PodDisruptionBudget>().delete(&name, &DeleteParams::default()).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
+            Err(error) => Err(error),
+        }
     }
 
     /// Creates the Secret, or takes over one that an earlier cluster of this name has left.
@@ -166,12 +173,8 @@ impl Executor<'_> {
         match (only_if, running, pod.ip, &self.nodes) {
             (Removable::NotRunning, false, _, _) => Ok(()),
             (Removable::NotRunning, true, _, _) => Err("its server has started".to_owned()),
-            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, _, Some(ip), Some(nodes)) => {
-                nodes.removable(ip, only_if).await
-            }
-            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, _, _, _) => {
-                Err("its node cannot be asked".to_owned())
-            }
+            (_, _, Some(ip), Some(nodes)) => nodes.removable(ip, only_if).await,
+            (_, _, _, _) => Err("its node cannot be asked".to_owned()),
         }
     }
 

@@ -46,24 +46,12 @@ impl Executor<'_> {
         if !self.ctx.leadership.valid_now() {
             return Outcome::Stale("this operator does not hold the lease now".to_owned());
         }
-        match step {
-            Step::Latch
-            | Step::Apply(_)
-            | Step::CreatePod { .. }
-            | Step::DeletePod { .. }
-            | Step::SetGate { .. } => self.kubernetes(step).await,
-            Step::Configure { .. }
-            | Step::Admit { .. }
-            | Step::AssignSlots { .. }
-            | Step::SetEpoch { .. }
-            | Step::Meet { .. }
-            | Step::Replicate { .. }
-            | Step::Retire { .. }
-            | Step::Keep { .. }
-            | Step::Forget { .. } => match &self.nodes {
-                Some(nodes) => nodes.run(step).await,
-                None => Outcome::Stale("the passwords of the system users are not known yet".to_owned()),
-            },
+        if step.is_of_kubernetes() {
+            return self.kubernetes(step).await;
+        }
+        match &self.nodes {
+            Some(nodes) => nodes.run(step).await,
+            None => Outcome::Stale("the passwords of the system users are not known yet".to_owned()),
         }
     }
 }
@@ -73,7 +61,7 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
     let mut h = lock(hints);
     for d in done {
         match &d.outcome {
-            Outcome::Done => h.attempts.done(&d.proposal.step),
+            Outcome::Done => h.attempts.done(&d.proposal.step, s.now),
             Outcome::Stale(_) => {}
             Outcome::Failed(error) => h.attempts.failed(&d.proposal.step, s.now, error),
         }

@@ -15,7 +15,7 @@ use crate::build::credentials::REPLICATION_USER;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
 use crate::parallel;
 use crate::valkey::Ports;
-use crate::valkey::commands;
+use crate::valkey::commands::{self, Failover};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
 
@@ -75,12 +75,10 @@ impl ValkeyExecutor {
             Step::Replicate { on, primary } => self.replicate(on, primary).await,
             Step::Retire { on } => self.retire(on).await,
             Step::Keep { on } => self.keep(on).await,
+            Step::HandOver { on, from } => self.hand_over(on, from).await,
+            Step::Release { on, only_if } => self.release(on, *only_if).await,
             Step::Forget { id, on } => self.forget(id, on).await,
-            Step::Latch
-            | Step::Apply(_)
-            | Step::CreatePod { .. }
-            | Step::DeletePod { .. }
-            | Step::SetGate { .. } => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
+            _ => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
         };
         match done {
             Ok(()) => Outcome::Done,
@@ -101,8 +99,12 @@ impl ValkeyExecutor {
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),
-            (Removable::Retired { others }, Ok(facts)) => {
-                let (primary, at) = guard::retired(&facts)?;
+            (Removable::Retired { others } | Removable::Replaced { others }, Ok(facts)) => {
+                let (primary, at) = if matches!(only_if, Removable::Retired { .. }) {
+                    guard::retired(&facts)?
+                } else {
+                    guard::replica(&facts)?
+                };
                 let silent = |e: WireError| format!("its primary {primary} cannot be asked: {e}");
                 let node = self.node(at).await.map_err(silent)?;
                 guard::holds_data(&Facts::read(node.as_ref()).await.map_err(silent)?, &primary)?;
@@ -212,6 +214,29 @@ impl ValkeyExecutor {
         guard::retire(&facts).map_err(|why| stale(on, &why))?;
         let settings = BTreeMap::from([(RETIRED.to_owned(), "yes".to_owned())]);
         commands::config_set(node.as_ref(), &settings).await.map_err(|e| refused(on, &e))
+    }
+
+    /// Asks the replica to take over, when both sides say at this moment that it can.
+    async fn hand_over(&self, on: &Target, from: &Target) -> Done {
+        let (replica, facts) = self.facts(on).await?;
+        let (primary, owner) = self.facts(from).await?;
+        guard::hand_over(&facts, &owner).map_err(|why| stale(on, &why))?;
+        let read = async |node: &dyn Node, at: &Target| {
+            let info = commands::info(node, &["replication"]).await.map_err(|e| silent(at, &e))?;
+            info.replication().map_err(|e| silent(at, &e))
+        };
+        let (sent, got) = (read(primary.as_ref(), from).await?, read(replica.as_ref(), on).await?);
+        guard::close_behind(&sent, &got).map_err(|why| stale(on, &why))?;
+        commands::failover(replica.as_ref(), Failover::Planned).await.map_err(|e| refused(on, &e))
+    }
+
+    /// Writes the mark that the preStop hook waits for.
+    async fn release(&self, on: &Target, only_if: Option<Removable>) -> Done {
+        let node = self.identified(on).await?;
+        if let Some(only_if) = only_if {
+            self.removable(on.ip, only_if).await.map_err(|why| stale(on, &why))?;
+        }
+        commands::config_set(node.as_ref(), &commands::released(&on.uid)).await.map_err(|e| refused(on, &e))
     }
 
     async fn keep(&self, on: &Target) -> Done {

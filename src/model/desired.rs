@@ -17,6 +17,10 @@ pub struct Desired {
     pub shards: u16,
     /// Replicas of each primary; 0 means that a lost primary loses its data.
     pub replicas: u16,
+    /// How many shards may be short of a copy, or have one being replaced, by plan at one moment; at least 1.
+    pub max_disrupted_shards: u16,
+    /// A `PodDisruptionBudget` is kept.
+    pub budget: bool,
     /// Everything that goes into the Pods.
     pub template: Template,
     /// `spec.config` as written; names and values were checked at admission.
@@ -40,6 +44,8 @@ pub struct Template {
     pub pod_security_context: PodSecurityContext,
     /// Seconds between the wish to stop a Pod and its end.
     pub termination_grace_period_seconds: i64,
+    /// A change of it asks for new Pods.
+    pub restarted_at: Option<String>,
 }
 
 impl Desired {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ids::{Moment, Shard};
+use super::ids::{Moment, NodeId, Shard, Version};
 use super::step::Step;
+use super::view::View;
 
 /// Why a step is wanted. A closed set: metrics and events are labelled with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -17,6 +18,12 @@ pub enum Why {
     Capacity,
     /// There are more copies than wanted.
     Surplus,
+    /// A member was made from an earlier spec.
+    Upgrade,
+    /// A worker is being emptied, or a member was told to go.
+    Evacuate,
+    /// Primaries are unevenly spread over workers.
+    Balance,
     /// A live setting differs.
     Settings,
     /// The truth about a member is published.
@@ -60,6 +67,10 @@ pub enum Code {
     ShardCountChange,
     /// Too few copies are in sync to take one away.
     WouldLoseCopy,
+    /// As many shards as `spec.maxDisruptedShards` allows are short of a copy or being replaced.
+    DisruptionBudget,
+    /// No worker can take the copy that has to come before another leaves.
+    NoWorker,
     /// A member keeps failing right after its start.
     CrashLoop,
     /// A setting is not known to, or not accepted by, the server.
@@ -107,6 +118,8 @@ pub enum Stage {
     Agreeing,
     /// A shard has no primary: the election is under way.
     Electing,
+    /// A replica takes over from a primary that is to leave.
+    HandingOver,
     /// Members leave.
     RemovingPods,
 }
@@ -170,7 +183,11 @@ pub struct Done {
 
 /// Hints of this process about what it has tried: safe to lose at any moment, consulted only for "how soon again".
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Attempts(BTreeMap<String, Attempt>);
+pub struct Attempts {
+    failed: BTreeMap<String, Attempt>,
+    /// The last hand-over that was asked for, by shard: when, and to which node.
+    handed_over: BTreeMap<Shard, (Moment, NodeId)>,
+}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Attempt {
@@ -185,28 +202,50 @@ impl Attempts {
     /// The longest delay, in milliseconds.
     const LONGEST_MS: i64 = 30_000;
 
+    /// How long a hand-over may be on its way, in milliseconds: the default `cluster-manual-failover-timeout`, which
+    /// 8.0 cannot change. While it is, nothing of it can be seen.
+    const HAND_OVER_MS: i64 = 5_000;
+
     /// Notes that a step failed.
     pub fn failed(&mut self, step: &Step, now: Moment, error: impl Into<String>) {
         let a =
-            self.0.entry(step.subject()).or_insert(Attempt { failures: 0, last: now, error: String::new() });
+            self.failed.entry(step.subject()).or_insert(Attempt { failures: 0, last: now, error: String::new() });
         a.failures = a.failures.saturating_add(1);
         a.last = now;
         a.error = error.into();
     }
 
     /// Notes that a step was done.
-    pub fn done(&mut self, step: &Step) {
-        self.0.remove(&step.subject());
+    pub fn done(&mut self, step: &Step, now: Moment) {
+        self.failed.remove(&step.subject());
+        if let Step::HandOver { on, .. } = step {
+            self.handed_over.insert(on.shard, (now, on.node.clone()));
+        }
+    }
+
+    /// The hand-overs that may still be on their way, with the node that is to lead.
+    pub fn handing_over(&self, now: Moment) -> impl Iterator<Item = (Shard, &NodeId)> {
+        let recent = self.handed_over.iter().filter(move |(_, (at, _))| now < at.plus_ms(Self::HAND_OVER_MS));
+        recent.map(|(shard, (_, node))| (*shard, node))
+    }
+
+    /// Shards whose last hand-over is so recent that Valkey 8.0 denies the votes for another: twice the node-timeout
+    /// (`voted_time`, gone in 8.1).
+    pub fn resting(&self, v: &View<'_>) -> impl Iterator<Item = Shard> {
+        let old = v.answering().any(|(_, n)| n.version < Version::new(8, 1, 0));
+        let (now, rest) = (v.s.now, 2 * i64::from(v.s.desired.node_timeout_ms()));
+        let recent = self.handed_over.iter().filter(move |(_, (at, _))| old && now < at.plus_ms(rest));
+        recent.map(|(shard, _)| *shard)
     }
 
     /// Forgets everything: the spec has changed, so that everything is worth a new try.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.failed.clear();
     }
 
     /// Until when the step is held back and what went wrong, when it failed a moment ago.
     pub fn held_back(&self, step: &Step, now: Moment) -> Option<(Moment, &str)> {
-        let a = self.0.get(&step.subject())?;
+        let a = self.failed.get(&step.subject())?;
         let shift = a.failures.saturating_sub(1).min(16);
         let delay = (Self::FIRST_MS << shift).min(Self::LONGEST_MS);
         let until = a.last.plus_ms(delay);

@@ -58,6 +58,7 @@ pub fn asked(desired: &Desired) -> Vec<String> {
         "cluster-node-timeout",
         "cluster-replica-no-failover",
         "cluster-manual-failover-timeout",
+        "cluster-announce-human-nodename",
         "shutdown-on-sigterm",
     ];
     let mut keys: Vec<String> = managed.iter().map(|k| (*k).to_owned()).collect();

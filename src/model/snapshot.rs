@@ -45,6 +45,21 @@ pub struct Snapshot {
     pub applied: BTreeMap<(NodeId, String), (String, String)>,
 }
 
+impl Snapshot {
+    /// Members that clients can use and that nobody has told to go.
+    pub fn serving(&self) -> usize {
+        serving(&self.pods)
+    }
+}
+
+/// The Pods whose gate is open, that run, and that nobody has told to go.
+pub fn serving(pods: &BTreeMap<PodName, Pod>) -> usize {
+    let serves = |p: &&Pod| {
+        p.gate == Some(true) && p.phase == Phase::Running && !p.terminating && !p.disrupted
+    };
+    pods.values().filter(serves).count()
+}
+
 /// A value as seen in this pass.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Seen<T> {
@@ -106,6 +121,9 @@ pub struct Pod {
     pub phase: Phase,
     /// `deletionTimestamp` is set.
     pub terminating: bool,
+    /// The condition `DisruptionTarget` is true: its worker shuts down or is short of something, and the kubelet ends it
+    /// soon without a `deletionTimestamp`.
+    pub disrupted: bool,
     /// The member gate's value, when it was ever written.
     pub gate: Option<bool>,
     /// When it was created.
@@ -150,6 +168,8 @@ pub struct Worker {
     pub zone: Option<Zone>,
     /// It is Ready, not cordoned, and has no taint that ordinary Pods do not tolerate.
     pub open: bool,
+    /// Somebody empties it: it is cordoned, or tainted by an autoscaler that removes it.
+    pub leaving: bool,
 }
 
 /// What one node says of itself and of the others.
@@ -183,6 +203,10 @@ pub struct NodeReport {
     pub config: BTreeMap<String, String>,
 }
 
+/// What `cluster-announce-human-nodename` begins with once a node was released; the Pod's UID follows. The preStop hook
+/// reads it in `nodes.conf`, where Valkey 8.0 to 9.1 write it at once (measured).
+pub const RELEASED: &str = "released:";
+
 impl NodeReport {
     /// The slots it owns.
     pub fn slots(&self) -> &Slots {
@@ -196,6 +220,11 @@ impl NodeReport {
     /// It knows nobody: neither joined nor met.
     pub fn is_isolated(&self) -> bool {
         self.peers.is_empty()
+    }
+
+    /// It was released: its process ends as soon as its Pod is told to go.
+    pub fn is_released(&self) -> bool {
+        self.config.get("cluster-announce-human-nodename").is_some_and(|v| v.starts_with(RELEASED))
     }
 
     /// It was asked to leave: it takes no part in elections as a candidate.

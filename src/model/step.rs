@@ -31,6 +31,8 @@ pub enum Object {
     ConfigMap,
     /// The headless Service.
     Service,
+    /// The `PodDisruptionBudget`: how many members an eviction may take at one moment.
+    Budget,
 }
 
 /// One effect.
@@ -127,6 +129,20 @@ pub enum Step {
         /// The node.
         on: Target,
     },
+    /// Makes a replica the primary of its shard while the old primary holds the writes back: nothing is lost.
+    HandOver {
+        /// The replica that takes over.
+        on: Target,
+        /// The present primary.
+        from: Target,
+    },
+    /// Lets the process of a Pod that was told to go end: its preStop hook waits for this. Final.
+    Release {
+        /// The node.
+        on: Target,
+        /// What must still be true of it; nothing when the whole cluster goes.
+        only_if: Option<Removable>,
+    },
     /// Removes a dead id from every node's list.
     Forget {
         /// The id.
@@ -150,6 +166,11 @@ pub enum Removable {
         /// Replicas that must be online elsewhere.
         others: u16,
     },
+    /// Its node is a replica, and its primary still sends every write to that many others.
+    Replaced {
+        /// Replicas that must be online elsewhere.
+        others: u16,
+    },
 }
 
 /// Steps of one lane run one after another, lanes run side by side.
@@ -161,12 +182,15 @@ pub enum Lane {
     Gone(NodeId),
     /// Belongs to one shard.
     Shard(Shard),
+    /// Nothing else rests on it.
+    Aside,
 }
 
 impl Step {
     /// The lane it runs in.
     pub fn lane(&self) -> Lane {
         match self {
+            Step::Apply(Object::Budget) => Lane::Aside,
             Step::Latch | Step::Apply(_) => Lane::First,
             Step::Forget { id, .. } => Lane::Gone(id.clone()),
             Step::CreatePod { shard, .. } | Step::DeletePod { shard, .. } | Step::SetGate { shard, .. } => {
@@ -179,8 +203,22 @@ impl Step {
             | Step::Meet { on, .. }
             | Step::Replicate { on, .. }
             | Step::Retire { on }
-            | Step::Keep { on } => Lane::Shard(on.shard),
+            | Step::Keep { on }
+            | Step::HandOver { on, .. }
+            | Step::Release { on, .. } => Lane::Shard(on.shard),
         }
+    }
+
+    /// Whether it is an effect on the API server; the others are commands to Valkey nodes.
+    pub fn is_of_kubernetes(&self) -> bool {
+        matches!(
+            self,
+            Step::Latch
+                | Step::Apply(_)
+                | Step::CreatePod { .. }
+                | Step::DeletePod { .. }
+                | Step::SetGate { .. }
+        )
     }
 
     /// What a failure of it is remembered under: the effect and its object, not the values that change with each pass.
@@ -202,7 +240,9 @@ impl Step {
             | Step::SetEpoch { .. }
             | Step::Replicate { .. }
             | Step::Retire { .. }
-            | Step::Keep { .. } => self.to_string(),
+            | Step::Keep { .. }
+            | Step::HandOver { .. }
+            | Step::Release { .. } => self.to_string(),
         }
     }
 
@@ -222,6 +262,8 @@ impl Step {
             Step::Replicate { .. } => "Replicate",
             Step::Retire { .. } => "Retire",
             Step::Keep { .. } => "Keep",
+            Step::HandOver { .. } => "HandOver",
+            Step::Release { .. } => "Release",
             Step::Forget { .. } => "Forget",
         }
     }
@@ -253,6 +295,9 @@ impl fmt::Display for Step {
             Step::Replicate { on, primary } => write!(f, "replicate {} of {primary}", on.pod),
             Step::Retire { on } => write!(f, "retire {}", on.pod),
             Step::Keep { on } => write!(f, "keep {}", on.pod),
+            Step::HandOver { on, from } => write!(f, "hand over {} to {}", from.pod, on.pod),
+            Step::Release { on, only_if: Some(only_if) } => write!(f, "release {} ({only_if:?})", on.pod),
+            Step::Release { on, only_if: None } => write!(f, "release {}", on.pod),
             Step::Forget { id, on } => write!(f, "forget {id} on {} nodes", on.len()),
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{NodeId, Shard};
+use super::plan::Why;
 use super::slots::Slots;
 use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Snapshot};
 use super::step::Target;
@@ -25,7 +26,12 @@ impl<'a> Member<'a> {
 
     /// The Pod is meant to stay and its server has not ended.
     pub fn stays(&self) -> bool {
-        !self.pod.terminating && !matches!(self.pod.phase, Phase::Finished { .. })
+        !self.told_to_go() && !matches!(self.pod.phase, Phase::Finished { .. })
+    }
+
+    /// Somebody wants the Pod to end: a person, an eviction, the operator, or a worker that shuts down.
+    pub fn told_to_go(&self) -> bool {
+        self.pod.terminating || self.pod.disrupted
     }
 
     /// Where and to whom to send a command.
@@ -103,6 +109,15 @@ impl<'a> View<'a> {
     /// The member whose node has this id.
     pub fn by_id(&self, id: &NodeId) -> Option<&Member<'a>> {
         self.ids.get(id)
+    }
+
+    /// Why a member is to be replaced although it works: its worker is being emptied, or it was made from an earlier spec.
+    pub fn unfit(&self, member: &Member<'_>) -> Option<Why> {
+        let worker = member.pod.worker.as_ref().and_then(|w| self.s.workers.get(w));
+        if worker.is_some_and(|w| w.leaving) {
+            return Some(Why::Evacuate);
+        }
+        (member.pod.revision != self.s.revision).then_some(Why::Upgrade)
     }
 
     /// The Pods of a shard that count towards its copies.

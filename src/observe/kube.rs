@@ -9,6 +9,15 @@ use kube::ResourceExt;
 use crate::build::labels;
 use crate::model::{Moment, Phase, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker, WorkerName, Zone};
 
+/// Taints of workers that somebody removes: the cordon itself, cluster autoscaler, Karpenter, and a person's word that the
+/// machine is off. A mere candidate (`DeletionCandidateOfClusterAutoscaler`) is not among them.
+const LEAVING: &[&str] = &[
+    "node.kubernetes.io/unschedulable",
+    "ToBeDeletedByClusterAutoscaler",
+    "karpenter.sh/disrupted",
+    "node.kubernetes.io/out-of-service",
+];
+
 /// Waiting reasons that belong to every start.
 const ORDINARY: &[&str] = &["ContainerCreating", "PodInitializing"];
 
@@ -29,6 +38,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
         phase: phase(&status),
         terminating: p.metadata.deletion_timestamp.is_some(),
+        disrupted: holds(&status, "DisruptionTarget"),
         gate: gate(&status),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),
@@ -56,6 +66,10 @@ fn phase(status: &PodStatus) -> Phase {
         _ if state.is_some_and(|s| s.running.is_some()) => Phase::Running,
         _ => Phase::Pending,
     }
+}
+
+fn holds(status: &PodStatus, condition: &str) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == condition && c.status == "True")
 }
 
 fn gate(status: &PodStatus) -> Option<bool> {
@@ -105,12 +119,14 @@ pub fn worker(n: &Node) -> Worker {
     let spec = n.spec.clone().unwrap_or_default();
     let conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let cordoned = spec.unschedulable.unwrap_or(false);
     let closed = spec.taints.iter().flatten().any(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
     Worker {
         name: WorkerName::new(n.name_any()),
         hostname: labels.get("kubernetes.io/hostname").cloned().unwrap_or_else(|| n.name_any()),
         zone: labels.get("topology.kubernetes.io/zone").map(Zone::new),
-        open: ready && !closed && !spec.unschedulable.unwrap_or(false),
+        open: ready && !closed && !cordoned,
+        leaving: cordoned || spec.taints.iter().flatten().any(|t| LEAVING.contains(&t.key.as_str())),
     }
 }
 

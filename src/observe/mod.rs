@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use ::kube::{Api, ResourceExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::ValkeyCluster;
@@ -22,6 +23,7 @@ use crate::hints::{Hints, lock};
 use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Snapshot, View, settings,
 };
+use crate::model::snapshot::serving;
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
 
@@ -58,7 +60,10 @@ pub async fn observe(
     } else {
         ctx.hints.fast(&key.uid, desired.members())
     };
-    let (drifted, foreign) = drifted(ctx, &desired, credentials.is_some()).await?;
+    let (mut drifted, mut foreign) = drifted(ctx, &desired, credentials.is_some()).await?;
+    if budget_differs(ctx, &desired, serving(&pods), &mut foreign).await? {
+        drifted.insert(Object::Budget);
+    }
     let mut snapshot = Snapshot {
         now,
         revision: build::revision(&desired),
@@ -145,6 +150,26 @@ async fn drifted(
         out.insert(Object::Secret);
     }
     Ok((out, foreign))
+}
+
+/// Whether the `PodDisruptionBudget` is not as it should be; one that is not wanted should not be.
+async fn budget_differs(
+    ctx: &Ctx,
+    desired: &Desired,
+    serving: usize,
+    foreign: &mut Option<String>,
+) -> Result<bool> {
+    let (namespace, name) = (&desired.key.namespace, labels::common_name(&desired.key.name));
+    match (desired.budget, ctx.budget(namespace, &name)) {
+        (true, Some(live)) => Ok(build::drifted(&build::budget(desired, serving), live.as_ref())),
+        (true, None) => {
+            if foreign.is_none() {
+                *foreign = holder::<PodDisruptionBudget>(ctx, desired, &name).await?;
+            }
+            Ok(true)
+        }
+        (false, live) => Ok(live.is_some_and(|l| l.metadata.deletion_timestamp.is_none())),
+    }
 }
 
 /// Another manager's object under a name of ours. Our stores hold only what carries our label, so what is missing there

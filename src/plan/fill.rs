@@ -22,7 +22,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         for shard in (0..limit).map(Shard).filter(|s| !v.s.whole || is_served(v, *s)) {
             let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
             if have <= round {
-                plan.steps.extend(create(v, shard, round - have, &mut tally));
+                plan.steps.extend(create(v, shard, round - have, &mut tally, reason(v, shard)));
             }
         }
     }
@@ -87,18 +87,27 @@ fn shard_count(v: &View<'_>) -> Option<Blocked> {
     })
 }
 
+fn reason(v: &View<'_>, shard: Shard) -> (Why, String) {
+    if v.s.whole {
+        (Why::Capacity, format!("shard {shard} has fewer copies than wanted"))
+    } else {
+        (Why::Form, format!("member of shard {shard}"))
+    }
+}
+
 /// The `nth` new member of the shard in this pass.
-fn create(v: &View<'_>, shard: Shard, nth: usize, tally: &mut Tally<'_>) -> Option<Proposal> {
+pub(super) fn create(
+    v: &View<'_>,
+    shard: Shard,
+    nth: usize,
+    tally: &mut Tally<'_>,
+    (why, note): (Why, String),
+) -> Option<Proposal> {
     let free = (0..=u16::MAX)
         .map(|i| (i, pod_name(&v.s.desired.key.name, shard, i)))
         .filter(|(_, n)| !v.s.pods.contains_key(n) && !v.s.taken.contains(n));
     let (index, name) = free.take(nth + 1).last()?;
     let worker = tally.place(shard);
-    let (why, note) = if v.s.whole {
-        (Why::Capacity, format!("shard {shard} has fewer copies than wanted"))
-    } else {
-        (Why::Form, format!("member of shard {shard}"))
-    };
     // Only those that ended tell: a member that runs has left its predecessors' failures behind.
     let failures =
         v.members(shard).iter().filter_map(|m| discard::due(v, m)).map(|(_, n)| n).max().unwrap_or(0);

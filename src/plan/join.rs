@@ -16,7 +16,10 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     if !v.s.whole && !form::may_meet(v) {
         return plan;
     }
-    let members: Vec<_> = v.answering().filter(|(m, n)| m.stays() && n.admitted && !n.loading).collect();
+    // A primary that was told to go leads until it has handed over, to somebody that it has to know.
+    let takes_part = |m: &Member<'_>, n: &NodeReport| m.stays() || !n.slots().is_empty();
+    let members: Vec<_> =
+        v.answering().filter(|(m, n)| takes_part(m, n) && n.admitted && !n.loading).collect();
     plan.blocked.extend(members.iter().filter_map(|(m, n)| stranger(v, m, n)));
     let mut meetings: BTreeMap<PodUid, (Target, Vec<Target>)> = BTreeMap::new();
     let mut pending = 0;

@@ -31,19 +31,33 @@ pub fn leads<'v, 'a>(v: &'v View<'a>) -> BTreeMap<Shard, &'v Member<'a>> {
 }
 
 /// Where it runs; a member without a worker counts as alone on its own.
-fn worker<'a>(m: &Member<'a>) -> &'a str {
+pub(super) fn worker<'a>(m: &Member<'a>) -> &'a str {
     m.pod.worker.as_ref().map_or(m.pod.name.as_str(), |w| w.as_str())
 }
 
 /// For each shard the index of one of its choices, such that loads are as even as can be.
 pub fn spread(choices: &BTreeMap<Shard, Vec<&str>>) -> BTreeMap<Shard, usize> {
-    let mut loads: BTreeMap<&str, usize> = choices.values().flatten().map(|w| (*w, 0)).collect();
+    let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
     let mut chosen: BTreeMap<Shard, usize> = BTreeMap::new();
     for (shard, options) in choices {
         let load = |w: &str| loads.get(w).copied().unwrap_or(0);
         if let Some((i, w)) = options.iter().enumerate().min_by_key(|(i, w)| (load(w), *i)) {
             *loads.entry(w).or_default() += 1;
             chosen.insert(*shard, i);
+        }
+    }
+    relieve(choices, chosen)
+}
+
+/// The same from choices that were made already, with as few of them changed as relief needs.
+pub fn relieve(
+    choices: &BTreeMap<Shard, Vec<&str>>,
+    mut chosen: BTreeMap<Shard, usize>,
+) -> BTreeMap<Shard, usize> {
+    let mut loads: BTreeMap<&str, usize> = choices.values().flatten().map(|w| (*w, 0)).collect();
+    for (shard, i) in &chosen {
+        if let Some(w) = choices.get(shard).and_then(|o| o.get(*i)) {
+            *loads.entry(w).or_default() += 1;
         }
     }
     while let Some(path) = relief(choices, &chosen, &loads) {

@@ -4,17 +4,22 @@
 
 mod admit;
 mod adopt;
+mod budget;
 pub mod discard;
+mod even;
 mod fill;
 mod follow;
 mod forget;
 pub mod form;
 pub mod gate;
+mod heir;
 mod join;
 pub mod leads;
 mod live;
 mod objects;
 pub mod place;
+mod release;
+mod replace;
 pub mod trim;
 
 use crate::model::plan::Attempts;
@@ -33,8 +38,11 @@ const RULES: &[(&str, Rule)] = &[
     ("join", join::rule),
     ("follow", follow::rule),
     ("discard", discard::rule),
+    ("release", release::rule),
+    ("replace", replace::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
+    ("even", even::rule),
     ("gate", gate::rule),
 ];
 

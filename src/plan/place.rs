@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Shard, View, Worker, WorkerName, Zone};
+use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 
 /// Smaller is better, field by field.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -13,6 +13,8 @@ struct Score {
     shard_on_worker: usize,
     /// Copies of the same shard in the worker's zone.
     shard_in_zone: usize,
+    /// Copies of the same shard on the worker that are about to leave: until then they would fall with it.
+    leaving_on_worker: usize,
     /// Members of the cluster on the worker.
     members_on_worker: usize,
     /// Members of the cluster in the worker's zone.
@@ -27,17 +29,29 @@ pub struct Tally<'a> {
     workers: Vec<&'a Worker>,
     zones: BTreeMap<&'a WorkerName, &'a Zone>,
     placed: Vec<(Shard, WorkerName)>,
+    /// Members that are about to be replaced: they repel only among equals.
+    leaving: Vec<(Shard, WorkerName)>,
 }
 
 impl<'a> Tally<'a> {
-    /// Counts the members that stay.
+    /// Counts the members that stay as they are, and those that serve until they are replaced.
     pub fn new(v: &View<'a>) -> Self {
-        let placed = v.all().filter(|m| m.stays());
+        let there = v.all().filter(|m| !matches!(m.pod.phase, Phase::Finished { .. }));
+        let (placed, leaving): (Vec<_>, Vec<_>) = there.partition(|m| m.stays() && v.unfit(m).is_none());
+        let where_ = |list: Vec<&Member<'_>>| {
+            list.into_iter().filter_map(|m| Some((m.pod.shard, m.pod.worker.clone()?))).collect()
+        };
         Self {
             workers: v.s.workers.values().filter(|w| w.open).collect(),
             zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
-            placed: placed.filter_map(|m| Some((m.pod.shard, m.pod.worker.clone()?))).collect(),
+            placed: where_(placed),
+            leaving: where_(leaving),
         }
+    }
+
+    /// Whether there is a worker that a member may be asked for.
+    pub fn has_room(&self) -> bool {
+        !self.workers.is_empty()
     }
 
     /// The best open worker for one more copy of the shard, which is counted from now on.
@@ -66,6 +80,11 @@ impl<'a> Tally<'a> {
         Score {
             shard_on_worker: count(true, false),
             shard_in_zone: count(true, true),
+            leaving_on_worker: self
+                .leaving
+                .iter()
+                .filter(|(s, w)| *s == shard && *w == worker.name)
+                .count(),
             members_on_worker: count(false, false),
             members_in_zone: count(false, true),
             ring: self.ring(worker),

@@ -1,7 +1,8 @@
 //! Trim the surplus: a shard with more copies than wanted lets one go at a time.
 //!
 //! Removal is two observed facts: the replica is retired (it cannot be elected any more), then its Pod is deleted. A
-//! retirement is taken back as soon as the copy is needed again.
+//! retirement is taken back as soon as the copy is needed again. Where members are to be replaced, the surplus is their
+//! successor, so that it is one of them that goes.
 
 use crate::model::{
     Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Slots, Stage, Step, View, Waiting, Why,
@@ -54,15 +55,25 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
         stage: Stage::RemovingPods,
         message: format!("shard {shard} has {too_many} copies more than wanted"),
     });
-    let idle: Vec<_> = v.staying(shard).filter(|m| never_started(m) || m.is_unused()).collect();
+    let replacing = v.staying(shard).any(|m| v.unfit(m).is_some());
+    let may_go = |m: &&Member<'_>| !replacing || v.unfit(m).is_some();
+    let idle: Vec<_> =
+        v.staying(shard).filter(may_go).filter(|m| never_started(m) || m.is_unused()).collect();
     if let (Some(m), Some((_, _))) = (idle.iter().max_by_key(|m| m.pod.index), v.primary(shard)) {
         plan.steps.extend(delete(m, 0, "one copy more than wanted, and it never joined"));
         return;
     }
     let Some((_, primary)) = v.primary(shard) else { return };
-    let Some(victim) = victim(v, shard, primary) else { return };
+    let Some(victim) = victim(v, shard, primary, replacing) else { return };
     let left = v.in_sync(shard).iter().filter(|m| m.pod.uid != victim.pod.uid).count();
-    if left < usize::from(v.s.desired.replicas) {
+    if left < usize::from(v.s.desired.replicas) && replacing {
+        // The successor is on its way: nobody is refused anything.
+        plan.waiting.push(Waiting {
+            shard: Some(shard),
+            stage: Stage::Syncing,
+            message: format!("{} stays until its successor is in sync", victim.pod.name),
+        });
+    } else if left < usize::from(v.s.desired.replicas) {
         plan.blocked.push(Blocked {
             code: Code::WouldLoseCopy,
             shard: Some(shard),
@@ -84,14 +95,21 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
 
 /// Who goes: a removal that began is finished first, then copies out of sync, then those that crowd a worker, then the
 /// highest number.
-fn victim<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &NodeReport) -> Option<&'v Member<'a>> {
+fn victim<'v, 'a>(
+    v: &'v View<'a>,
+    shard: Shard,
+    primary: &NodeReport,
+    replacing: bool,
+) -> Option<&'v Member<'a>> {
     let synced: Vec<_> = v.in_sync(shard).iter().map(|m| &m.pod.uid).collect();
     let crowd = |m: &Member<'_>| v.staying(shard).filter(|o| o.pod.worker == m.pod.worker).count();
     v.staying(shard)
         .filter(|m| m.node().is_some_and(|n| n.id != primary.id && n.slots().is_empty()))
+        .filter(|m| !replacing || v.unfit(m).is_some())
         .max_by_key(|m| {
             let retiring = m.node().is_some_and(NodeReport::is_retiring);
-            (retiring, !synced.contains(&&m.pod.uid), crowd(m), m.pod.index)
+            let leaving = v.unfit(m) == Some(Why::Evacuate);
+            (retiring, !synced.contains(&&m.pod.uid), leaving, crowd(m), m.pod.index)
         })
 }
 

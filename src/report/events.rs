@@ -49,8 +49,10 @@ fn steps(done: &[Done], previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote
 fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, String)> {
     Some(match &p.step {
         Step::Apply(object) => {
-            use crate::model::Object::{ConfigMap, Secret, Service};
+            use crate::model::Object::{Budget, ConfigMap, Secret, Service};
             let reason = match (object, new) {
+                // It follows the members that serve, all the time.
+                (Budget, _) => return None,
                 (Secret, true) => "SecretCreated",
                 (Secret, false) => "SecretUpdated",
                 (ConfigMap, true) => "ConfigMapCreated",
@@ -74,6 +76,10 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
             (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
         }
+        Step::HandOver { on, from } => {
+            (5, "HandOverStarted", "Handing over:", format!("{} to {} ({})", from.pod, on.pod, p.note))
+        }
+        Step::Release { on, .. } => (7, "PodReleased", "Released", on.pod.to_string()),
         Step::Forget { id, .. } => (6, "StaleNodeForgotten", "Forgot", id.to_string()),
         Step::DeletePod { name, only_if: Removable::Retired { .. }, .. } => {
             (7, "PodRetired", "Retired", name.to_string())

@@ -3,7 +3,7 @@
 use super::{conditions::first_stage, health::Health, time};
 use crate::{
     api::{Operation, OperationKind, ValkeyClusterStatus},
-    model::{SLOTS, Stage, View},
+    model::{Member, SLOTS, Stage, View, Why},
 };
 
 /// The operation under way, if one is. Its kind is kept from the pass before while the work goes on.
@@ -15,9 +15,10 @@ pub(super) fn operation(
     let before = previous.and_then(|p| p.operation.as_ref());
     let kind = kind(health, stage, previous);
     let name = format!("{stage:?}");
-    let (left, natural, unit) = left(health, stage);
+    let replacing = matches!(kind, OperationKind::Upgrading | OperationKind::Evacuating);
+    let (left, natural, unit) = if replacing { to_replace(health.view) } else { left(health, stage) };
     let same = before.filter(|b| b.kind == kind);
-    let counting = same.filter(|b| b.stage == name && b.unit == unit);
+    let counting = same.filter(|b| (replacing || b.stage == name) && b.unit == unit);
     let total = counting.map_or(natural, |b| b.total.max(natural));
     let done = (total - left).max(counting.map_or(0, |b| b.done)).clamp(0, total);
     let since = same.and_then(|b| b.since.clone()).unwrap_or_else(|| time(health.view.s.now));
@@ -28,6 +29,9 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
     let s = health.view.s;
     if !s.whole {
         return OperationKind::Forming;
+    }
+    if let Some(kind) = replacing(health, previous) {
+        return kind;
     }
     if stage == Stage::RemovingPods {
         return OperationKind::ScalingIn;
@@ -45,6 +49,31 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
         _ if spec_changed => OperationKind::ScalingOut,
         _ => OperationKind::Repairing,
     }
+}
+
+/// Members are replaced, or the last of those that were replaced is leaving.
+fn replacing(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) -> Option<OperationKind> {
+    let v = health.view;
+    let mut reasons = v.all().filter(|m| m.stays()).filter_map(|m| v.unfit(m));
+    if let Some(first) = reasons.next() {
+        let evacuate = reasons.chain([first]).any(|why| why == Why::Evacuate);
+        return Some(if evacuate { OperationKind::Evacuating } else { OperationKind::Upgrading });
+    }
+    let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
+    let told = v.all().any(|m| m.told_to_go() && m.node().is_some());
+    match before {
+        Some(kind @ (OperationKind::Upgrading | OperationKind::Evacuating)) if health.leaderless.is_empty() => {
+            Some(kind)
+        }
+        _ => (told && health.leaderless.is_empty()).then_some(OperationKind::Evacuating),
+    }
+}
+
+/// Members that are still to be replaced, of all.
+fn to_replace(v: &View<'_>) -> (i64, i64, &'static str) {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let leaves = |m: &&Member<'_>| m.node().is_some() && (m.told_to_go() || v.unfit(m).is_some());
+    (count(v.all().filter(leaves).count()), count(v.s.desired.members()), "pods")
 }
 
 /// What is left of the stage, how much there is of it altogether, and in what it is counted.
@@ -70,6 +99,7 @@ fn left(health: &Health<'_, '_>, stage: Stage) -> (i64, i64, &'static str) {
         Stage::Agreeing => {
             (minus(members, v.answering().filter(|(_, n)| n.state_ok).count()), members, "nodes")
         }
+        Stage::HandingOver => (1, 1, "shards"),
         Stage::Electing => (count(health.leaderless.len()), i64::from(v.s.desired.shards), "shards"),
         Stage::RemovingPods => {
             let surplus = v.shards().map(|(shard, _)| surplus(v, shard)).sum();

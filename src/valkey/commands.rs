@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::model::{NodeId, Slots};
+use crate::model::snapshot::RELEASED;
+use crate::model::{NodeId, PodUid, Slots};
 
 use super::error::WireError;
 use super::node::Node;
@@ -60,6 +61,11 @@ impl AclUser {
         let commands = fields.get("commands").map_or(Ok(""), Reply::text)?.to_owned();
         Ok(Some(Self { flags: list("flags")?, passwords: list("passwords")?, commands }))
     }
+}
+
+/// The setting that releases a Pod that was told to go: its preStop hook reads it in `nodes.conf`.
+pub fn released(uid: &PodUid) -> BTreeMap<String, String> {
+    BTreeMap::from([("cluster-announce-human-nodename".to_owned(), format!("{RELEASED}{uid}"))])
 }
 
 /// `PING`.

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeStatus, Pod, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::utils::Backoff;
@@ -48,6 +49,8 @@ pub struct Stores {
     pub services: Store<Service>,
     /// Every `ConfigMap` that this operator made.
     pub config_maps: Store<ConfigMap>,
+    /// Every `PodDisruptionBudget` that this operator made.
+    pub budgets: Store<PodDisruptionBudget>,
     /// Every Secret that this operator made, without contents.
     pub secrets: Store<SecretMeta>,
     full: CancellationToken,
@@ -68,6 +71,7 @@ impl Stores {
         let _ = self.workers.wait_until_ready().await;
         let _ = self.services.wait_until_ready().await;
         let _ = self.config_maps.wait_until_ready().await;
+        let _ = self.budgets.wait_until_ready().await;
         let _ = self.secrets.wait_until_ready().await;
         self.full.cancel();
     }
@@ -85,6 +89,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
     let workers = Cache::<Node>::new([None]);
     let services = Cache::<Service>::new(scopes.clone());
     let config_maps = Cache::<ConfigMap>::new(scopes.clone());
+    let budgets = Cache::<PodDisruptionBudget>::new(scopes.clone());
     let secrets = Cache::new(scopes.clone());
     let stores = Stores {
         clusters: clusters.reader(),
@@ -92,6 +97,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         workers: workers.reader(),
         services: services.reader(),
         config_maps: config_maps.reader(),
+        budgets: budgets.reader(),
         secrets: secrets.reader(),
         full: CancellationToken::new(),
     };
@@ -109,6 +115,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
             workers.follow(nodes, |c| w.on_worker(&c, &s.clusters)),
             services.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
             config_maps.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
+            budgets.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
             secrets.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_secret(&c)),
         );
     };

@@ -99,6 +99,7 @@ fn machine(s: &mut Snapshot, name: &str, word: &str) -> Done {
     match key {
         "open" => entry.open = true,
         "closed" => entry.open = false,
+        "cordoned" => (entry.open, entry.leaving) = (false, true),
         "zone" => entry.zone = Some(Zone::new(value)),
         _ => return Err(format!("unknown word {key:?}")),
     }
@@ -125,6 +126,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
     let pod = s.pods.get_mut(name).ok_or("no such Pod")?;
     match key {
         "terminating" => pod.terminating = true,
+        "disrupted" => pod.disrupted = true,
         "pending" => pod.phase = Phase::Pending,
         // finished=<ran ms>:<ended ms ago>
         "finished" => {

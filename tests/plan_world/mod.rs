@@ -84,6 +84,8 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         generation: 1,
         shards,
         replicas,
+        max_disrupted_shards: 1,
+        budget: true,
         template: Template::default(),
         config: BTreeMap::new(),
         paused: false,
@@ -111,7 +113,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
 
 fn worker(name: &str) -> (WorkerName, Worker) {
     let name = WorkerName::new(name);
-    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true })
+    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true, leaving: false })
 }
 
 fn ip(shard: Shard, index: u16) -> IpAddr {
@@ -140,6 +142,7 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         ip: started.then(|| ip(shard, index)),
         phase: if started { Phase::Running } else { Phase::Pending },
         terminating: false,
+        disrupted: false,
         gate: (state == State::Healthy).then_some(true),
         created: Moment(NOW - 5000),
         trouble: None,

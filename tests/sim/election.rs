@@ -116,6 +116,35 @@ impl Valkey {
         self.promote(&heir, epoch, &slots, now, rng);
     }
 
+    /// `CLUSTER FAILOVER` on a replica: the primary holds its writes, the replica takes the rest over and asks for votes
+    /// that need no failure. Without a majority it ends after its time-out, and nothing has changed.
+    pub(crate) fn failover(&mut self, id: &NodeId, now: i64, rng: &mut StdRng) -> Result<bool, String> {
+        let node = &self.nodes[id];
+        let Some(primary) = node.of.clone() else {
+            return Err("You should send CLUSTER FAILOVER to a replica".to_owned());
+        };
+        let entry = node.view.get(&primary).filter(|e| !e.failed && !e.suspected);
+        let Some(old) = entry.and(self.nodes.get(&primary)) else {
+            return Err("Master is down or failed, please use CLUSTER FAILOVER FORCE".to_owned());
+        };
+        let linked = node.repl.up && node.repl.partner.as_ref() == Some(&primary);
+        let reached = |n: &&super::valkey::Node| self.reach(&n.worker, Some(&node.worker));
+        let sees = |n: &&super::valkey::Node| {
+            n.leads() && n.view.get(id).is_some_and(|e| e.replica_of.as_ref() == Some(&primary))
+        };
+        let votes = self.nodes.values().filter(reached).filter(sees).count();
+        if !linked || !self.reach(&old.worker, Some(&node.worker)) || votes < node.voters() / 2 + 1 {
+            return Ok(false);
+        }
+        let (slots, data) = (old.slots.clone(), old.data.clone());
+        let epoch = self.nodes.values().map(|n| n.current_epoch).max().unwrap_or(0) + 1;
+        let heir = self.get_mut(id);
+        heir.data = data;
+        heir.current_epoch = epoch;
+        self.promote(id, epoch, &slots, now, rng);
+        Ok(true)
+    }
+
     fn vote(
         &mut self,
         voter: &NodeId,

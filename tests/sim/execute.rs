@@ -1,6 +1,7 @@
 //! Effects, one a step, exactly as the executor does them: guard first, then one write.
 
 use valkey_cluster_operator::execute::guard;
+use valkey_cluster_operator::model::snapshot::RELEASED;
 use valkey_cluster_operator::model::step::Removable;
 use valkey_cluster_operator::model::{Desired, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
 
@@ -79,6 +80,8 @@ impl World {
             }
             Step::Retire { on } => self.retire(on, true)?,
             Step::Keep { on } => self.retire(on, false)?,
+            Step::HandOver { on, from } => self.hand_over(on, from)?,
+            Step::Release { on, only_if } => self.release(on, *only_if, desired)?,
             Step::Forget { id, on } => {
                 for node in self.may_forget(id, on).map_err(stale)? {
                     if self.valkey.nodes[&node].view.contains_key(id) {
@@ -134,6 +137,28 @@ impl World {
         }
         let value = if leave { "yes" } else { "no" };
         self.valkey.config_set(&on.node, "cluster-replica-no-failover", value).map_err(No::Failed)
+    }
+
+    fn hand_over(&mut self, on: &Target, from: &Target) -> Result<(), No> {
+        let (replica, primary) =
+            (self.identity(on).map_err(No::Stale)?, self.identity(from).map_err(No::Stale)?);
+        guard::hand_over(&replica, &primary).map_err(No::Stale)?;
+        if !self.valkey.nodes[&on.node].repl.up {
+            return Err(No::Stale("its replication link is down".to_owned()));
+        }
+        let done = self.valkey.failover(&on.node, self.now, &mut self.rng).map_err(No::Failed)?;
+        self.watch.hand_over(done);
+        Ok(())
+    }
+
+    fn release(&mut self, on: &Target, only_if: Option<Removable>, desired: &Desired) -> Result<(), No> {
+        let facts = self.identity(on).map_err(No::Stale)?;
+        if let Some(only_if) = only_if {
+            self.may_go((&on.pod, on.shard), only_if, &facts).map_err(No::Stale)?;
+            self.before_delete(&on.pod, &on.uid, (on.shard, only_if), desired);
+        }
+        let mark = format!("{RELEASED}{}", on.uid);
+        self.valkey.config_set(&on.node, "cluster-announce-human-nodename", &mark).map_err(No::Failed)
     }
 
     /// What a deletion may never do, whatever the guard thought.

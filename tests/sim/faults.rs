@@ -14,7 +14,8 @@ impl World {
     /// Lets it happen. In a gentle life, what a shard or the majority would not survive is left out.
     pub(crate) fn happen(&mut self, action: &Action, gentle: bool) {
         let skipped = match action {
-            Action::Kill(who) | Action::Delete(who) | Action::ForceDelete(who) => {
+            // A Pod that is told to go holds on until it is replaced: no care is needed.
+            Action::Kill(who) | Action::ForceDelete(who) => {
                 self.find(who).is_none_or(|pod| gentle && !self.survivable(&BTreeSet::from([pod])))
             }
             Action::Cut(w) => gentle && !self.survivable(&self.pods_on(*w)),
@@ -103,7 +104,7 @@ impl World {
         }
         let ending = |id: &NodeId| {
             let pod = self.kube.pods.values().find(|o| o.process.as_ref() == Some(id));
-            pod.is_none_or(|o| o.pod.terminating || gone.contains(&o.pod.name))
+            pod.is_none_or(|o| (o.pod.terminating && o.gone_at.is_some()) || gone.contains(&o.pod.name))
                 || self.valkey.nodes[id].dies_at.is_some()
                 || self.valkey.cut.contains(&self.valkey.nodes[id].worker)
         };
@@ -144,6 +145,7 @@ impl World {
     fn open(&mut self, w: u16, open: bool) {
         if let Some(object) = self.kube.workers.get_mut(&worker(w)) {
             object.worker.open = open;
+            object.worker.leaving = !open;
         }
     }
 

@@ -70,17 +70,31 @@ impl World {
         match (only_if, node.map(read)) {
             (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
             (Removable::NotRunning, _) => Err("its server has started".to_owned()),
-            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, None) => {
-                Err("its node cannot be asked".to_owned())
+            (only_if, facts) => {
+                let facts = facts.ok_or("its node cannot be asked")?;
+                self.may_go((name, object.pod.shard), only_if, &facts)
             }
-            (Removable::Unused, Some(facts)) => guard::unused(&facts),
-            (Removable::Empty, Some(facts)) => guard::empty(&facts),
-            (Removable::Retired { others }, Some(facts)) => {
-                let (primary, ip) = guard::retired(&facts)?;
+        }
+    }
+
+    /// What a node says of itself, and its primary of it, before its Pod is deleted or released.
+    pub(crate) fn may_go(
+        &self,
+        (name, shard): (&PodName, Shard),
+        only_if: Removable,
+        facts: &Facts,
+    ) -> Result<(), Stale> {
+        match only_if {
+            Removable::NotRunning => Err("its server has started".to_owned()),
+            Removable::Unused => guard::unused(facts),
+            Removable::Empty => guard::empty(facts),
+            Removable::Retired { others } | Removable::Replaced { others } => {
+                let retired = matches!(only_if, Removable::Retired { .. });
+                let (primary, ip) = if retired { guard::retired(facts)? } else { guard::replica(facts)? };
                 let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
                 let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
                 guard::holds_data(&read(source), &primary)?;
-                let online = self.in_sync(object.pod.shard, Some(name)).len();
+                let online = self.in_sync(shard, Some(name)).len();
                 guard::enough_others(online, others)
             }
         }

@@ -21,6 +21,8 @@ pub(crate) struct Watch {
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
+    /// Hand-overs that succeeded, and that failed and held the writes for nothing.
+    pub hand_overs: (usize, usize),
 }
 
 impl Watch {
@@ -34,6 +36,14 @@ impl Watch {
 
     pub(crate) fn operator_deletes(&mut self, uid: PodUid) {
         self.deleted.insert(uid);
+    }
+
+    pub(crate) fn hand_over(&mut self, done: bool) {
+        if done {
+            self.hand_overs.0 += 1;
+        } else {
+            self.hand_overs.1 += 1;
+        }
     }
 
     pub(crate) fn deleted_by_operator(&self, uid: &PodUid) -> bool {
@@ -182,6 +192,8 @@ impl World {
             | Code::NotEmpty
             | Code::Unseen
             | Code::WouldLoseCopy
+            | Code::DisruptionBudget
+            | Code::NoWorker
             | Code::CrashLoop
             | Code::CredentialsLost
             | Code::ForeignOperator => false,

@@ -28,6 +28,9 @@ pub(crate) struct PodObject {
     pub process: Option<NodeId>,
 }
 
+/// For how many ticks a preStop hook holds on at most: the default grace period less 15 s.
+const HOLD: i64 = 2850;
+
 /// A worker, and how many Pods of this cluster it has room for.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct WorkerObject {
@@ -64,7 +67,8 @@ pub(crate) enum Kubelet {
 impl Kubernetes {
     pub(crate) fn add_worker(&mut self, name: &str, capacity: usize) {
         let name = WorkerName::new(name);
-        let worker = Worker { name: name.clone(), hostname: name.to_string(), zone: None, open: true };
+        let worker =
+            Worker { name: name.clone(), hostname: name.to_string(), zone: None, open: true, leaving: false };
         self.workers.insert(name, WorkerObject { worker, capacity });
     }
 
@@ -81,6 +85,7 @@ impl Kubernetes {
             ip: None,
             phase: Phase::Pending,
             terminating: false,
+            disrupted: false,
             gate: None,
             created: Moment(now * TICK_MS),
             trouble: None,
@@ -98,15 +103,23 @@ impl Kubernetes {
         self.pods.insert(new.name, object);
     }
 
-    /// Sets `deletionTimestamp`. A server ends within tenths of a second, its object goes about 2 s later (seen on
-    /// Kubernetes 1.33).
+    /// Sets `deletionTimestamp`. A server holds on in its preStop hook (`stops_at` is when that gives up); one that has
+    /// ended, or never ran, is gone soon.
     pub(crate) fn delete(&mut self, name: &PodName, now: i64, rng: &mut StdRng) {
         if let Some(object) = self.pods.get_mut(name).filter(|o| !o.pod.terminating) {
             object.pod.terminating = true;
             let runs = object.pod.phase == Phase::Running;
-            object.stops_at = runs.then(|| now + rng.random_range(1..=4));
-            object.gone_at =
-                Some(now + if runs { rng.random_range(5..=25) } else { rng.random_range(1..=5) });
+            object.stops_at = runs.then(|| now + HOLD);
+            object.gone_at = (!runs).then(|| now + rng.random_range(1..=5));
+        }
+    }
+
+    /// Its preStop hook has ended: the server ends within tenths of a second, its object goes about 2 s later (seen on
+    /// Kubernetes 1.33).
+    pub(crate) fn let_go(&mut self, name: &PodName, now: i64, rng: &mut StdRng) {
+        if let Some(object) = self.pods.get_mut(name).filter(|o| o.pod.terminating && o.gone_at.is_none()) {
+            object.stops_at = Some(now + rng.random_range(1..=4));
+            object.gone_at = Some(now + rng.random_range(5..=25));
         }
     }
 
@@ -137,6 +150,7 @@ impl Kubernetes {
             if object.pod.terminating {
                 if object.stops_at.take_if(|at| *at <= now).is_some() {
                     asks.push(Kubelet::Stop(name.clone()));
+                    object.gone_at = object.gone_at.or(Some(now + rng.random_range(5..=25)));
                 }
                 if object.gone_at.is_some_and(|at| at <= now) {
                     asks.push(Kubelet::Gone(name.clone()));

@@ -145,7 +145,7 @@ impl World {
             }
             let outcome = self.execute(&proposal.step, desired, &mut operator.applied);
             match &outcome {
-                Outcome::Done => operator.attempts.done(&proposal.step),
+                Outcome::Done => operator.attempts.done(&proposal.step, self.moment()),
                 Outcome::Failed(why) => operator.attempts.failed(&proposal.step, self.moment(), why),
                 Outcome::Stale(_) => {}
             }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use valkey_cluster_operator::model::snapshot::RELEASED;
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Slots, Template, Version,
     WorkerName,
@@ -86,6 +87,8 @@ impl World {
             generation: 1,
             shards: start.shards,
             replicas: start.replicas,
+            max_disrupted_shards: 1,
+            budget: true,
             template: Template { image: "valkey:9".into(), ..Template::default() },
             config: BTreeMap::new(),
             paused: false,
@@ -118,6 +121,7 @@ impl World {
     /// One tick: machines, processes, clients, then whether everything still holds.
     pub(crate) fn tick(&mut self) {
         self.now += 1;
+        self.holds();
         for ask in self.kube.tick(self.now, &mut self.rng) {
             match ask {
                 Kubelet::Start(name) => self.start(&name),
@@ -152,6 +156,22 @@ impl World {
         // A write is acknowledged after the link has taken it: what is lost in a crash is lost for want of copies.
         self.valkey.replication(self.now, &mut self.rng);
         self.check();
+    }
+
+    /// What the preStop hooks see: the mark of the operator, or that nothing hangs on the node.
+    fn holds(&mut self) {
+        let ends = |n: &Node, uid: &PodUid| {
+            n.config.get("cluster-announce-human-nodename").is_some_and(|v| *v == format!("{RELEASED}{uid}"))
+                || (n.view.is_empty() && n.slots.is_empty())
+        };
+        let held = self.kube.pods.iter().filter(|(_, o)| o.pod.terminating && o.gone_at.is_none());
+        let free: Vec<PodName> = held
+            .filter(|(name, o)| self.process(name).is_none_or(|n| ends(n, &o.pod.uid)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in free {
+            self.kube.let_go(&name, self.now, &mut self.rng);
+        }
     }
 
     fn start(&mut self, name: &PodName) {
@@ -208,6 +228,7 @@ impl World {
         let mut config: BTreeMap<String, String> = [
             ("cluster-replica-no-failover", "no"),
             ("cluster-manual-failover-timeout", "1000"),
+            ("cluster-announce-human-nodename", "pod"),
             ("shutdown-on-sigterm", "failover"),
             ("maxmemory", "0"),
             ("maxmemory-policy", "noeviction"),
@@ -264,7 +285,8 @@ impl World {
 
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
     fn environment_takes(&mut self, id: &NodeId) {
-        let ending = self.kube.pods.values().filter(|o| o.pod.terminating).filter_map(|o| o.process.clone());
+        let ending =
+            self.kube.pods.values().filter(|o| o.pod.terminating && o.gone_at.is_some()).filter_map(|o| o.process.clone());
         let mut doomed: BTreeSet<NodeId> = ending.collect();
         doomed.extend(self.valkey.nodes.values().filter(|n| n.dies_at.is_some()).map(|n| n.id.clone()));
         doomed.insert(id.clone());

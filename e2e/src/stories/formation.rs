@@ -154,6 +154,7 @@ impl World {
             ip: Some(self.processes.addr(number).ip()),
             phase: Phase::Running,
             terminating: false,
+            disrupted: false,
             gate: None,
             created: now(),
             trouble: None,
@@ -227,14 +228,14 @@ impl World {
         );
         let executor = &executor;
         let done = lanes::run(&plan.steps, |step| async move {
-            if is_of_kubernetes(step) { Outcome::Done } else { executor.run(step).await }
+            if step.is_of_kubernetes() { Outcome::Done } else { executor.run(step).await }
         })
         .await;
         for d in &done {
             let step = &d.proposal.step;
             match &d.outcome {
                 Outcome::Done => {
-                    self.attempts.done(step);
+                    self.attempts.done(step, snapshot.now);
                     self.kubernetes(step)?;
                 }
                 Outcome::Stale(_) => {}
@@ -256,15 +257,7 @@ impl World {
             Step::SetGate { name, ready, .. } => {
                 self.pods.entry(name.clone()).and_modify(|pod| pod.gate = Some(*ready));
             }
-            Step::Configure { .. }
-            | Step::Admit { .. }
-            | Step::AssignSlots { .. }
-            | Step::SetEpoch { .. }
-            | Step::Meet { .. }
-            | Step::Replicate { .. }
-            | Step::Retire { .. }
-            | Step::Keep { .. }
-            | Step::Forget { .. } => {}
+            _ => {}
         }
         Ok(())
     }
@@ -309,16 +302,9 @@ impl World {
     }
 }
 
-fn is_of_kubernetes(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Latch | Step::Apply(_) | Step::CreatePod { .. } | Step::DeletePod { .. } | Step::SetGate { .. }
-    )
-}
-
 fn worker(number: u16) -> (WorkerName, Worker) {
     let name = WorkerName::new(format!("w{number}"));
-    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true })
+    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true, leaving: false })
 }
 
 fn now() -> Moment {

@@ -1,0 +1,31 @@
+//! The budget of planned disruptions: how many shards may be short of a copy, or have one being replaced, at one moment.
+//!
+//! A shard that is impaired for any other reason spends it, too. What repairs is never held back by it.
+
+use std::collections::BTreeSet;
+
+use super::fill;
+use crate::model::{Proposal, Shard, Step, View, Why};
+
+/// The shards that spend the budget now.
+pub(super) fn disrupted(v: &View<'_>) -> BTreeSet<Shard> {
+    let wanted = v.shards().map(|(shard, _)| shard).filter(|s| v.s.desired.wants(*s));
+    wanted.filter(|s| fill::is_served(v, *s) && impaired(v, *s)).collect()
+}
+
+fn impaired(v: &View<'_>, shard: Shard) -> bool {
+    let desired = &v.s.desired;
+    v.primary(shard).is_none()
+        || v.in_sync(shard).len() < usize::from(desired.replicas)
+        || v.staying(shard).count() != desired.copies()
+        || v.members(shard).iter().any(crate::model::Member::told_to_go)
+}
+
+/// The shard that a step disrupts by plan; none for steps that repair.
+pub(super) fn disrupts(p: &Proposal) -> Option<Shard> {
+    match (&p.step, p.why) {
+        (Step::CreatePod { shard, .. }, Why::Upgrade | Why::Evacuate) => Some(*shard),
+        (Step::HandOver { from, .. }, Why::Upgrade | Why::Evacuate) => Some(from.shard),
+        _ => None,
+    }
+}

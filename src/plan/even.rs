@@ -1,0 +1,38 @@
+//! Even primaries: when all else is quiet, roles move until primaries are spread evenly over the workers.
+//!
+//! Failovers leave a worker with more primaries than others; a hand-over to a replica in sync costs tens of
+//! milliseconds. One at a time, only where it makes the fullest worker less full, and never while anything else goes on.
+
+use std::collections::BTreeMap;
+
+use super::fill;
+use super::heir::{hand_over, heirs};
+use super::leads::relieve;
+use crate::model::{Member, Plan, Shard, View, Why};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    if !v.s.whole {
+        return plan;
+    }
+    let mut choices: BTreeMap<Shard, Vec<&Member<'_>>> = BTreeMap::new();
+    for (shard, _) in v.shards().filter(|(s, _)| fill::is_served(v, *s)) {
+        let Some((primary, _)) = v.primary(shard) else { return plan };
+        let others = heirs(v, shard).into_iter().filter(|m| v.unfit(m).is_none());
+        choices.insert(shard, [primary].into_iter().chain(others).collect());
+    }
+    let workers: BTreeMap<Shard, Vec<&str>> = choices
+        .iter()
+        .map(|(shard, members)| (*shard, members.iter().map(|m| super::leads::worker(m)).collect()))
+        .collect();
+    let now: BTreeMap<Shard, usize> = choices.keys().map(|shard| (*shard, 0)).collect();
+    let moved = relieve(&workers, now).into_iter().find(|(_, chosen)| *chosen > 0);
+    let Some((shard, chosen)) = moved else { return plan };
+    if let Some([from, ..]) = choices.get(&shard).map(Vec::as_slice)
+        && let Some(to) = choices.get(&shard).and_then(|c| c.get(chosen))
+    {
+        let note = format!("worker {} has more primaries than others", super::leads::worker(from));
+        plan.steps.extend(hand_over(from, to, Why::Balance, note));
+    }
+    plan
+}

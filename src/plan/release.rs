@@ -1,0 +1,69 @@
+//! Release: a member that was told to go serves on until the shard is whole without it.
+//!
+//! A deleted or evicted Pod is held in its preStop hook, still serving. Its place is filled at once (it does not count as
+//! staying any more), its role moves to a replica that stays, and when enough other copies are in sync it is let go.
+//! The hold is bounded by the Pod's grace period, so none of this has a budget.
+
+use super::heir::{hand_over, heirs};
+use crate::model::step::Removable;
+use crate::model::{Member, NodeId, Phase, Plan, Proposal, Role, Stage, Step, View, Waiting, Why};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let held = v.all().filter(|m| m.told_to_go() && m.pod.phase == Phase::Running);
+    for (m, node) in held.filter_map(|m| m.node().map(|n| (m, n))).filter(|(_, n)| !n.is_released()) {
+        if v.s.desired.deleting {
+            plan.steps.extend(release(m, None, "the whole cluster goes"));
+            continue;
+        }
+        match &node.role {
+            Role::Primary { slots } if slots.is_empty() && node.keys == 0 => {
+                plan.steps.extend(release(m, Some(Removable::Empty), "it holds nothing"));
+            }
+            Role::Primary { .. } => leading(v, m, &mut plan),
+            Role::Replica { of, .. } => copying(v, m, of, &mut plan),
+        }
+    }
+    plan
+}
+
+/// A primary hands over first, to whoever stays.
+fn leading(v: &View<'_>, m: &Member<'_>, plan: &mut Plan) {
+    let leads = v.primary(m.pod.shard).is_some_and(|(p, _)| p.pod.uid == m.pod.uid);
+    let heir = heirs(v, m.pod.shard).first().copied().filter(|_| leads);
+    match heir {
+        Some(heir) => plan.steps.extend(hand_over(m, heir, Why::Repair, "the primary was told to go")),
+        None => plan.waiting.push(holds_on(m, Stage::Syncing, "until a replica can take over")),
+    }
+}
+
+/// A replica goes when the shard has its copies without it. While the shard has no primary it may be the one that is
+/// elected.
+fn copying(v: &View<'_>, m: &Member<'_>, of: &NodeId, plan: &mut Plan) {
+    let shard = m.pod.shard;
+    let Some((_, primary)) = v.primary(shard) else {
+        plan.waiting.push(holds_on(m, Stage::Electing, "until its shard has a primary"));
+        return;
+    };
+    if *of != primary.id {
+        plan.waiting.push(holds_on(m, Stage::Agreeing, "until it follows its shard's primary"));
+        return;
+    }
+    // Also while it is out of sync itself: a primary that has just handed over is for a moment.
+    let wanted = v.s.desired.replicas;
+    if v.in_sync(shard).len() >= usize::from(wanted) {
+        let only_if = Removable::Replaced { others: wanted };
+        plan.steps.extend(release(m, Some(only_if), "it was told to go, and its shard is whole without it"));
+    } else {
+        plan.waiting.push(holds_on(m, Stage::Syncing, "until another copy is in sync"));
+    }
+}
+
+fn release(m: &Member<'_>, only_if: Option<Removable>, note: &str) -> Option<Proposal> {
+    Some(Proposal::new(Step::Release { on: m.target()?, only_if }, Why::Evacuate, note))
+}
+
+fn holds_on(m: &Member<'_>, stage: Stage, until: &str) -> Waiting {
+    let message = format!("{} was told to go and serves on {until}", m.pod.name);
+    Waiting { shard: Some(m.pod.shard), stage, message }
+}

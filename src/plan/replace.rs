@@ -1,0 +1,90 @@
+//! Replace the unfit: a member from an earlier spec, or on a worker that is being emptied, leaves after its successor is
+//! in sync. Upgrade, resize and evacuation are this one thing.
+//!
+//! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica; the
+//! primary's role is handed over when nobody else is unfit, or at once when its worker is being emptied.
+
+use super::fill;
+use super::heir::{hand_over, heirs};
+use super::place::Tally;
+use crate::model::{Blocked, Code, Member, Plan, Shard, Stage, View, Waiting, Why};
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    if !v.s.whole || v.s.desired.deleting {
+        return plan;
+    }
+    let mut tally = Tally::new(v);
+    let mut todo: Vec<(Why, Shard)> = v
+        .shards()
+        .filter(|(shard, _)| v.s.desired.wants(*shard) && fill::is_served(v, *shard))
+        .filter_map(|(shard, _)| Some((urgency(v, shard)?, shard)))
+        .collect();
+    // A worker that is being emptied will not wait; an earlier spec does.
+    todo.sort_by_key(|(why, shard)| (*why != Why::Evacuate, *shard));
+    for (why, shard) in todo {
+        one(v, shard, why, &mut tally, &mut plan);
+    }
+    plan
+}
+
+/// Why members of the shard are to be replaced, the more pressing reason first.
+fn urgency(v: &View<'_>, shard: Shard) -> Option<Why> {
+    let mut reasons = v.staying(shard).filter_map(|m| v.unfit(m));
+    let first = reasons.next()?;
+    Some(if reasons.chain([first]).any(|w| w == Why::Evacuate) { Why::Evacuate } else { first })
+}
+
+fn one(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut Plan) {
+    let Some((primary, _)) = v.primary(shard) else { return };
+    if let Some(heir) = successor(v, shard, primary) {
+        let note = reason(why, &format!("{} leads shard {shard}", primary.pod.name));
+        plan.waiting.push(Waiting {
+            shard: Some(shard),
+            stage: Stage::HandingOver,
+            message: format!("{} takes over shard {shard} from {}", heir.pod.name, primary.pod.name),
+        });
+        plan.steps.extend(hand_over(primary, heir, why, note));
+        return;
+    }
+    let (have, wanted) = (v.staying(shard).count(), v.s.desired.copies());
+    let unfit = v.staying(shard).filter(|m| v.unfit(m).is_some()).count();
+    plan.waiting.push(Waiting {
+        shard: Some(shard),
+        stage: if have > wanted { Stage::Syncing } else { Stage::AddingPods },
+        message: reason(why, &format!("{unfit} of {have} members of shard {shard} are to be replaced")),
+    });
+    // A shard that is short of a copy gets that first.
+    if have == wanted && v.in_sync(shard).len() >= usize::from(v.s.desired.replicas) {
+        surge(v, shard, why, tally, plan);
+    }
+}
+
+/// The replica that the role goes to, when it is the primary's turn.
+fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Option<&'v Member<'a>> {
+    let why = v.unfit(primary).filter(|_| primary.stays())?;
+    let others = v.staying(shard).filter(|m| m.pod.uid != primary.pod.uid);
+    let turn = why == Why::Evacuate || others.into_iter().all(|m| v.unfit(m).is_none());
+    heirs(v, shard).first().copied().filter(|heir| turn && v.unfit(heir).is_none())
+}
+
+fn surge(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut Plan) {
+    if !tally.has_room() {
+        plan.blocked.push(Blocked {
+            code: Code::NoWorker,
+            shard: Some(shard),
+            message: format!(
+                "shard {shard} waits: every worker is cordoned, tainted or not Ready, and a copy leaves only after \
+                 another is in sync; uncordon or add a worker"
+            ),
+        });
+        return;
+    }
+    let note = reason(why, "the successor comes before the member leaves");
+    plan.steps.extend(fill::create(v, shard, 0, tally, (why, note)));
+}
+
+fn reason(why: Why, what: &str) -> String {
+    let because = if why == Why::Evacuate { "its worker is being emptied" } else { "the spec has changed" };
+    format!("{what}: {because}")
+}
