@@ -88,7 +88,9 @@ pub fn complete(v: &View<'_>) -> bool {
     v.s.formed
         && Slots::all().minus(&v.owned()).is_empty()
         && !v.s.ghosts.values().filter_map(Seen::now).any(|n| !has_real_timeout(v, n))
-        && members.iter().all(|(_, n)| n.state_ok && has_real_timeout(v, n))
+        && members.iter().all(|(_, n)| n.state_ok)
+        // Those that are about to leave still lead and copy.
+        && v.answering().all(|(_, n)| has_real_timeout(v, n))
         && agreed
 }
 

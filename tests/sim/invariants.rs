@@ -103,7 +103,9 @@ impl World {
     fn low_timeout(&self) -> Option<String> {
         let low = [FORMING_TIMEOUT_MS, FORMING_TIMEOUT_LARGE_MS].map(i64::from);
         let keys = self.ours().any(|n| !n.data.is_empty());
-        let hasty = self.ours().find(|n| low.contains(&n.timeout_ms()) && !n.view.is_empty())?;
+        // A process without a Pod on a worker that nobody reaches cannot be told anything.
+        let lost = |n: &Node| self.valkey.cut.contains(&n.worker) && self.kube.by_uid(&n.uid).is_none();
+        let hasty = self.ours().filter(|n| !lost(n)).find(|n| low.contains(&n.timeout_ms()) && !n.view.is_empty())?;
         (keys && !low.contains(&i64::from(self.resource.desired.node_timeout_ms())))
             .then(|| format!("{} runs with node-timeout {} while keys exist", hasty.id, hasty.timeout_ms()))
     }

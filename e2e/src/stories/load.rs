@@ -1,6 +1,7 @@
 //! The write load under which a story is told, and the look at the redundancy meanwhile.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -9,6 +10,12 @@ use super::stage::Stage;
 use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options};
 use crate::resp::Access;
 use crate::truth::{History, Sampler, SamplerHandle};
+
+/// The longest that a write may wait for a planned change of roles.
+pub(super) const GAP: Duration = Duration::from_millis(250);
+
+/// An old primary links to the new one within this after a hand-over: the data is there, and one sample may fall into it.
+const BLINK: Duration = Duration::from_millis(1000);
 
 /// A ledger that writes to all slots, as an application does, and a sampler.
 pub(super) struct Load {
@@ -50,6 +57,21 @@ impl Load {
     /// If they cannot be listed.
     pub(super) async fn follow(&self, cluster: &Cluster) -> Result<()> {
         self.sampler.set_nodes(cluster.addresses().await?.into_values().collect());
+        Ok(())
+    }
+
+    /// Ends both and judges a planned change: nothing lost, no gap above this bound, and never fewer copies in sync.
+    ///
+    /// # Errors
+    /// What was lost, how long the gap was, or how long which shard was short of a copy.
+    pub(super) async fn judged(self, stage: &Stage, what: &str, copies: usize, gap: Duration) -> Result<()> {
+        let (report, history) = self.end(stage, what).await?;
+        stage.say(history.summary());
+        ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
+        let longest = report.longest_gap();
+        ensure!(longest < stage.bound(gap), "the longest gap is {longest:?}: {}", report.summary());
+        let below: Vec<_> = history.below(copies).into_iter().filter(|(_, d)| *d > BLINK).collect();
+        ensure!(below.is_empty(), "{what}: fewer than {copies} copies in sync: {below:?}");
         Ok(())
     }
 

@@ -14,6 +14,8 @@ mod bad_input;
 mod create;
 mod delete;
 mod demo;
+mod drain;
+mod evict;
 mod foreign;
 mod formation;
 mod heal;
@@ -24,6 +26,7 @@ mod load;
 mod replicas;
 mod settled;
 mod takeover;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -63,6 +66,9 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         replicas::STORY,
+        evict::STORY,
+        upgrade::STORY,
+        drain::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,

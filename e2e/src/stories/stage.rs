@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -93,6 +93,15 @@ impl Stage {
         Api::<Namespace>::all(self.client.clone()).create(&PostParams::default(), &object).await?;
         self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.push(name.clone());
         Ok(name)
+    }
+
+    /// The names of all workers.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn workers(&self) -> Result<Vec<String>> {
+        let list = Api::<Node>::all(self.client.clone()).list_metadata(&ListParams::default()).await?;
+        Ok(list.items.iter().map(ResourceExt::name_any).collect())
     }
 
     /// A cluster in a new namespace, applied.

@@ -1,0 +1,81 @@
+//! Workers are drained with plain `kubectl drain` under a write load: the operator leads the evacuation.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures::FutureExt;
+use serde_json::json;
+
+use super::Story;
+use super::cluster::Cluster;
+use super::load::{GAP, Load};
+use super::stage::{Stage, eventually};
+
+pub(super) const STORY: Story = Story {
+    name: "drain",
+    about: "each worker in turn is drained while an application writes: nothing lost, never fewer copies than wanted",
+    run: |stage| run(stage).boxed_local(),
+};
+
+const LIMIT: Duration = Duration::from_mins(3);
+/// From the end of a drain to primaries that are spread evenly over the workers that are left.
+const EVEN: Duration = Duration::from_secs(30);
+
+async fn run(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    let workers: Vec<String> = stage.workers().await?;
+    let mut broken = Vec::new();
+    for worker in &workers {
+        let drained = drain(stage, &cluster, worker, &workers).await;
+        // Whatever came of it, the next story finds the worker open.
+        stage.sandbox.kubectl(["uncordon", worker.as_str()])?;
+        if let Err(error) = drained {
+            broken.push(format!("{worker}: {error:#}"));
+        }
+        cluster.whole(3, 1, LIMIT).await?;
+    }
+    ensure!(broken.is_empty(), "{}", broken.join("; "));
+    Ok(())
+}
+
+async fn drain(stage: &Stage, cluster: &Cluster, worker: &str, all: &[String]) -> Result<()> {
+    let load = Load::start(stage, cluster).await?;
+    let here = cluster.workers().await?.into_values().filter(|w| w == worker).count();
+    load.mark(worker);
+    let began = Instant::now();
+    let command = ["drain", worker, "--ignore-daemonsets", "--timeout=170s"].map(str::to_owned);
+    let sandbox = stage.sandbox.clone();
+    tokio::task::spawn_blocking(move || sandbox.kubectl(command)).await??;
+    let drained = began.elapsed();
+    cluster.whole(3, 1, LIMIT).await?;
+    let open: Vec<&String> = all.iter().filter(|w| *w != worker).collect();
+    let even = eventually("primaries to be even over the open workers", stage.bound(EVEN), async || {
+        let spread = primaries(cluster, &open).await?;
+        let (most, least) = (spread.values().max(), spread.values().min());
+        ensure!(most.zip(least).is_some_and(|(m, l)| m - l <= 1), "{spread:?}");
+        Ok(began.elapsed())
+    })
+    .await?;
+    let left = cluster.workers().await?.into_values().filter(|w| w == worker).count();
+    ensure!(left == 0, "{left} Pods are still on {worker}");
+    stage.say(format_args!(
+        "{worker} with {here} members: kubectl drain ended after {:.1} s, even after {:.1} s",
+        drained.as_secs_f64(),
+        even.as_secs_f64()
+    ));
+    load.judged(stage, &format!("drain {worker}"), 2, GAP).await
+}
+
+/// Primaries by worker, for these workers.
+async fn primaries(cluster: &Cluster, workers: &[&String]) -> Result<BTreeMap<String, usize>> {
+    let on = cluster.workers().await?;
+    let mut out: BTreeMap<String, usize> = workers.iter().map(|w| ((*w).clone(), 0)).collect();
+    for shard in 0..3 {
+        if let Some(worker) = on.get(&cluster.primary_of(shard).await?) {
+            *out.entry(worker.clone()).or_default() += 1;
+        }
+    }
+    Ok(out)
+}

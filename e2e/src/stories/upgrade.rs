@@ -1,0 +1,98 @@
+//! Every Pod is replaced by one of another image under a write load: a successor first, then the old one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures::FutureExt;
+use serde_json::{Value, json};
+
+use super::Story;
+use super::load::{GAP, Load};
+use super::stage::Stage;
+
+pub(super) const STORY: Story = Story {
+    name: "upgrade",
+    about: "the image changes while an application writes: nothing lost, never fewer copies than wanted",
+    run: |stage| run(stage).boxed_local(),
+};
+
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// From which image to which.
+#[derive(Clone, Copy)]
+struct Path {
+    from: &'static str,
+    to: &'static str,
+}
+
+/// The same version under another name: every Pod changes, and nothing else.
+const SAME: Path = Path { from: "docker.io/valkey/valkey:9.1.2", to: "docker.io/valkey/valkey:9.1" };
+const FIRST: Path = Path { from: "docker.io/valkey/valkey:8.0.1", to: "docker.io/valkey/valkey:8.1.1" };
+const SECOND: Path = Path { from: "docker.io/valkey/valkey:8.1.1", to: "docker.io/valkey/valkey:9.1.2" };
+
+async fn run(stage: &Stage) -> Result<()> {
+    upgrade(stage, (3, 1), 1, &[SAME]).await?;
+    upgrade(stage, (3, 0), 1, &[SAME]).await?;
+    upgrade(stage, (3, 1), 3, &[FIRST, SECOND]).await?;
+    for _ in 0..stage.times(0, 1) {
+        upgrade(stage, (3, 2), 1, &[SAME]).await?;
+        let one = upgrade(stage, (6, 1), 1, &[SAME]).await?;
+        let three = upgrade(stage, (6, 1), 3, &[SAME]).await?;
+        let ratio = one.as_secs_f64() / three.as_secs_f64();
+        stage.say(format_args!("6x1: three shards at a time are {ratio:.2} times as fast as one"));
+    }
+    bad_image(stage).await
+}
+
+fn spec((shards, replicas): (u16, u16), at_once: u16, image: &str) -> Value {
+    json!({ "shards": shards, "replicas": replicas, "image": image, "maxDisruptedShards": at_once })
+}
+
+async fn upgrade(stage: &Stage, size: (u16, u16), at_once: u16, paths: &[Path]) -> Result<Duration> {
+    let (shards, replicas) = (usize::from(size.0), usize::from(size.1));
+    let mut took = Duration::ZERO;
+    let Some(first) = paths.first() else { return Ok(took) };
+    let cluster = stage.cluster(spec(size, at_once, first.from)).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    let load = Load::start(stage, &cluster).await?;
+    for path in paths {
+        let what = format!("{shards}x{replicas} {} to {}, {at_once} at a time", path.from, path.to);
+        load.mark(&what);
+        let began = Instant::now();
+        cluster.change(spec(size, at_once, path.to)).await?;
+        cluster.ready(began, LIMIT).await?;
+        took = began.elapsed();
+        cluster.whole(shards, replicas, LIMIT).await?;
+        for (name, pod) in cluster.pods().await?.iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none()) {
+            let image = pod.spec.as_ref().and_then(|s| s.containers.first()).and_then(|c| c.image.clone());
+            ensure!(image.as_deref() == Some(path.to), "{name} still runs {image:?}");
+        }
+        stage.say(format_args!("{what}: {:.1} s", took.as_secs_f64()));
+    }
+    load.judged(stage, &format!("upgrade {shards}x{replicas}"), replicas + 1, GAP).await?;
+    Ok(took)
+}
+
+/// The first Pod with an image that does not exist stops the upgrade; the cluster stays as it is, and says why.
+async fn bad_image(stage: &Stage) -> Result<()> {
+    let cluster = stage.cluster(spec((3, 1), 1, SAME.from)).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    let load = Load::start(stage, &cluster).await?;
+    cluster.change(spec((3, 1), 1, "docker.io/valkey/valkey:none")).await?;
+    let named = |s: &valkey_cluster_operator::api::ValkeyCluster| {
+        s.status.as_ref().is_some_and(|s| s.reason.contains("Image") && s.message.contains("cannot start"))
+    };
+    let said = cluster.says("the image to be named", LIMIT, named).await?;
+    let pods = cluster.pods().await?.len();
+    ensure!(pods == 7, "{pods} Pods: one successor may wait for its image, and all others stay");
+    let began = Instant::now();
+    cluster.change(spec((3, 1), 1, SAME.from)).await?;
+    cluster.ready(began, LIMIT).await?;
+    cluster.whole(3, 1, LIMIT).await?;
+    stage.say(format_args!(
+        "wrong image: named after {:.1} s, taken back in {:.1} s",
+        said.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    ));
+    load.judged(stage, "wrong image", 2, GAP).await
+}
