@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_share_of_the_shards_is_rounded_down_to_at_least_one() {
-        let share = |text: &str, shards| max_disrupted(&IntOrString::String(text.to_owned()), shards).unwrap();
+        let share =
+            |text: &str, shards| max_disrupted(&IntOrString::String(text.to_owned()), shards).unwrap();
         assert_eq!((share("25%", 6), share("50%", 6), share("100%", 6), share("1%", 6)), (1, 3, 6, 1));
         assert_eq!(max_disrupted(&IntOrString::Int(4), 6), Ok(4));
     }

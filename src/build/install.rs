@@ -121,11 +121,7 @@ fn cluster_role() -> ClusterRole {
         // Server-side apply is patch, and create when the object is new.
         may("", &["services", "configmaps"], &["get", "list", "watch", "create", "patch"]),
         // How many members evictions leave.
-        may(
-            "policy",
-            &["poddisruptionbudgets"],
-            &["get", "list", "watch", "create", "patch", "delete"],
-        ),
+        may("policy", &["poddisruptionbudgets"], &["get", "list", "watch", "create", "patch", "delete"]),
         // Passwords outlive the cluster object until the last pod is gone, so they are deleted by the operator.
         may("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
         // Where members may run.

@@ -208,8 +208,11 @@ impl Attempts {
 
     /// Notes that a step failed.
     pub fn failed(&mut self, step: &Step, now: Moment, error: impl Into<String>) {
-        let a =
-            self.failed.entry(step.subject()).or_insert(Attempt { failures: 0, last: now, error: String::new() });
+        let a = self.failed.entry(step.subject()).or_insert(Attempt {
+            failures: 0,
+            last: now,
+            error: String::new(),
+        });
         a.failures = a.failures.saturating_add(1);
         a.last = now;
         a.error = error.into();

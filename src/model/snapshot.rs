@@ -54,9 +54,8 @@ impl Snapshot {
 
 /// The Pods whose gate is open, that run, and that nobody has told to go.
 pub fn serving(pods: &BTreeMap<PodName, Pod>) -> usize {
-    let serves = |p: &&Pod| {
-        p.gate == Some(true) && p.phase == Phase::Running && !p.terminating && !p.disrupted
-    };
+    let serves =
+        |p: &&Pod| p.gate == Some(true) && p.phase == Phase::Running && !p.terminating && !p.disrupted;
     pods.values().filter(serves).count()
 }
 

@@ -20,10 +20,10 @@ use crate::build::{self, Credentials, labels};
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
+use crate::model::snapshot::serving;
 use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Snapshot, View, settings,
 };
-use crate::model::snapshot::serving;
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Member, NodeId, NodeReport, Proposal, Shard, Step, View, WorkerName, Why};
+use crate::model::{Member, NodeId, NodeReport, Proposal, Shard, Step, View, Why, WorkerName};
 
 /// The replicas of the shard that would win, the best first: those that are to stay as they are, then those on the
 /// workers with the fewest primaries.

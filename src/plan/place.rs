@@ -80,11 +80,7 @@ impl<'a> Tally<'a> {
         Score {
             shard_on_worker: count(true, false),
             shard_in_zone: count(true, true),
-            leaving_on_worker: self
-                .leaving
-                .iter()
-                .filter(|(s, w)| *s == shard && *w == worker.name)
-                .count(),
+            leaving_on_worker: self.leaving.iter().filter(|(s, w)| *s == shard && *w == worker.name).count(),
             members_on_worker: count(false, false),
             members_in_zone: count(false, true),
             ring: self.ring(worker),

@@ -19,7 +19,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         }
         let have = v.staying(shard).count();
         if have <= v.s.desired.copies() {
-            plan.steps.extend(keep(v, shard));
+            plan.steps.extend(keep(v, shard, |_| true));
         } else {
             surplus(v, shard, have - v.s.desired.copies(), &mut plan);
         }
@@ -41,8 +41,8 @@ fn is_empty(m: &Member<'_>) -> bool {
 }
 
 /// Retirements that are no longer wanted are taken back.
-fn keep(v: &View<'_>, shard: Shard) -> Vec<Proposal> {
-    let retired = v.staying(shard).filter(|m| m.node().is_some_and(NodeReport::is_retiring));
+fn keep(v: &View<'_>, shard: Shard, which: impl Fn(&Member<'_>) -> bool) -> Vec<Proposal> {
+    let retired = v.staying(shard).filter(|m| m.node().is_some_and(NodeReport::is_retiring) && which(m));
     retired
         .filter_map(Member::target)
         .map(|on| Proposal::new(Step::Keep { on }, Why::Repair, "its shard needs every copy it has"))
@@ -56,6 +56,10 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
         message: format!("shard {shard} has {too_many} copies more than wanted"),
     });
     let replacing = v.staying(shard).any(|m| v.unfit(m).is_some());
+    if replacing {
+        // The spec or the worker has changed back: others leave now.
+        plan.steps.extend(keep(v, shard, |m| v.unfit(m).is_none()));
+    }
     let may_go = |m: &&Member<'_>| !replacing || v.unfit(m).is_some();
     let idle: Vec<_> =
         v.staying(shard).filter(may_go).filter(|m| never_started(m) || m.is_unused()).collect();

@@ -62,7 +62,9 @@ fn replacing(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) ->
     let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
     let told = v.all().any(|m| m.told_to_go() && m.node().is_some());
     match before {
-        Some(kind @ (OperationKind::Upgrading | OperationKind::Evacuating)) if health.leaderless.is_empty() => {
+        Some(kind @ (OperationKind::Upgrading | OperationKind::Evacuating))
+            if health.leaderless.is_empty() =>
+        {
             Some(kind)
         }
         _ => (told && health.leaderless.is_empty()).then_some(OperationKind::Evacuating),

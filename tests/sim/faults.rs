@@ -48,6 +48,7 @@ impl World {
             }
             Action::Heal(w) => {
                 self.valkey.cut.remove(&worker(*w));
+                self.watch.healed = self.now;
             }
             Action::Operators(n) => self.operators.resize(*n, Operator::default()),
             Action::Crash(n) => self.mischief.crash_after = Some(*n),
@@ -153,7 +154,7 @@ impl World {
     fn stranger(&mut self) {
         let mut made = Vec::new();
         for n in 0..2 {
-            let ip = self.kube.take_ip();
+            let ip = self.stranger_ip();
             let id = self.spawn(1, PodUid::new(format!("stranger-{}-{n}", self.now)), worker(1), ip);
             self.valkey.get_mut(&id).admitted = true;
             self.watch.stranger(id.clone());
@@ -165,6 +166,20 @@ impl World {
         for (id, _) in &made {
             let at = now + self.rng.random_range(50..=300);
             self.valkey.get_mut(id).dies_at = Some((at, Cause::Operator));
+        }
+    }
+}
+
+impl World {
+    /// Not an address that one of ours was told to meet a moment ago: what answers a MEET that is on its way cannot be
+    /// known beforehand, and no network hands an address out again within that second.
+    fn stranger_ip(&mut self) -> std::net::IpAddr {
+        loop {
+            let ip = self.kube.take_ip();
+            let awaited = |n: &super::valkey::Node| n.view.values().any(|e| e.handshake && e.ip == Some(ip));
+            if !self.valkey.nodes.values().any(awaited) {
+                return ip;
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Watch {
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
+    /// When a worker was last reached again.
+    pub healed: i64,
     /// Hand-overs that succeeded, and that failed and held the writes for nothing.
     pub hand_overs: (usize, usize),
 }
@@ -103,9 +105,9 @@ impl World {
     fn low_timeout(&self) -> Option<String> {
         let low = [FORMING_TIMEOUT_MS, FORMING_TIMEOUT_LARGE_MS].map(i64::from);
         let keys = self.ours().any(|n| !n.data.is_empty());
-        // A process without a Pod on a worker that nobody reaches cannot be told anything.
-        let lost = |n: &Node| self.valkey.cut.contains(&n.worker) && self.kube.by_uid(&n.uid).is_none();
-        let hasty = self.ours().filter(|n| !lost(n)).find(|n| low.contains(&n.timeout_ms()) && !n.view.is_empty())?;
+        // Whoever cannot be reached cannot be told anything; back again it is told within a second.
+        let told = |n: &&Node| !self.valkey.cut.contains(&n.worker) && self.now - self.watch.healed > 20;
+        let hasty = self.ours().filter(told).find(|n| low.contains(&n.timeout_ms()) && !n.view.is_empty())?;
         (keys && !low.contains(&i64::from(self.resource.desired.node_timeout_ms())))
             .then(|| format!("{} runs with node-timeout {} while keys exist", hasty.id, hasty.timeout_ms()))
     }

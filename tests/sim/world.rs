@@ -285,8 +285,12 @@ impl World {
 
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
     fn environment_takes(&mut self, id: &NodeId) {
-        let ending =
-            self.kube.pods.values().filter(|o| o.pod.terminating && o.gone_at.is_some()).filter_map(|o| o.process.clone());
+        let ending = self
+            .kube
+            .pods
+            .values()
+            .filter(|o| o.pod.terminating && o.gone_at.is_some())
+            .filter_map(|o| o.process.clone());
         let mut doomed: BTreeSet<NodeId> = ending.collect();
         doomed.extend(self.valkey.nodes.values().filter(|n| n.dies_at.is_some()).map(|n| n.id.clone()));
         doomed.insert(id.clone());

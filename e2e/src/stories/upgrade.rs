@@ -63,7 +63,9 @@ async fn upgrade(stage: &Stage, size: (u16, u16), at_once: u16, paths: &[Path]) 
         cluster.ready(began, LIMIT).await?;
         took = began.elapsed();
         cluster.whole(shards, replicas, LIMIT).await?;
-        for (name, pod) in cluster.pods().await?.iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none()) {
+        for (name, pod) in
+            cluster.pods().await?.iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none())
+        {
             let image = pod.spec.as_ref().and_then(|s| s.containers.first()).and_then(|c| c.image.clone());
             ensure!(image.as_deref() == Some(path.to), "{name} still runs {image:?}");
         }
