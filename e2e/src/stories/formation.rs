@@ -52,6 +52,7 @@ const PASS: Duration = Duration::from_millis(20);
 const BUS: u16 = 10_000;
 
 async fn run(stage: &Stage) -> Result<()> {
+    stage.sandbox("tries Valkey's processes on this machine, without Kubernetes")?;
     let cache = Cache::open()?;
     for root in valkey_roots(&cache, &stage.progress)? {
         let version = root.version.clone();

@@ -57,8 +57,9 @@ async fn shown(cluster: &Cluster, key: &str) -> Result<BTreeMap<String, String>>
     let access = cluster.access().await?;
     let mut all = BTreeMap::new();
     for (pod, addr) in cluster.addresses().await? {
-        let mut node = Connection::open(&access, addr, ASK).await?;
-        let reply = node.call(&["CONFIG", "GET", key], ASK).await?;
+        let limit = ASK + access.slack;
+        let mut node = Connection::open(&access, addr, limit).await?;
+        let reply = node.call(&["CONFIG", "GET", key], limit).await?;
         let value = reply.items().and_then(|items| items.get(1)).and_then(Reply::text).unwrap_or_default();
         all.insert(pod, value.to_owned());
     }
