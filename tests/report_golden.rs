@@ -108,6 +108,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         phase,
         terminating: false,
         gate: None,
+        before: BTreeMap::new(),
         created: Moment(START),
         trouble: None,
     }

@@ -51,7 +51,8 @@ impl Executor<'_> {
             | Step::Apply(_)
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }
-            | Step::SetGate { .. } => self.kubernetes(step).await,
+            | Step::SetGate { .. }
+            | Step::Note { .. } => self.kubernetes(step).await,
             Step::Configure { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }

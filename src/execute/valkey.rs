@@ -80,7 +80,8 @@ impl ValkeyExecutor {
             | Step::Apply(_)
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }
-            | Step::SetGate { .. } => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
+            | Step::SetGate { .. }
+            | Step::Note { .. } => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
         };
         match done {
             Ok(()) => Outcome::Done,

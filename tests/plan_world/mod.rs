@@ -141,6 +141,7 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         phase: if started { Phase::Running } else { Phase::Pending },
         terminating: false,
         gate: (state == State::Healthy).then_some(true),
+        before: BTreeMap::new(),
         created: Moment(NOW - 5000),
         trouble: None,
     };

@@ -82,6 +82,7 @@ impl Kubernetes {
             phase: Phase::Pending,
             terminating: false,
             gate: None,
+            before: BTreeMap::new(),
             created: Moment(now * TICK_MS),
             trouble: None,
         };

@@ -48,16 +48,17 @@ pub async fn demo(target: &Target, progress: &Progress) -> Result<()> {
         operator::NAMESPACE,
         operator::SELECTOR,
     );
-    match ground.reach.sandbox() {
-        Some(sandbox) => {
-            let down = kubectl.replace("kubectl", "down");
-            println!("                KUBECONFIG={} kubectl get pods -A", sandbox.kubeconfig().display());
-            println!("Remove it all:  {down}");
+    if let Some(sandbox) = ground.reach.sandbox() {
+        let down = kubectl.replace("kubectl", "down");
+        println!("                KUBECONFIG={} kubectl get pods -A", sandbox.kubeconfig().display());
+        println!("Remove it all:  {down}");
+    } else {
+        println!("Remove it all:  {kubectl} delete namespace {namespace}");
+        if ground.installed {
+            println!(
+                "                {kubectl} delete -f manifests/install.yaml    # the operator and its kind"
+            );
         }
-        None => println!(
-            "Remove it all:  {kubectl} delete namespace {namespace}\n\
-             \x20               {kubectl} delete -f manifests/install.yaml    # the operator and its kind"
-        ),
     }
     Ok(())
 }

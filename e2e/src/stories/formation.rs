@@ -156,6 +156,7 @@ impl World {
             phase: Phase::Running,
             terminating: false,
             gate: None,
+            before: BTreeMap::new(),
             created: now(),
             trouble: None,
         };
@@ -185,7 +186,7 @@ impl World {
         let address = |number: &usize| self.processes.addr(*number);
         let probes: Vec<Probe> =
             self.numbers.iter().map(|(uid, n)| Probe { uid: uid.clone(), addr: address(n) }).collect();
-        let asked = settings::asked(&self.desired);
+        let asked = settings::asked(&self.desired, self.pods.values());
         let nodes = observe_nodes(&probes, &asked, &access, &FredConnector, &Bounds::default()).await;
         let applied = self.applied.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.clone();
         let mut snapshot = Snapshot {
@@ -257,6 +258,12 @@ impl World {
             Step::SetGate { name, ready, .. } => {
                 self.pods.entry(name.clone()).and_modify(|pod| pod.gate = Some(*ready));
             }
+            Step::Note { name, key, before, .. } => {
+                self.pods.entry(name.clone()).and_modify(|pod| match before {
+                    Some(value) => drop(pod.before.insert(key.clone(), value.clone())),
+                    None => drop(pod.before.remove(key)),
+                });
+            }
             Step::Configure { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
@@ -313,7 +320,12 @@ impl World {
 fn is_of_kubernetes(step: &Step) -> bool {
     matches!(
         step,
-        Step::Latch | Step::Apply(_) | Step::CreatePod { .. } | Step::DeletePod { .. } | Step::SetGate { .. }
+        Step::Latch
+            | Step::Apply(_)
+            | Step::CreatePod { .. }
+            | Step::DeletePod { .. }
+            | Step::SetGate { .. }
+            | Step::Note { .. }
     )
 }
 

@@ -44,15 +44,18 @@ pub(super) async fn install(sandbox: &Sandbox, client: &Client) -> Result<()> {
     scale(client, 2).await
 }
 
-/// Installs it on somebody's cluster. What is there already stays as it is, unless an image is asked for.
+/// Installs it on somebody's cluster, and says whether there was none before. What is there already stays as it is,
+/// unless an image is asked for.
 ///
 /// # Errors
 /// If the API server refuses, the workers cannot pull the image, or the Pods do not become Ready.
-pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Result<()> {
+pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Result<bool> {
     let client = stranger.client();
     let api: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let asked = stranger.options().operator_image.as_deref();
-    match (asked, api.get_opt(DEPLOYMENT).await?) {
+    let there = api.get_opt(DEPLOYMENT).await?;
+    let new = there.is_none();
+    match (asked, there) {
         (None, Some(there)) => {
             progress.line(format_args!("the operator that is there is used as it is: {}", image_of(&there)));
         }
@@ -70,7 +73,8 @@ pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Resu
             applied?;
         }
     }
-    started(stranger, &api).await
+    started(stranger, &api).await?;
+    Ok(new)
 }
 
 /// Waits until the newest Pods of the Deployment are available, or one cannot get its image.

@@ -27,6 +27,8 @@ pub(super) struct Ground {
     pub(super) reach: Way,
     /// As administrator.
     pub(super) client: Client,
+    /// There was no operator before.
+    pub(super) installed: bool,
 }
 
 /// Brings up and installs what is missing or old; notes how long each phase took.
@@ -52,10 +54,10 @@ async fn on_stranger(
     let began = Instant::now();
     let stranger = Stranger::open(options, progress).await?;
     let step = progress.step("operator");
-    operator::install_on(&stranger, progress).await?;
+    let installed = operator::install_on(&stranger, progress).await?;
     step.done("Ready");
     times.push(("operator there and Ready", began.elapsed()));
-    Ok(Ground { client: stranger.client(), reach: Arc::new(stranger) })
+    Ok(Ground { client: stranger.client(), reach: Arc::new(stranger), installed })
 }
 
 async fn on_sandbox(
@@ -84,5 +86,5 @@ async fn on_sandbox(
     }
     step.done("Ready");
     times.push(("operator installed and Ready", began.elapsed()));
-    Ok(Ground { reach: Arc::new(sandbox), client })
+    Ok(Ground { reach: Arc::new(sandbox), client, installed: !old })
 }

@@ -38,6 +38,7 @@ const SHOWN: usize = 8;
 pub struct LedgerPod {
     pods: Api<Pod>,
     name: String,
+    image: String,
     commands: mpsc::UnboundedSender<String>,
     said: Mutex<mpsc::UnboundedReceiver<String>>,
     asked: AtomicUsize,
@@ -54,7 +55,8 @@ impl LedgerPod {
         pods.create(&PostParams::default(), &pod(&name, stranger.ledger_image(), nodes)?).await?;
         let (commands, written) = mpsc::unbounded_channel();
         let (lines, said) = mpsc::unbounded_channel();
-        let this = Self { pods, name, commands, said: Mutex::new(said), asked: AtomicUsize::new(0) };
+        let image = stranger.ledger_image().to_owned();
+        let this = Self { pods, name, image, commands, said: Mutex::new(said), asked: AtomicUsize::new(0) };
         let listening = async {
             this.running(stranger).await?;
             this.attach(written, lines).await
@@ -137,6 +139,11 @@ impl LedgerPod {
                 if let Some(why) = line.strip_prefix(&no) {
                     bail!(why.to_owned());
                 }
+                ensure!(
+                    !line.starts_with("unknown command"),
+                    "the ledger's image {} is older than this program: build it again and give it to the workers",
+                    self.image
+                );
             }
             bail!("the ledger's Pod cannot be heard any more; it said: {}", self.last_words().await)
         };
