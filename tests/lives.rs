@@ -11,8 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod sim;
-
-use std::path::{Path, PathBuf};
+mod text;
 
 use sim::life::live;
 use sim::script::Script;
@@ -23,31 +22,13 @@ const RULER: &str = "----\n";
 
 #[test]
 fn every_script_gives_its_log() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lives");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path()).collect();
-    files.retain(|f| f.extension().is_some_and(|e| e == "txt"));
-    files.sort();
-    assert!(!files.is_empty(), "no lives in {}", folder.display());
-    let bless = std::env::var_os("BLESS").is_some();
-    let wrong: Vec<String> = files.iter().filter_map(|file| differs(file, bless)).collect();
-    assert!(wrong.is_empty(), "{}\nBLESS=1 writes the new logs", wrong.join("\n"));
-}
-
-fn differs(file: &Path, bless: bool) -> Option<String> {
-    let name = file.file_name().unwrap().to_string_lossy().into_owned();
-    let text = std::fs::read_to_string(file).unwrap();
-    let (script, want) = text.split_once(RULER).unwrap_or((&text, ""));
-    let parsed: Script = script.parse().unwrap_or_else(|why| panic!("{name}: {why}"));
-    let end = live(&parsed, Trace::on());
-    if let Some(why) = end.failure {
-        return Some(format!("{name}: {why}\n{}", end.world.trace.text));
-    }
-    let got = end.world.trace.text;
-    if bless {
-        std::fs::write(file, format!("{script}{RULER}{got}")).unwrap();
-        return None;
-    }
-    let first = got.lines().zip(want.lines()).find(|(a, b)| a != b);
-    let shown = first.map_or_else(|| "the lengths differ".to_owned(), |(a, b)| format!("is  {a}\nwas {b}"));
-    (got != want).then(|| format!("{name}:\n{shown}"))
+    text::answered_anew("lives", |_, text| {
+        let script = text.split_once(RULER).map_or(text, |(script, _)| script);
+        let parsed: Script = script.parse()?;
+        let end = live(&parsed, Trace::on());
+        match end.failure {
+            Some(why) => Err(format!("{why}\n{}", end.world.trace.text)),
+            None => Ok(format!("{script}{RULER}{}", end.world.trace.text)),
+        }
+    });
 }

@@ -111,6 +111,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         terminating: false,
         disrupted: false,
         gate: None,
+        before: BTreeMap::new(),
         created: Moment(START),
         trouble: None,
     }

@@ -9,6 +9,7 @@ pub mod progress;
 pub mod resp;
 pub mod sandbox;
 pub mod stories;
+pub mod stranger;
 pub mod truth;
 
 /// The root of this repository.

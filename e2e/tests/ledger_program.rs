@@ -40,18 +40,18 @@ fn report(output: &Output) -> LedgerReport {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {errors}"))
 }
 
-/// Reads standard error until every lane flows.
-async fn flowing(child: &mut Child) {
+/// Reads standard error until a line begins with this.
+async fn says(child: &mut Child, what: &'static str) {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let said = async {
         while let Some(line) = lines.next_line().await.unwrap() {
-            if line.starts_with("flowing") {
+            if line.starts_with(what) {
                 return;
             }
         }
-        panic!("the ledger ended before it flowed");
+        panic!("the ledger ended before it said {what:?}");
     };
-    timeout(Duration::from_secs(30), said).await.expect("the ledger flows within 30 s");
+    timeout(Duration::from_secs(30), said).await.expect("the ledger says it within 30 s");
     // What it says later is of no interest, but it must be able to say it.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
 }
@@ -71,14 +71,15 @@ async fn it_ends_by_time_by_signal_and_by_command_and_exits_by_its_limits() {
     assert!(found.judged.acked > 0 && (1000.0..3000.0).contains(&found.duration_ms), "{}", found.summary());
 
     let mut by_signal = program(&base).spawn().unwrap();
-    flowing(&mut by_signal).await;
+    says(&mut by_signal, "flowing: ").await;
     let pid = Pid::from_raw(i32::try_from(by_signal.id().unwrap()).unwrap());
     kill(pid, Signal::SIGTERM).unwrap();
     assert_eq!(output(by_signal).await.status.code(), Some(0));
 
     let strict = [&base[..], &["--stdin", "--max-gap-ms", "0", "--gap-floor-ms", "0"]].concat();
     let mut by_command = program(&strict).spawn().unwrap();
-    flowing(&mut by_command).await;
+    by_command.stdin.as_mut().unwrap().write_all(b"flowing at last\n").await.unwrap();
+    says(&mut by_command, "flowing at last").await;
     by_command.stdin.as_mut().unwrap().write_all(b"mark here\nstop\n").await.unwrap();
     let by_command = output(by_command).await;
     assert_eq!(by_command.status.code(), Some(3), "a limit of no gap at all is broken by any");

@@ -22,6 +22,8 @@ pub const REVISION: &str = "valkey.io/revision";
 pub const FAILURES: &str = "valkey.io/failures";
 /// Annotation of the Secret: mirror of `status.formed`.
 pub const FORMED: &str = "valkey.io/formed";
+/// Annotations of a pod begin with this: what its server showed for a setting before `spec.config` first set it live.
+pub const BEFORE: &str = "before.valkey.io/";
 /// Condition of a pod that the operator writes and that its readiness waits for.
 pub const READINESS_GATE: &str = "valkey.io/member-ready";
 
@@ -53,6 +55,11 @@ pub fn secret_name(cluster: &str) -> String {
 /// Name of a pod: the same wish always has the same name, so a wish carried out twice is refused as a duplicate.
 pub fn pod_name(cluster: &str, shard: Shard, index: u16) -> PodName {
     PodName::new(format!("valkey-{cluster}-{shard}-{index}"))
+}
+
+/// The annotation for the earlier value of a setting.
+pub fn before(key: &str) -> String {
+    format!("{BEFORE}{key}")
 }
 
 /// The recommended labels (`app.kubernetes.io/…`) and those that tell the cluster.

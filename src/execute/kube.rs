@@ -29,6 +29,7 @@ impl Executor<'_> {
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
+            Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
         result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))
@@ -195,6 +196,39 @@ impl Executor<'_> {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() || s.is_invalid() => {
                 Ok(Outcome::Stale(format!("{name} is another Pod by now")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Executor<'_> {
+    /// Reads the Pod again: the first note is the true one, whatever a watch that lags behind has shown.
+    async fn note(
+        &self,
+        name: &PodName,
+        uid: &PodUid,
+        key: &str,
+        before: Option<&str>,
+    ) -> kube::Result<Outcome> {
+        let api = self.api::<Pod>();
+        let annotation = labels::before(key);
+        let Some(live) =
+            api.get_metadata_opt(name.as_str()).await?.filter(|l| l.uid().as_deref() == Some(uid.as_str()))
+        else {
+            return Ok(Outcome::Stale(format!("{name} is another Pod by now")));
+        };
+        if live.annotations().contains_key(&annotation) == before.is_some() {
+            return Ok(Outcome::Done);
+        }
+        let body = json!({ "metadata": { "uid": uid, "resourceVersion": live.resource_version(),
+            "annotations": { annotation: before } } });
+        let merge =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        match api.patch_metadata(name.as_str(), &merge, &Patch::Merge(&body)).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => {
+                Ok(Outcome::Stale(format!("{name} has just changed")))
             }
             Err(error) => Err(error),
         }

@@ -3,11 +3,11 @@
 //! Keys that a running server refuses to change are written into `valkey.conf` and are part of the
 //! revision; all others are set live, so that changing them replaces no Pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::Desired;
 use super::ids::Version;
-use super::snapshot::NodeReport;
+use super::snapshot::{NodeReport, Pod};
 
 /// Default of `cluster-node-timeout` in milliseconds: a lost primary is replaced by Valkey itself within 2–4 s.
 /// Measured on 9.1.2: 3.1 s from SIGKILL to the next acknowledged write.
@@ -52,8 +52,9 @@ pub fn is_live(key: &str) -> bool {
     !IMMUTABLE.contains(&key)
 }
 
-/// The keys that a node is asked for in each pass: what the operator manages and what the person set.
-pub fn asked(desired: &Desired) -> Vec<String> {
+/// The keys that nodes are asked for in each pass: what the operator manages, what the person sets, and what the person
+/// has set before on one of these Pods.
+pub fn asked<'a>(desired: &'a Desired, pods: impl IntoIterator<Item = &'a Pod>) -> Vec<String> {
     let managed = [
         "cluster-node-timeout",
         "cluster-replica-no-failover",
@@ -62,7 +63,9 @@ pub fn asked(desired: &Desired) -> Vec<String> {
         "shutdown-on-sigterm",
     ];
     let mut keys: Vec<String> = managed.iter().map(|k| (*k).to_owned()).collect();
-    keys.extend(desired.config.keys().filter(|k| is_live(k) && !managed.contains(&k.as_str())).cloned());
+    let noted = pods.into_iter().flat_map(|p| p.before.keys());
+    let more: BTreeSet<&String> = desired.config.keys().filter(|k| is_live(k)).chain(noted).collect();
+    keys.extend(more.into_iter().filter(|k| !managed.contains(&k.as_str())).cloned());
     keys
 }
 

@@ -125,6 +125,8 @@ pub struct Pod {
     pub disrupted: bool,
     /// The member gate's value, when it was ever written.
     pub gate: Option<bool>,
+    /// What its server showed for each setting before `spec.config` first set it live (`before.valkey.io/KEY`).
+    pub before: BTreeMap<String, String>,
     /// When it was created.
     pub created: Moment,
     /// What keeps it from starting, in the words of Kubernetes.

@@ -77,6 +77,19 @@ pub enum Step {
         /// The value.
         ready: bool,
     },
+    /// Notes on a Pod what its server showed before `spec.config` first set it live, or takes the note away.
+    Note {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The setting.
+        key: String,
+        /// What it showed; none takes the note away. A note that is there already is left as it is.
+        before: Option<String>,
+    },
     /// Sets configuration live and reads it back.
     Configure {
         /// The node.
@@ -193,9 +206,10 @@ impl Step {
             Step::Apply(Object::Budget) => Lane::Aside,
             Step::Latch | Step::Apply(_) => Lane::First,
             Step::Forget { id, .. } => Lane::Gone(id.clone()),
-            Step::CreatePod { shard, .. } | Step::DeletePod { shard, .. } | Step::SetGate { shard, .. } => {
-                Lane::Shard(*shard)
-            }
+            Step::CreatePod { shard, .. }
+            | Step::DeletePod { shard, .. }
+            | Step::SetGate { shard, .. }
+            | Step::Note { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
             | Step::Admit { on }
             | Step::AssignSlots { on, .. }
@@ -218,6 +232,7 @@ impl Step {
                 | Step::CreatePod { .. }
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
+                | Step::Note { .. }
         )
     }
 
@@ -229,6 +244,7 @@ impl Step {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 format!("configure {} {}", on.uid, list.join(" "))
             }
+            Step::Note { uid, key, .. } => format!("note {uid} {key}"),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Latch
@@ -254,6 +270,7 @@ impl Step {
             Step::CreatePod { .. } => "CreatePod",
             Step::DeletePod { .. } => "DeletePod",
             Step::SetGate { .. } => "SetGate",
+            Step::Note { .. } => "Note",
             Step::Configure { .. } => "Configure",
             Step::Admit { .. } => "Admit",
             Step::AssignSlots { .. } => "AssignSlots",
@@ -281,6 +298,10 @@ impl fmt::Display for Step {
             },
             Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
             Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
+            Step::Note { name, key, before, .. } => match before {
+                Some(value) => write!(f, "note {name} {key} was {value:?}"),
+                None => write!(f, "note {name} {key} is as it was"),
+            },
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))

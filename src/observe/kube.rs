@@ -40,6 +40,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         terminating: p.metadata.deletion_timestamp.is_some(),
         disrupted: holds(&status, "DisruptionTarget"),
         gate: gate(&status),
+        before: before(p.annotations()),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),
     })
@@ -75,6 +76,12 @@ fn holds(status: &PodStatus, condition: &str) -> bool {
 fn gate(status: &PodStatus) -> Option<bool> {
     let conditions = status.conditions.iter().flatten();
     conditions.into_iter().find(|c| c.type_ == labels::READINESS_GATE).map(|c| c.status == "True")
+}
+
+/// The notes of earlier values, by setting.
+fn before(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let ours = annotations.iter().filter_map(|(k, v)| Some((k.strip_prefix(labels::BEFORE)?, v)));
+    ours.map(|(k, v)| (k.to_owned(), v.clone())).collect()
 }
 
 /// What keeps the Pod from running, in the words of Kubernetes.

@@ -218,7 +218,7 @@ async fn nodes(
     let access = access(credentials);
     valkey::observe_nodes(
         &probes,
-        &settings::asked(desired),
+        &settings::asked(desired, pods.values()),
         &access,
         ctx.connector.as_ref(),
         &Bounds::default(),

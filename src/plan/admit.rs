@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::budget;
 use crate::model::plan::Attempts;
-use crate::model::{Blocked, Code, Lane, NodeId, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why};
+use crate::model::{Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why};
 
 /// Admits what may be done now.
 pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
@@ -15,6 +15,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
         steps.iter().any(|p| p.step.lane() == Lane::First && attempts.held_back(&p.step, v.s.now).is_some());
     let busy = !waiting.is_empty() || steps.iter().any(|p| !is_aside(p));
     let mut gate = Gate::new(v, attempts);
+    let unnoted = unnoted(&steps, v, attempts);
     let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
     for p in steps {
@@ -24,6 +25,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
         match refusal(v, &p, attempts) {
             Some(no) => blocked.push(no),
             None if halted && p.step.lane() != Lane::First => {}
+            None if needs_note(&p.step, &unnoted) => {}
             None => match gate.pass(&p) {
                 Ok(()) if seen.insert(p.step.clone()) => admitted.push(p),
                 // Two rules may come to the same step; the earlier one's reason stands.
@@ -45,6 +47,26 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
 /// Goes on beside everything else: it publishes what is, or waits for quiet itself.
 fn is_aside(p: &Proposal) -> bool {
     p.why == Why::Balance || matches!(p.step, Step::SetGate { .. } | Step::Apply(_))
+}
+
+/// Settings by Pod whose earlier value is not noted yet, because the note failed a moment ago.
+fn unnoted(steps: &[Proposal], v: &View<'_>, attempts: &Attempts) -> BTreeSet<(PodUid, String)> {
+    let held = steps.iter().filter(|p| attempts.held_back(&p.step, v.s.now).is_some());
+    let notes = held.filter_map(|p| match &p.step {
+        Step::Note { uid, key, .. } => Some((uid.clone(), key.clone())),
+        _ => None,
+    });
+    notes.collect()
+}
+
+/// What is set without a note could never be taken back.
+fn needs_note(step: &Step, unnoted: &BTreeSet<(PodUid, String)>) -> bool {
+    match step {
+        Step::Configure { on, settings, .. } => {
+            settings.keys().any(|key| unnoted.contains(&(on.uid.clone(), key.clone())))
+        }
+        _ => false,
+    }
 }
 
 fn refusal(v: &View<'_>, p: &Proposal, attempts: &Attempts) -> Option<Blocked> {

@@ -2,8 +2,11 @@
 //!
 //! A node runs with the low timeout only while an empty cluster forms and its own state is not ok yet
 //! (a lost `CONFIG SET` heals here: the configuration file carries the real value).
+//!
+//! Before `spec.config` sets a key on a server for the first time, the value that it started with is noted on its Pod. That is
+//! where the key goes back to when it is removed from `spec.config`, whichever operator sees it (the Pod lives as long as its server).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::form;
 use crate::model::settings::{self, FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
@@ -15,6 +18,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
         managed(v, member, node, forming, &mut plan);
         users(v, member, node, &mut plan);
+        removed(v, member, node, &mut plan);
     }
     plan
 }
@@ -61,6 +65,10 @@ fn users(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) 
         } else if !settings::holds(node, key, value, &v.s.applied)
             && let Some(on) = member.target()
         {
+            // First in its lane: what is set without a note is never taken back.
+            if let Some(before) = node.config.get(key).filter(|_| !member.pod.before.contains_key(key)) {
+                plan.steps.push(note(member, key, Some(before), "before spec.config sets it"));
+            }
             let settings = BTreeMap::from([(key.clone(), value.clone())]);
             plan.steps.push(Proposal::new(
                 Step::Configure { on, settings, only_empty: false },
@@ -69,4 +77,28 @@ fn users(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) 
             ));
         }
     }
+}
+
+/// What `spec.config` has set once and sets no more goes back to where the server started.
+fn removed(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) {
+    let still: BTreeSet<&String> = settings::users(&v.s.desired).map(|(key, _)| key).collect();
+    for (key, before) in member.pod.before.iter().filter(|(key, _)| !still.contains(key)) {
+        if !node.config.contains_key(key) || settings::holds(node, key, before, &v.s.applied) {
+            plan.steps.push(note(member, key, None, "spec.config sets it no more"));
+        } else if let Some(on) = member.target() {
+            let settings = BTreeMap::from([(key.clone(), before.clone())]);
+            plan.steps.push(Proposal::new(
+                Step::Configure { on, settings, only_empty: false },
+                Why::Settings,
+                format!("spec.config sets {key} no more: back to what the server started with"),
+            ));
+        }
+    }
+}
+
+fn note(member: &Member<'_>, key: &str, before: Option<&String>, why: &str) -> Proposal {
+    let (name, uid) = (member.pod.name.clone(), member.pod.uid.clone());
+    let step =
+        Step::Note { name, uid, shard: member.pod.shard, key: key.to_owned(), before: before.cloned() };
+    Proposal::new(step, Why::Settings, why)
 }

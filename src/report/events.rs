@@ -87,6 +87,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
         Step::Latch
         | Step::SetGate { .. }
+        | Step::Note { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
         | Step::SetEpoch { .. }

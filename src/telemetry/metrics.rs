@@ -1,4 +1,4 @@
-//! Decides the names, labels and types of the operator's metrics. Touches memory only.
+//! Decides the names, labels and types of the operator's metrics. Touches memory only (and `/proc/self`, in `process`).
 //!
 //! Names follow the Prometheus conventions (<https://prometheus.io/docs/practices/naming/>): base units, `_total` on counters.
 //! What belongs to one `ValkeyCluster` carries its namespace and name and goes when the cluster goes.
@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+use super::process::Process;
 
 /// Buckets from a millisecond (one exchange with a node) to the slowest bounded wait of a pass.
 const SECONDS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
@@ -152,7 +153,7 @@ impl Metrics {
             Box::new(self.members.clone()),
             Box::new(self.spread.clone()),
             Box::new(version),
-            Box::new(ProcessCollector::for_self()),
+            Box::new(Process::new()),
         ];
         for collector in all {
             self.registry.register(collector)?;

@@ -143,6 +143,9 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
             pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() });
         }
         "age" => pod.created = Moment(NOW - parse::<i64>(value)?),
+        _ if key.starts_with("before.") => {
+            drop(pod.before.insert(key.trim_start_matches("before.").to_owned(), value.to_owned()));
+        }
         _ => return Err(format!("unknown word {key:?}")),
     }
     Ok(())

@@ -144,6 +144,7 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         terminating: false,
         disrupted: false,
         gate: (state == State::Healthy).then_some(true),
+        before: BTreeMap::new(),
         created: Moment(NOW - 5000),
         trouble: None,
     };

@@ -51,6 +51,14 @@ impl World {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
                 object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.gate = Some(*ready);
             }
+            Step::Note { name, uid, key, before, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                let notes = &mut object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.before;
+                match before {
+                    Some(value) => drop(notes.entry(key.clone()).or_insert_with(|| value.clone())),
+                    None => drop(notes.remove(key)),
+                }
+            }
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
                 guard::configure(&facts, *only_empty).map_err(stale)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
 use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, Shard, Slots};
 
-use super::valkey::{Node, Valkey};
+use super::valkey::{Node, Valkey, shown};
 use super::world::World;
 
 /// Ticks that two nodes may claim one slot while an election becomes known.
@@ -174,6 +174,9 @@ impl World {
             if node.timeout_ms() != i64::from(desired.node_timeout_ms()) {
                 return Some(format!("{} runs with node-timeout {}", node.id, node.timeout_ms()));
             }
+            if let Some((key, value)) = self.unsettled(node) {
+                return Some(format!("{} runs with {key} {value}, which nobody asks for", node.id));
+            }
             if node.retiring() && served == desired.shards {
                 return Some(format!("{} stays retired", node.id));
             }
@@ -182,6 +185,17 @@ impl World {
             return Some(format!("{:?} differ from the spec", self.kube.drifted));
         }
         plan.blocked.iter().find(|b| !self.expected(b.code)).map(|b| format!("still blocked: {}", b.message))
+    }
+
+    /// A setting that is neither the person's nor what a new server starts with; a value that servers refuse asks for nothing.
+    fn unsettled<'a>(&self, node: &'a Node) -> Option<(&'a String, &'a String)> {
+        let (first, config) = (self.first_config(), &self.resource.desired.config);
+        let wanted = |key: &String| config.get(key).map(|v| shown(v)).or_else(|| first.get(key).cloned());
+        let free = ["maxmemory", "maxmemory-policy", "timeout"];
+        let differs = |(k, v): &(&String, &String)| {
+            free.contains(&k.as_str()) && wanted(k).is_some_and(|w| w != **v && w != "nonsense")
+        };
+        node.config.iter().find(differs)
     }
 
     /// Refusals that a person has asked for.

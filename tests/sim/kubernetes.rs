@@ -87,6 +87,7 @@ impl Kubernetes {
             terminating: false,
             disrupted: false,
             gate: None,
+            before: BTreeMap::new(),
             created: Moment(now * TICK_MS),
             trouble: None,
         };

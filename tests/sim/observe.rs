@@ -86,7 +86,7 @@ impl World {
     }
 
     fn report(&self, node: &Node) -> NodeReport {
-        let asked = settings::asked(&self.resource.desired);
+        let asked = settings::asked(&self.resource.desired, self.kube.pods.values().map(|o| &o.pod));
         let role = match &node.of {
             None => Role::Primary { slots: node.slots.clone() },
             Some(of) => {

@@ -255,7 +255,7 @@ impl Valkey {
 }
 
 /// How the server shows a value: sizes in bytes.
-fn shown(value: &str) -> String {
+pub(crate) fn shown(value: &str) -> String {
     match value.strip_suffix("mb").map(str::parse::<u64>) {
         Some(Ok(n)) => (n << 20).to_string(),
         Some(Err(_)) | None => value.to_owned(),

@@ -222,8 +222,8 @@ impl World {
         id
     }
 
-    /// `valkey.conf` carries the real node-timeout and the person's settings.
-    fn first_config(&self) -> BTreeMap<String, String> {
+    /// `valkey.conf` carries the real node-timeout; the person's other settings come when the node is adopted.
+    pub(crate) fn first_config(&self) -> BTreeMap<String, String> {
         let desired = &self.resource.desired;
         let mut config: BTreeMap<String, String> = [
             ("cluster-replica-no-failover", "no"),
@@ -237,9 +237,6 @@ impl World {
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect();
-        for (key, value) in &desired.config {
-            config.entry(key.clone()).and_modify(|v| value.clone_into(v));
-        }
         config.insert("cluster-node-timeout".into(), desired.node_timeout_ms().to_string());
         config
     }

@@ -14,7 +14,8 @@ use e2e::debs;
 use e2e::progress::Progress;
 use e2e::sandbox::address::Worker;
 use e2e::sandbox::{DEFAULT_NAME, Sandbox, UpOptions, images, init, logs, run_relay};
-use e2e::stories::{self, Suite, ci::Count};
+use e2e::stories::{self, Suite, Target, ci::Count};
+use e2e::stranger::Options;
 
 /// A real Kubernetes of several workers on this machine, in seconds.
 #[derive(Parser)]
@@ -66,7 +67,10 @@ enum Action {
         refresh: bool,
     },
     /// A 3×1 cluster, a key written and read through another node, and how long each phase took.
-    Demo,
+    Demo {
+        #[command(flatten)]
+        cluster: Options,
+    },
     /// Run stories under a write load: those named, or all.
     Test {
         /// Names of stories; a wrong one lists them all.
@@ -75,6 +79,8 @@ enum Action {
         /// How much of everything.
         #[arg(long, value_enum, default_value = "ci")]
         suite: Suite,
+        #[command(flatten)]
+        cluster: Options,
     },
     /// Formatting, lints, tests and all stories, with one count at the end; takes the sandbox down.
     Ci,
@@ -144,10 +150,13 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
             open()?.load_images(&progress)?;
         }
         Action::Images { refresh } => show_images(refresh, &progress)?,
-        Action::Demo => runtime()?.block_on(stories::demo(&arguments.name, &progress))?,
-        Action::Test { stories, suite } => {
+        Action::Demo { cluster } => {
+            let target = target(&arguments.name, cluster)?;
+            runtime()?.block_on(stories::demo(&target, &progress))?;
+        }
+        Action::Test { stories, suite, cluster } => {
             return judge(runtime()?.block_on(stories::ci::stories(
-                &arguments.name,
+                &target(&arguments.name, cluster)?,
                 &stories,
                 suite,
                 &progress,
@@ -164,6 +173,11 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The sandbox, unless a cluster is named.
+fn target(name: &str, cluster: Options) -> Result<Target> {
+    Ok(if cluster.names_a_cluster()? { Target::Stranger(cluster) } else { Target::Sandbox(name.to_owned()) })
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
 }
@@ -174,7 +188,7 @@ fn judge(told: Result<Count>) -> Result<ExitCode> {
         eprintln!("error: {error:#}");
         Count { failed: 1, ..Count::default() }
     });
-    say(count)?;
+    say(&count)?;
     Ok(if count.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use jiff::SignedDuration;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -73,7 +75,8 @@ pub struct Cli {
     /// Leaves the counters in the cluster.
     #[arg(long)]
     keep_keys: bool,
-    /// Takes commands from standard input, one a line: `mark NAME`, `stop`.
+    /// Takes commands from standard input, one a line: `mark NAME`, `stop`, and `flowing NAME`, which is answered by the
+    /// same words once every plain lane has had a write acknowledged again.
     #[arg(long)]
     stdin: bool,
 }
@@ -127,6 +130,7 @@ impl Cli {
         let mut commands = self.stdin.then(|| BufReader::new(tokio::io::stdin()).lines());
         let mut second = interval(Duration::from_secs(1));
         let mut flowed = false;
+        let mut asked: FuturesUnordered<BoxFuture<'_, (String, Result<()>)>> = FuturesUnordered::new();
         eprintln!("writing on {} plain and {} client lanes", self.lanes, self.client_lanes);
         loop {
             tokio::select! {
@@ -138,10 +142,17 @@ impl Cli {
                     flowed = true;
                     eprintln!("flowing: every plain lane has writes acknowledged");
                 }
+                Some((name, told)) = asked.next() => answer(&name, told),
                 line = next(&mut commands) => match line.as_deref().map(str::trim) {
                     None => commands = None,
                     Some("stop") => break,
-                    Some(line) => obey(handle, line),
+                    Some(line) => match line.split_once(' ') {
+                        Some(("flowing", name)) => {
+                            let name = name.trim().to_owned();
+                            asked.push(Box::pin(async move { (name, handle.wait_flowing().await) }));
+                        }
+                        _ => obey(handle, line),
+                    },
                 }
             }
         }
@@ -190,7 +201,15 @@ fn obey(handle: &LedgerHandle, line: &str) {
             eprintln!("marked {}", name.trim());
         }
         _ if line.is_empty() => {}
-        _ => eprintln!("unknown command {line:?}: write `mark NAME` or `stop`"),
+        _ => eprintln!("unknown command {line:?}: write `mark NAME`, `flowing NAME` or `stop`"),
+    }
+}
+
+/// One line, whatever the error says.
+fn answer(name: &str, told: Result<()>) {
+    match told {
+        Ok(()) => eprintln!("flowing {name}"),
+        Err(error) => eprintln!("not flowing {name}: {}", format!("{error:#}").replace('\n', " ")),
     }
 }
 

@@ -46,18 +46,32 @@ pub struct Access {
     pub relayed: bool,
     /// Who logs in.
     pub credentials: Credentials,
+    /// What the way to a node may add to the time of any answer: nothing for a socket of this machine, some seconds
+    /// for a detour through an API server. Whoever bounds an answer adds it.
+    pub slack: Duration,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Self { connector: direct(), relayed: false, credentials: Credentials::default() }
+        Self {
+            connector: direct(),
+            relayed: false,
+            credentials: Credentials::default(),
+            slack: Duration::ZERO,
+        }
     }
 }
 
 impl Access {
     /// Through this connector, without a login.
     pub fn through(connector: Connector) -> Self {
-        Self { connector, relayed: true, credentials: Credentials::default() }
+        Self { connector, relayed: true, ..Self::default() }
+    }
+
+    /// With this slack.
+    #[must_use]
+    pub fn with_slack(self, slack: Duration) -> Self {
+        Self { slack, ..self }
     }
 
     /// With this login.

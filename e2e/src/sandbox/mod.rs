@@ -264,6 +264,14 @@ impl Sandbox {
     }
 }
 
+/// The program that holds all of Kubernetes (`kubectl` among it, as its first argument), built unless the cache has it.
+///
+/// # Errors
+/// If Go is missing or the build fails.
+pub fn kubernetes_program(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    golang::build(&golang::KUBERNETES, cache, progress)
+}
+
 /// Runs the relay of a sandbox for ever.
 ///
 /// # Errors

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::setup;
-use super::{Stage, Suite};
+use super::setup::{self, Target};
+use super::{Stage, Suite, Told};
 use crate::cache::Cache;
 use crate::command::{output, tail};
 use crate::debs;
@@ -22,7 +22,7 @@ const CARGO: Duration = Duration::from_mins(40);
 const SHOWN: usize = 60;
 
 /// What passed and what did not.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Count {
     /// Passed.
     pub passed: usize,
@@ -30,12 +30,19 @@ pub struct Count {
     pub failed: usize,
     /// Not run.
     pub skipped: usize,
+    /// Why, for those of which it is known.
+    pub why: Vec<String>,
 }
 
 impl Count {
     /// One that passed or failed.
     fn one(passed: bool) -> Self {
-        Self { passed: usize::from(passed), failed: usize::from(!passed), skipped: 0 }
+        Self { passed: usize::from(passed), failed: usize::from(!passed), ..Self::default() }
+    }
+
+    /// One that was not run.
+    fn skipped(why: String) -> Self {
+        Self { skipped: 1, why: vec![why], ..Self::default() }
     }
 
     /// Adds another count.
@@ -43,6 +50,7 @@ impl Count {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.why.extend(other.why);
     }
 
     /// Nothing failed.
@@ -58,7 +66,8 @@ impl Count {
                 let part = line.split([';', '.']).find(|part| part.trim_end().ends_with(what));
                 part.and_then(|p| p.split_whitespace().next()?.parse().ok()).unwrap_or(0)
             };
-            sum.add(Self { passed: number("passed"), failed: number("failed"), skipped: number("ignored") });
+            let (passed, failed, skipped) = (number("passed"), number("failed"), number("ignored"));
+            sum.add(Self { passed, failed, skipped, why: Vec::new() });
         }
         sum
     }
@@ -66,28 +75,39 @@ impl Count {
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
+        if !self.why.is_empty() {
+            write!(f, " ({})", self.why.join("; "))?;
+        }
+        Ok(())
     }
 }
 
-/// Runs the stories of these names, or all, on a sandbox that is brought up if there is none; it stays up.
+/// Runs the stories of these names, or all, on a cluster or on a sandbox that is brought up if there is none; it stays up.
 ///
 /// # Errors
 /// If the ground cannot be laid.
-pub async fn stories(name: &str, names: &[String], suite: Suite, progress: &Progress) -> Result<Count> {
+pub async fn stories(target: &Target, names: &[String], suite: Suite, progress: &Progress) -> Result<Count> {
     super::known(names)?;
     let mut times = Vec::new();
-    let ground = setup::ground(name, progress, &mut times).await?;
+    let ground = setup::ground(target, progress, &mut times).await?;
     for (phase, took) in &times {
         progress.line(format_args!("{phase}: {:.1} s", took.as_secs_f64()));
     }
-    let stage = Stage::new(ground.sandbox, suite, progress.clone()).await?;
+    let stage = Stage::new(ground.reach, ground.client, suite, progress.clone());
     let mut count = Count::default();
-    for (story, result) in super::run(names, &stage, progress).await? {
-        if let Err(error) = &result {
-            println!("FAILED story {story}: {error:#}");
+    for (story, told) in super::run(names, &stage, progress).await? {
+        match told {
+            Told::Passed => count.add(Count::one(true)),
+            Told::Skipped(why) => count.add(Count::skipped(format!("{story}: {why}"))),
+            Told::Failed(error) => {
+                println!("FAILED story {story}: {error:#}");
+                count.add(Count::one(false));
+            }
         }
-        count.add(Count::one(result.is_ok()));
+    }
+    for why in stage.take_left_out() {
+        count.add(Count::skipped(why));
     }
     Ok(count)
 }
@@ -103,7 +123,7 @@ pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
     count.add(check("lints", &lint, progress)?);
     count.add(tests(progress)?);
     let began = Instant::now();
-    match stories(name, &[], Suite::Ci, progress).await {
+    match stories(&Target::Sandbox(name.to_owned()), &[], Suite::Ci, progress).await {
         Ok(told) => count.add(told),
         Err(error) => {
             println!("FAILED stories: {error:#}");
@@ -143,7 +163,7 @@ fn tests(progress: &Progress) -> Result<Count> {
     let output = output(&mut command, CARGO, Some(&step)).context("cargo test")?;
     let mut count = Count::of_libtest(&String::from_utf8_lossy(&output.stdout));
     if output.status.success() {
-        step.done(count);
+        step.done(&count);
     } else {
         show("cargo test", &output);
         // A test that does not compile is counted nowhere else.
@@ -188,7 +208,9 @@ mod tests {
         let text = "running 2 tests\n\
                     test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
                     test result: FAILED. 40 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n";
-        assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1 });
+        assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1, why: Vec::new() });
         assert_eq!(Count::of_libtest(text).to_string(), "42 passed, 3 failed, 1 skipped");
+        let skipped = Count::skipped("heal: needs the sandbox".to_owned());
+        assert_eq!(skipped.to_string(), "0 passed, 0 failed, 1 skipped (heal: needs the sandbox)");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,24 +10,33 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use valkey_cluster_operator::api::ValkeyCluster;
 use valkey_cluster_operator::build::credentials::OPERATOR_USER;
 use valkey_cluster_operator::build::labels;
 use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
 
+use super::reach::Way;
 use super::stage::{Stage, eventually};
 use crate::resp::{Access, Credentials};
 use crate::sandbox::Sandbox;
-use crate::truth::{Expected, Truth};
+use crate::truth::{Expected, Looker, Truth};
 
 /// Where Valkey listens.
 const CLIENT_PORT: u16 = 6379;
 
+/// Connections that are kept between two looks, and the password that they logged in with.
+struct Kept {
+    password: Option<String>,
+    looker: Looker,
+}
+
 /// A cluster that a story has applied.
 #[derive(Clone)]
 pub struct Cluster {
-    sandbox: Sandbox,
+    reach: Way,
     client: Client,
+    looker: Arc<Mutex<Option<Kept>>>,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -41,16 +51,17 @@ impl Cluster {
     /// # Errors
     /// The API server's refusal.
     pub async fn apply(stage: &Stage, namespace: &str, name: &str, spec: Value) -> Result<Self> {
-        let this = Self::existing(&stage.sandbox, &stage.client, namespace, name);
+        let this = Self::existing(stage.reach(), &stage.client, namespace, name);
         this.change(spec).await?;
         Ok(this)
     }
 
     /// A cluster that is there already.
-    pub fn existing(sandbox: &Sandbox, client: &Client, namespace: &str, name: &str) -> Self {
+    pub fn existing(reach: &Way, client: &Client, namespace: &str, name: &str) -> Self {
         Self {
-            sandbox: sandbox.clone(),
+            reach: reach.clone(),
             client: client.clone(),
+            looker: Arc::default(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             applied: Instant::now(),
@@ -163,7 +174,7 @@ impl Cluster {
         let known =
             valkey_cluster_operator::build::Credentials::from_secret(&secret).map_err(anyhow::Error::msg)?;
         let login = Credentials { user: Some(OPERATOR_USER.to_owned()), password: Some(known.operator) };
-        Ok(Access::through(connector(&self.sandbox)).with_login(login))
+        Ok(self.reach.access(&self.namespace).with_login(login))
     }
 
     /// What its nodes say themselves.
@@ -172,7 +183,24 @@ impl Cluster {
     /// If it cannot be found out whom to ask.
     pub async fn truth(&self) -> Result<Truth> {
         let nodes: Vec<SocketAddr> = self.addresses().await?.into_values().collect();
-        Ok(Truth::look(&self.access().await?, &nodes).await)
+        self.look(&nodes).await
+    }
+
+    /// What these nodes say, over connections that are kept.
+    ///
+    /// # Errors
+    /// If its Secret cannot be read.
+    pub async fn look(&self, nodes: &[SocketAddr]) -> Result<Truth> {
+        let access = self.access().await?;
+        let mut kept = self.looker.lock().await;
+        let password = access.credentials.password.clone();
+        let mut with = match kept.take() {
+            Some(with) if with.password == password => with,
+            _ => Kept { password, looker: Looker::patient(access) },
+        };
+        let truth = Truth { seen: with.looker.ask(nodes).await };
+        *kept = Some(with);
+        Ok(truth)
     }
 
     /// Waits until the nodes themselves say that all is as it should be, node-timeouts included.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use serde_json::json;
 use valkey_cluster_operator::build::labels;
 use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
@@ -15,7 +16,6 @@ use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
 use super::Story;
 use super::cluster::Cluster;
 use super::stage::{Stage, TICK};
-use crate::resp::{Connection, Reply};
 use crate::truth::{Expected, Truth};
 
 pub(super) const STORY: Story = Story {
@@ -30,8 +30,6 @@ const SHAPES: [(usize, usize); 5] = [(3, 0), (3, 1), (3, 2), (6, 1), (1, 0)];
 const FORMED: Duration = Duration::from_secs(3);
 /// No cluster of these sizes takes longer, whatever else the machine does.
 const LIMIT: Duration = Duration::from_mins(2);
-/// A server that has just started answers at once or is asked again.
-const ASK: Duration = Duration::from_millis(250);
 
 async fn run(stage: &Stage) -> Result<()> {
     let mut formations = Vec::new();
@@ -57,7 +55,7 @@ struct Times {
     formed: Duration,
 }
 
-async fn create(stage: &Stage, shards: usize, replicas: usize) -> Result<Duration> {
+pub(super) async fn create(stage: &Stage, shards: usize, replicas: usize) -> Result<Duration> {
     let cluster = stage.cluster(json!({ "shards": shards, "replicas": replicas })).await?;
     let (times, ready) = tokio::try_join!(watch(&cluster, shards, replicas), waited(stage, &cluster))?;
     // What `kubectl wait` has let through must be true now, not soon.
@@ -66,7 +64,7 @@ async fn create(stage: &Stage, shards: usize, replicas: usize) -> Result<Duratio
     ensure!(problems.is_empty(), "kubectl wait returned, and: {}", problems.join("; "));
     ensure!(truth.covered() == usize::from(crate::resp::SLOTS), "{} slots are covered", truth.covered());
     check(stage, &cluster).await?;
-    spread(&cluster, &truth).await?;
+    spread(stage, &cluster, &truth).await?;
     let formation = times.formed.saturating_sub(times.answered);
     stage.say(format_args!(
         "{shards}x{replicas}: servers answer after {:.2} s, formed {:.2} s later, Ready after {:.2} s",
@@ -88,13 +86,9 @@ fn expected(shards: usize, replicas: usize) -> Expected {
 
 /// `kubectl wait`, begun right after the apply.
 async fn waited(stage: &Stage, cluster: &Cluster) -> Result<Duration> {
-    let (sandbox, namespace) = (stage.sandbox.clone(), cluster.namespace.clone());
     let vkc = format!("vkc/{}", cluster.name);
-    tokio::task::spawn_blocking(move || {
-        let arguments = ["wait", "-n", &namespace, "--for=condition=Ready", &vkc, "--timeout=120s"];
-        sandbox.kubectl(arguments)
-    })
-    .await??;
+    let arguments = ["wait", "-n", &cluster.namespace, "--for=condition=Ready", &vkc, "--timeout=120s"];
+    stage.kubectl(&arguments).await?;
     Ok(cluster.applied.elapsed())
 }
 
@@ -105,17 +99,18 @@ async fn watch(cluster: &Cluster, shards: usize, replicas: usize) -> Result<Time
     let mut times: Option<Duration> = None;
     while cluster.applied.elapsed() < LIMIT {
         let addresses: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
-        if let (Some(last), Ok(access)) = (times, cluster.access().await) {
-            let truth = Truth::look(&access, &addresses).await;
-            if truth.problems().is_empty() && truth.shards().len() == shards {
+        // There is no Secret yet: nobody can be asked.
+        if let Ok(truth) = cluster.look(&addresses).await {
+            answered.extend(truth.answered().map(|(addr, _, _)| addr));
+            if times.is_none() {
+                times = (answered.len() == members).then(|| cluster.applied.elapsed());
+            }
+            if let Some(last) = times
+                && truth.problems().is_empty()
+                && truth.shards().len() == shards
+            {
                 return Ok(Times { answered: last, formed: cluster.applied.elapsed() });
             }
-        } else if let Ok(access) = cluster.access().await {
-            let late: Vec<SocketAddr> = addresses.into_iter().filter(|a| !answered.contains(a)).collect();
-            let asked = late.iter().map(|addr| answers(&access, *addr));
-            let heard = futures::future::join_all(asked).await;
-            answered.extend(late.iter().zip(heard).filter(|(_, yes)| *yes).map(|(addr, _)| *addr));
-            times = (answered.len() == members).then(|| cluster.applied.elapsed());
         }
         tokio::time::sleep(TICK / 2).await;
     }
@@ -126,25 +121,14 @@ async fn watch(cluster: &Cluster, shards: usize, replicas: usize) -> Result<Time
     )
 }
 
-async fn answers(access: &crate::resp::Access, addr: SocketAddr) -> bool {
-    let ping = async {
-        let mut open = Connection::open(access, addr, ASK).await?;
-        open.call(&["PING"], ASK).await
-    };
-    matches!(ping.await, Ok(Reply::Simple(_)))
-}
-
 /// `valkey-cli --cluster check` in a Pod.
 async fn check(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let pods = cluster.pods().await?;
     let pod = pods.keys().next().context("there is no Pod")?.clone();
-    let (sandbox, namespace) = (stage.sandbox.clone(), cluster.namespace.clone());
     let began = Instant::now();
-    let text = tokio::task::spawn_blocking(move || {
-        let cli = ["valkey-cli", "--cluster", "check", "127.0.0.1:6379"];
-        sandbox.kubectl(["exec", "-n", &namespace, &pod, "-c", "server", "--"].into_iter().chain(cli))
-    })
-    .await??;
+    let cli = ["valkey-cli", "--cluster", "check", "127.0.0.1:6379"];
+    let exec = ["exec", "-n", &cluster.namespace, &pod, "-c", "server", "--"];
+    let text = stage.kubectl(&[&exec[..], &cli[..]].concat()).await?;
     let agreed = text.contains("[OK] All nodes agree about slots configuration.");
     ensure!(
         agreed && text.contains("[OK] All 16384 slots covered."),
@@ -154,8 +138,8 @@ async fn check(stage: &Stage, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Primaries evenly over the workers, the copies of a shard on different ones.
-async fn spread(cluster: &Cluster, truth: &Truth) -> Result<()> {
+/// Primaries evenly over the workers, and the copies of a shard on different ones where there are as many.
+async fn spread(stage: &Stage, cluster: &Cluster, truth: &Truth) -> Result<()> {
     let (pods, addresses, workers) =
         (cluster.pods().await?, cluster.addresses().await?, cluster.workers().await?);
     let primaries: Vec<SocketAddr> = truth.shards().iter().filter_map(|s| s.primary_addr).collect();
@@ -168,6 +152,18 @@ async fn spread(cluster: &Cluster, truth: &Truth) -> Result<()> {
     let (most, least) =
         (load.values().max().copied().unwrap_or(0), load.values().min().copied().unwrap_or(0));
     ensure!(most - least <= 1, "primaries over workers: {load:?}");
+    let all = Api::<Node>::all(stage.client.clone()).list(&ListParams::default()).await?.items;
+    let takes = |node: &Node| {
+        let spec = node.spec.as_ref();
+        let tainted = spec
+            .and_then(|s| s.taints.as_ref())
+            .is_some_and(|all| all.iter().any(|t| t.effect != "PreferNoSchedule"));
+        !tainted && spec.and_then(|s| s.unschedulable) != Some(true)
+    };
+    let copies = truth.shards().iter().map(|s| 1 + s.replicas.len()).max().unwrap_or(0);
+    if all.iter().filter(|node| takes(node)).count() < copies {
+        return Ok(());
+    }
     let shard = |pod: &Pod| pod.labels().get(labels::SHARD_INDEX).cloned();
     let mut places = BTreeSet::new();
     for (name, pod) in &pods {

@@ -34,6 +34,10 @@ async fn run(stage: &Stage) -> Result<()> {
     namesake(stage).await.context("deleted and applied anew at once")?;
     orphaned(stage).await.context("orphaned")?;
     namespace(stage).await.context("the namespace")?;
+    if let Err(why) = stage.own_operator("stops the operator").await {
+        stage.leave_out("delete without an operator", &why);
+        return Ok(());
+    }
     let alone = without_operator(stage).await.context("without an operator");
     operator::scale(&stage.client, 2).await?;
     alone
@@ -123,8 +127,7 @@ async fn orphaned(stage: &Stage) -> Result<()> {
             .await?;
     next.ready(next.applied, LIMIT).await?;
     let mine = controlled_by(&next).await?;
-    let access = next.access().await?;
-    let truth = crate::truth::Truth::look(&access, &mine).await;
+    let truth = next.look(&mine).await?;
     ensure!(truth.problems().is_empty(), "the new cluster: {}", truth.problems().join("; "));
     let known = truth.answered().flat_map(|(_, f, _)| f.view.lines.iter().map(|l| l.id.clone()));
     let met: Vec<String> = known.filter(|id| before.contains(id)).collect();

@@ -4,16 +4,22 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::PostParams;
 
 use super::cluster::Cluster;
 use super::operator;
-use super::setup::{self, Ground};
+use super::setup::{self, Ground, Target};
 use super::stage::eventually;
 use crate::progress::Progress;
 
 /// The sample and its name.
 const SAMPLE: (&str, &str) = ("manifests/samples/valkeycluster-sample.yaml", "valkeycluster-sample");
+/// In the sandbox, where it is the only one.
 const NAMESPACE: &str = "default";
+/// On a cluster of somebody's.
+const GUEST: &str = "valkey-demo";
 const LIMIT: Duration = Duration::from_mins(2);
 /// What is written through one node and read through another.
 const PAIR: (&str, &str) = ("greeting", "written-through-one-node-and-read-through-another");
@@ -22,38 +28,57 @@ const PAIR: (&str, &str) = ("greeting", "written-through-one-node-and-read-throu
 ///
 /// # Errors
 /// What did not work, and where to look.
-pub async fn demo(name: &str, progress: &Progress) -> Result<()> {
+pub async fn demo(target: &Target, progress: &Progress) -> Result<()> {
     let mut times: Vec<(&str, Duration)> = Vec::new();
-    let ground = setup::ground(name, progress, &mut times).await?;
+    let ground = setup::ground(target, progress, &mut times).await?;
     let cluster = apply(&ground, progress, &mut times).await?;
-    let told = show(&ground, &cluster)?;
+    let told = tokio::task::block_in_place(|| show(&ground, &cluster))?;
     println!("{told}");
     println!("{:<42}{:>8}", "PHASE", "SECONDS");
     for (phase, took) in &times {
         println!("{phase:<42}{:>8.2}", took.as_secs_f64());
     }
-    let option = if name == crate::sandbox::DEFAULT_NAME { String::new() } else { format!("--name {name} ") };
+    let (kubectl, namespace) = (ground.reach.kubectl_words(), &cluster.namespace);
     println!(
-        "\nLook further:   cargo sandbox {option}kubectl get vkc {} -o yaml\n\
-         \x20               cargo sandbox {option}kubectl exec -it {} -c server -- valkey-cli -c\n\
-         \x20               cargo sandbox {option}logs {}/OPERATOR-POD\n\
-         \x20               KUBECONFIG={} kubectl get pods -A\n\
-         Remove it all:  cargo sandbox {option}down",
+        "\nLook further:   {kubectl} get vkc -n {namespace} {} -o yaml\n\
+         \x20               {kubectl} exec -n {namespace} -it {} -c server -- valkey-cli -c\n\
+         \x20               {kubectl} logs -n {} -l {} --prefix",
         SAMPLE.1,
         cluster.pods().await?.keys().next().map_or("POD", String::as_str),
         operator::NAMESPACE,
-        ground.sandbox.kubeconfig().display(),
+        operator::SELECTOR,
     );
+    if let Some(sandbox) = ground.reach.sandbox() {
+        let down = kubectl.replace("kubectl", "down");
+        println!("                KUBECONFIG={} kubectl get pods -A", sandbox.kubeconfig().display());
+        println!("Remove it all:  {down}");
+    } else {
+        println!("Remove it all:  {kubectl} delete namespace {namespace}");
+        if ground.installed {
+            println!(
+                "                {kubectl} delete -f manifests/install.yaml    # the operator and its kind"
+            );
+        }
+    }
     Ok(())
 }
 
 async fn apply(ground: &Ground, progress: &Progress, times: &mut Vec<(&str, Duration)>) -> Result<Cluster> {
     let file = crate::root().join(SAMPLE.0);
     let file = file.to_str().context("the path of the sample is not text")?;
-    let cluster = Cluster::existing(&ground.sandbox, &ground.client, NAMESPACE, SAMPLE.1);
+    let namespace = if ground.reach.sandbox().is_some() { NAMESPACE } else { GUEST };
+    if namespace == GUEST {
+        let api = Api::<Namespace>::all(ground.client.clone());
+        let object = serde_json::from_value(serde_json::json!({ "metadata": { "name": GUEST } }))?;
+        match api.create(&PostParams::default(), &object).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            other => drop(other?),
+        }
+    }
+    let cluster = Cluster::existing(&ground.reach, &ground.client, namespace, SAMPLE.1);
     let step = progress.step("the sample cluster");
     let began = Instant::now();
-    ground.sandbox.kubectl(["apply", "-n", NAMESPACE, "-f", file])?;
+    tokio::task::block_in_place(|| ground.reach.kubectl(&["apply", "-n", namespace, "-f", file]))?;
     let spec = cluster.get().await?.spec;
     let (shards, replicas) = (usize::try_from(spec.shards)?, usize::try_from(spec.replicas)?);
     let members = shards * (1 + replicas);
@@ -81,13 +106,14 @@ async fn apply(ground: &Ground, progress: &Progress, times: &mut Vec<(&str, Dura
 
 /// The key, and what kubectl shows.
 fn show(ground: &Ground, cluster: &Cluster) -> Result<String> {
+    let namespace = cluster.namespace.as_str();
     let cli = |pod: &str, command: &[&str]| {
-        let exec = ["exec", "-n", NAMESPACE, pod, "-c", "server", "--", "valkey-cli", "-c"];
-        ground.sandbox.kubectl(exec.iter().chain(command))
+        let exec = ["exec", "-n", namespace, pod, "-c", "server", "--", "valkey-cli", "-c"];
+        ground.reach.kubectl(&[&exec[..], command].concat())
     };
     let mut told = String::new();
     let label = format!("valkey.io/cluster={}", cluster.name);
-    let names = ground.sandbox.kubectl(["get", "pods", "-n", NAMESPACE, "-l", &label, "-oname"])?;
+    let names = ground.reach.kubectl(&["get", "pods", "-n", namespace, "-l", &label, "-oname"])?;
     let mut names = names.lines().map(|name| name.trim_start_matches("pod/"));
     let first = names.next().context("there is no Pod")?;
     let second = names.next_back().context("there is one Pod only")?;
@@ -101,8 +127,7 @@ fn show(ground: &Ground, cluster: &Cluster) -> Result<String> {
     let _ = writeln!(told, "$ valkey-cli -c GET {key}    # in {second}\n{read}");
     for arguments in [&["get", "vkc"][..], &["get", "pods", "-l", &label, "-o", "wide"][..]] {
         let _ = writeln!(told, "$ kubectl {}", arguments.join(" "));
-        let all = arguments.iter().copied().chain(["-n", NAMESPACE]);
-        told.push_str(&ground.sandbox.kubectl(all)?);
+        told.push_str(&ground.reach.kubectl(&[arguments, &["-n", namespace]].concat())?);
         told.push('\n');
     }
     Ok(told)

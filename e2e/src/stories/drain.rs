@@ -23,6 +23,7 @@ const LIMIT: Duration = Duration::from_mins(3);
 const EVEN: Duration = Duration::from_secs(30);
 
 async fn run(stage: &Stage) -> Result<()> {
+    stage.sandbox("it drains every worker, with whatever else runs there")?;
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     let workers: Vec<String> = stage.workers().await?;
@@ -30,7 +31,7 @@ async fn run(stage: &Stage) -> Result<()> {
     for worker in &workers {
         let drained = drain(stage, &cluster, worker, &workers).await;
         // Whatever came of it, the next story finds the worker open.
-        stage.sandbox.kubectl(["uncordon", worker.as_str()])?;
+        stage.kubectl(&["uncordon", worker.as_str()]).await?;
         if let Err(error) = drained {
             broken.push(format!("{worker}: {error:#}"));
         }
@@ -45,9 +46,7 @@ async fn drain(stage: &Stage, cluster: &Cluster, worker: &str, all: &[String]) -
     let here = cluster.workers().await?.into_values().filter(|w| w == worker).count();
     load.mark(worker);
     let began = Instant::now();
-    let command = ["drain", worker, "--ignore-daemonsets", "--timeout=170s"].map(str::to_owned);
-    let sandbox = stage.sandbox.clone();
-    tokio::task::spawn_blocking(move || sandbox.kubectl(command)).await??;
+    stage.kubectl(&["drain", worker, "--ignore-daemonsets", "--timeout=170s"]).await?;
     let drained = began.elapsed();
     cluster.whole(3, 1, LIMIT).await?;
     let open: Vec<&String> = all.iter().filter(|w| *w != worker).collect();

@@ -52,6 +52,7 @@ const PASS: Duration = Duration::from_millis(20);
 const BUS: u16 = 10_000;
 
 async fn run(stage: &Stage) -> Result<()> {
+    stage.sandbox("tries Valkey's processes on this machine, without Kubernetes")?;
     let cache = Cache::open()?;
     for root in valkey_roots(&cache, &stage.progress)? {
         let version = root.version.clone();
@@ -156,6 +157,7 @@ impl World {
             terminating: false,
             disrupted: false,
             gate: None,
+            before: BTreeMap::new(),
             created: now(),
             trouble: None,
         };
@@ -185,7 +187,7 @@ impl World {
         let address = |number: &usize| self.processes.addr(*number);
         let probes: Vec<Probe> =
             self.numbers.iter().map(|(uid, n)| Probe { uid: uid.clone(), addr: address(n) }).collect();
-        let asked = settings::asked(&self.desired);
+        let asked = settings::asked(&self.desired, self.pods.values());
         let nodes = observe_nodes(&probes, &asked, &access, &FredConnector, &Bounds::default()).await;
         let applied = self.applied.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.clone();
         let mut snapshot = Snapshot {
@@ -256,6 +258,12 @@ impl World {
             Step::DeletePod { name, .. } => self.delete(name)?,
             Step::SetGate { name, ready, .. } => {
                 self.pods.entry(name.clone()).and_modify(|pod| pod.gate = Some(*ready));
+            }
+            Step::Note { name, key, before, .. } => {
+                self.pods.entry(name.clone()).and_modify(|pod| match before {
+                    Some(value) => drop(pod.before.insert(key.clone(), value.clone())),
+                    None => drop(pod.before.remove(key)),
+                });
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ use super::Story;
 use super::operator;
 use super::process::OperatorProcess;
 use super::stage::Stage;
+use crate::sandbox::Sandbox;
 
 pub(super) const STORY: Story = Story {
     name: "kill_operator",
@@ -29,28 +30,29 @@ const LIMIT: Duration = Duration::from_mins(2);
 const SEED: &str = "SEED";
 
 async fn run(stage: &Stage) -> Result<()> {
+    let sandbox = stage.sandbox("kills an operator that runs beside the cluster, in its network")?;
     let seed = match std::env::var(SEED) {
         Ok(text) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
         Err(_) => rand::random(),
     };
     stage.say(format_args!("{SEED}={seed}"));
     operator::scale(&stage.client, 0).await?;
-    let told = creations(stage, seed).await;
+    let told = creations(stage, sandbox, seed).await;
     operator::scale(&stage.client, 2).await?;
     told
 }
 
-async fn creations(stage: &Stage, seed: u64) -> Result<()> {
+async fn creations(stage: &Stage, sandbox: &Sandbox, seed: u64) -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let program = program()?;
     for round in 0..stage.times(3, 20) {
         let moments: Vec<u64> = (0..KILLS).map(|_| random.random_range(0..CREATION_MS)).collect();
-        let mut operator = OperatorProcess::start(&stage.sandbox, &program, "story")?;
+        let mut operator = OperatorProcess::start(sandbox, &program, "story")?;
         let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
         for moment in &moments {
             tokio::time::sleep(Duration::from_millis(*moment)).await;
             operator.kill()?;
-            operator = OperatorProcess::start(&stage.sandbox, &program, "story")?;
+            operator = OperatorProcess::start(sandbox, &program, "story")?;
         }
         let ready =
             cluster.ready(cluster.applied, LIMIT).await.with_context(|| format!("killed at {moments:?}"))?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::cluster::{Cluster, connector};
+use super::cluster::Cluster;
+use super::reach::Writes;
 use super::stage::Stage;
-use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options};
-use crate::resp::Access;
+use crate::ledger::LedgerReport;
 use crate::truth::{History, Sampler, SamplerHandle};
 
 /// The longest that a write may wait for a planned change of roles.
@@ -19,7 +19,7 @@ const BLINK: Duration = Duration::from_millis(1000);
 
 /// A ledger that writes to all slots, as an application does, and a sampler.
 pub(super) struct Load {
-    ledger: LedgerHandle,
+    ledger: Box<dyn Writes>,
     sampler: SamplerHandle,
 }
 
@@ -30,11 +30,9 @@ impl Load {
     /// If a lane does not flow.
     pub(super) async fn start(stage: &Stage, cluster: &Cluster) -> Result<Self> {
         let nodes: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
-        let mut options = Options::new(nodes.iter().map(ToString::to_string).collect());
-        options.access = Access::through(connector(&stage.sandbox));
-        let ledger = Ledger::start(options).await?;
+        let ledger = stage.reach().ledger(&cluster.namespace, &nodes).await?;
         let sampler = Sampler::start(cluster.access().await?, nodes, Some(Sampler::as_announced()));
-        ledger.wait_flowing().await?;
+        ledger.flowing().await?;
         Ok(Self { ledger, sampler })
     }
 
@@ -48,7 +46,7 @@ impl Load {
     /// # Errors
     /// Which do not.
     pub(super) async fn flowing(&self) -> Result<()> {
-        self.ledger.wait_flowing().await
+        self.ledger.flowing().await
     }
 
     /// Looks at the Pods that there are now, and no longer at those that have gone.
@@ -80,7 +78,7 @@ impl Load {
     /// # Errors
     /// If a lane could not be read back: then nobody knows what is lost.
     pub(super) async fn end(self, stage: &Stage, what: &str) -> Result<(LedgerReport, History)> {
-        self.ledger.wait_flowing().await?;
+        self.ledger.flowing().await?;
         let report = self.ledger.stop().await?;
         let history = self.sampler.stop().await?;
         let (acked, lost, gap) = (report.judged.acked, report.lost(), report.judged.longest_gap_ms);

@@ -7,6 +7,7 @@ pub mod ci;
 mod cluster;
 mod operator;
 mod process;
+mod reach;
 mod setup;
 mod stage;
 
@@ -25,6 +26,7 @@ mod live;
 mod load;
 mod replicas;
 mod settled;
+mod stranger;
 mod takeover;
 mod upgrade;
 
@@ -35,7 +37,9 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use demo::demo;
-pub use stage::Stage;
+pub use reach::{Reach, Way, Writes};
+pub use setup::Target;
+pub use stage::{Skipped, Stage};
 
 use crate::progress::Progress;
 
@@ -75,6 +79,7 @@ pub fn all() -> Vec<Story> {
         delete::STORY,
         takeover::STORY,
         kill_operator::STORY,
+        stranger::STORY,
     ]
 }
 
@@ -91,18 +96,37 @@ pub(crate) fn known(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// What became of a story.
+#[derive(Debug)]
+pub enum Told {
+    /// It showed what it is about.
+    Passed,
+    /// It did not.
+    Failed(anyhow::Error),
+    /// It cannot be told on this stage, for this reason.
+    Skipped(String),
+}
+
+impl Told {
+    fn from(result: Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(error) => match error.downcast_ref::<Skipped>() {
+                Some(why) => Self::Skipped(why.to_string()),
+                None => Self::Failed(error),
+            },
+        }
+    }
+}
+
 /// The longest that one story may take: a bound, not an expectation.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Runs the stories of these names (all, when none is given) and says which failed.
+/// Runs the stories of these names (all, when none is given) and says what became of each.
 ///
 /// # Errors
 /// If a name is not that of a story, or the stage cannot be set.
-pub async fn run(
-    names: &[String],
-    stage: &Stage,
-    progress: &Progress,
-) -> Result<Vec<(&'static str, Result<()>)>> {
+pub async fn run(names: &[String], stage: &Stage, progress: &Progress) -> Result<Vec<(&'static str, Told)>> {
     known(names)?;
     let stories = all();
     let mut results = Vec::new();
@@ -116,15 +140,20 @@ pub async fn run(
             Err(_) => Err(anyhow::anyhow!("the story did not end within {} s", LIMIT.as_secs())),
         };
         let took = began.elapsed().as_secs_f64();
-        match &result {
-            Ok(()) => progress.line(format_args!("story {} ok ({took:.1} s)", story.name)),
-            Err(error) => {
+        let told = Told::from(result);
+        match &told {
+            Told::Passed => progress.line(format_args!("story {} ok ({took:.1} s)", story.name)),
+            Told::Skipped(why) => progress.line(format_args!("story {} skipped: {why}", story.name)),
+            Told::Failed(error) => {
                 progress.line(format_args!("story {} FAILED ({took:.1} s): {error:#}", story.name));
                 progress.line(stage.what_happened());
             }
         }
-        let cleaned = stage.clean().await;
-        results.push((story.name, result.and(cleaned)));
+        let told = match (told, stage.clean().await) {
+            (Told::Passed, Err(error)) => Told::Failed(error),
+            (told, _) => told,
+        };
+        results.push((story.name, told));
     }
     Ok(results)
 }

@@ -10,8 +10,11 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::stage::eventually;
-use crate::sandbox::Sandbox;
+use super::stage::{TICK, eventually};
+use crate::command::run;
+use crate::progress::Progress;
+use crate::sandbox::{Sandbox, images};
+use crate::stranger::{Pull, Stranger};
 
 /// Where it is installed.
 pub(super) const NAMESPACE: &str = "valkey-operator-system";
@@ -21,6 +24,12 @@ pub(super) const DEPLOYMENT: &str = "valkey-cluster-operator";
 pub(super) const SELECTOR: &str = "app.kubernetes.io/name=valkey-cluster-operator";
 /// Its lease.
 pub(super) const LEASE: &str = "valkey-cluster-operator";
+/// What installs it.
+const MANIFEST: &str = "manifests/install.yaml";
+/// A manifest is applied within seconds.
+const APPLY: Duration = Duration::from_mins(1);
+/// From a registry on a slow line.
+const PULLED: Duration = Duration::from_mins(3);
 /// Image present: the Pods are Ready within seconds.
 const ROLLOUT: Duration = Duration::from_mins(1);
 
@@ -29,10 +38,76 @@ const ROLLOUT: Duration = Duration::from_mins(1);
 /// # Errors
 /// If the API server refuses, or the Pods do not become Ready.
 pub(super) async fn install(sandbox: &Sandbox, client: &Client) -> Result<()> {
-    let manifest = crate::root().join("manifests/install.yaml");
+    let manifest = crate::root().join(MANIFEST);
     let file = manifest.to_str().context("the path of the manifest is not text")?;
     sandbox.kubectl(["apply", "--server-side", "--force-conflicts", "-f", file])?;
     scale(client, 2).await
+}
+
+/// Installs it on somebody's cluster, and says whether there was none before. What is there already stays as it is,
+/// unless an image is asked for.
+///
+/// # Errors
+/// If the API server refuses, the workers cannot pull the image, or the Pods do not become Ready.
+pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Result<bool> {
+    let client = stranger.client();
+    let api: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+    let asked = stranger.options().operator_image.as_deref();
+    let there = api.get_opt(DEPLOYMENT).await?;
+    let new = there.is_none();
+    match (asked, there) {
+        (None, Some(there)) => {
+            progress.line(format_args!("the operator that is there is used as it is: {}", image_of(&there)));
+        }
+        (asked, _) => {
+            let manifest = std::fs::read_to_string(crate::root().join(MANIFEST))?;
+            let manifest =
+                asked.map_or_else(|| manifest.clone(), |image| manifest.replace(images::OPERATOR, image));
+            let file =
+                std::env::temp_dir().join(format!("valkey-operator-install-{}.yaml", std::process::id()));
+            std::fs::write(&file, manifest)?;
+            let mut apply = stranger.kubectl_command();
+            apply.args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&file);
+            let applied = tokio::task::block_in_place(|| run(&mut apply, APPLY));
+            std::fs::remove_file(&file)?;
+            applied?;
+        }
+    }
+    started(stranger, &api).await?;
+    Ok(new)
+}
+
+/// Waits until the newest Pods of the Deployment are available, or one cannot get its image.
+async fn started(stranger: &Stranger, api: &Api<Deployment>) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(stranger.client(), NAMESPACE);
+    let began = std::time::Instant::now();
+    loop {
+        let live = api.get(DEPLOYMENT).await?;
+        let (wanted, status) =
+            (live.spec.as_ref().and_then(|s| s.replicas), live.status.clone().unwrap_or_default());
+        let observed = status.observed_generation == live.metadata.generation;
+        if observed && status.updated_replicas == wanted && status.available_replicas == wanted {
+            return Ok(());
+        }
+        let all = pods.list(&ListParams::default().labels(SELECTOR)).await?.items;
+        if let Some(pull) = all.iter().find_map(Pull::of) {
+            bail!(pull.sentence(stranger.context(), "--operator-image"));
+        }
+        ensure!(
+            began.elapsed() < PULLED,
+            "the operator is not available after {} s ({}/{} Pods): {} logs -n {NAMESPACE} -l {SELECTOR}",
+            PULLED.as_secs(),
+            status.available_replicas.unwrap_or(0),
+            wanted.unwrap_or(1),
+            stranger.kubectl_words()
+        );
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn image_of(deployment: &Deployment) -> String {
+    let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    pod.and_then(|pod| pod.containers.first()?.image.clone()).unwrap_or_default()
 }
 
 /// Replaces its Pods, so that they run the image that is loaded now.

@@ -15,6 +15,7 @@ use super::Story;
 use super::cluster::Cluster;
 use super::operator;
 use super::stage::Stage;
+use crate::sandbox::Sandbox;
 
 pub(super) const STORY: Story = Story {
     name: "settled",
@@ -31,18 +32,19 @@ const CPU: f64 = 0.01;
 const ACCOUNT: &str = "system:serviceaccount:valkey-operator-system:valkey-cluster-operator";
 
 async fn run(stage: &Stage) -> Result<()> {
+    let sandbox = stage.sandbox("reads the audit log and the kernel's account of processor time")?;
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, Duration::from_mins(2)).await?;
     tokio::time::sleep(QUIET).await;
-    let (versions, used) = (versions(stage, &cluster)?, cpu(stage).await?);
-    let from = std::fs::metadata(stage.sandbox.audit_log_path())?.len();
+    let (versions, used) = (versions(stage, &cluster).await?, cpu(stage, sandbox).await?);
+    let from = std::fs::metadata(sandbox.audit_log_path())?.len();
     tokio::time::sleep(WATCHED).await;
-    let now = self::versions(stage, &cluster)?;
+    let now = self::versions(stage, &cluster).await?;
     let changed: Vec<_> = now.iter().filter(|(k, v)| versions.get(*k) != Some(*v)).collect();
     ensure!(now.len() == versions.len() && changed.is_empty(), "changed while settled: {changed:?}");
-    let writes = writes(stage, from)?;
+    let writes = writes(sandbox, from)?;
     ensure!(writes.is_empty(), "the operator wrote while settled: {}", writes.join("; "));
-    for (pod, seconds) in cpu(stage).await? {
+    for (pod, seconds) in cpu(stage, sandbox).await? {
         let before = used.get(&pod).with_context(|| format!("{pod} is new"))?;
         let share = (seconds - before) / WATCHED.as_secs_f64();
         stage.say(format_args!(
@@ -56,18 +58,18 @@ async fn run(stage: &Stage) -> Result<()> {
 }
 
 /// The resourceVersion of the cluster and of everything that belongs to it.
-fn versions(stage: &Stage, cluster: &Cluster) -> Result<BTreeMap<String, String>> {
+async fn versions(stage: &Stage, cluster: &Cluster) -> Result<BTreeMap<String, String>> {
     let format =
         "-ojsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
     let kinds = "vkc,pods,services,configmaps,secrets";
-    let text = stage.sandbox.kubectl(["get", kinds, "-n", &cluster.namespace, format])?;
+    let text = stage.kubectl(&["get", kinds, "-n", &cluster.namespace, format]).await?;
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     Ok(lines.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
 }
 
 /// Writes of the operator's service account in the audit log after this offset, except to its Lease.
-fn writes(stage: &Stage, from: u64) -> Result<Vec<String>> {
-    let mut file = std::fs::File::open(stage.sandbox.audit_log_path())?;
+fn writes(sandbox: &Sandbox, from: u64) -> Result<Vec<String>> {
+    let mut file = std::fs::File::open(sandbox.audit_log_path())?;
     file.seek(SeekFrom::Start(from))?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
@@ -83,14 +85,14 @@ fn writes(stage: &Stage, from: u64) -> Result<Vec<String>> {
 }
 
 /// The processor time in seconds of each of the operator's Pods, as the kernel counts it.
-async fn cpu(stage: &Stage) -> Result<BTreeMap<String, f64>> {
+async fn cpu(stage: &Stage, sandbox: &Sandbox) -> Result<BTreeMap<String, f64>> {
     let api: Api<Pod> = Api::namespaced(stage.client.clone(), operator::NAMESPACE);
     let mut used = BTreeMap::new();
     for pod in api.list(&ListParams::default().labels(operator::SELECTOR)).await? {
         let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
         let worker = pod.spec.and_then(|s| s.node_name).with_context(|| format!("{name} is on no worker"))?;
         let worker = worker.parse().map_err(anyhow::Error::msg)?;
-        used.insert(name, stage.sandbox.pod_cpu_seconds(worker, &uid)?);
+        used.insert(name, sandbox.pod_cpu_seconds(worker, &uid)?);
     }
     Ok(used)
 }

@@ -1,5 +1,6 @@
-//! The ground of every story: a sandbox that is up, with the operator of this source tree installed.
+//! The ground of every story: a Kubernetes with the operator on it. On the sandbox, both are made from this source tree.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -7,14 +8,27 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client};
 
 use super::operator;
+use super::reach::Way;
 use crate::progress::Progress;
 use crate::sandbox::{Sandbox, UpOptions};
+use crate::stranger::{Options, Stranger};
 
-/// A sandbox with the operator on it.
+/// Where stories are told.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// On the sandbox of this name.
+    Sandbox(String),
+    /// On a cluster of somebody's.
+    Stranger(Options),
+}
+
+/// A Kubernetes with the operator on it.
 pub(super) struct Ground {
-    pub(super) sandbox: Sandbox,
+    pub(super) reach: Way,
     /// As administrator.
     pub(super) client: Client,
+    /// There was no operator before.
+    pub(super) installed: bool,
 }
 
 /// Brings up and installs what is missing or old; notes how long each phase took.
@@ -22,6 +36,31 @@ pub(super) struct Ground {
 /// # Errors
 /// What did not work, and where to look.
 pub(super) async fn ground(
+    target: &Target,
+    progress: &Progress,
+    times: &mut Vec<(&'static str, Duration)>,
+) -> Result<Ground> {
+    match target {
+        Target::Sandbox(name) => on_sandbox(name, progress, times).await,
+        Target::Stranger(options) => on_stranger(options.clone(), progress, times).await,
+    }
+}
+
+async fn on_stranger(
+    options: Options,
+    progress: &Progress,
+    times: &mut Vec<(&'static str, Duration)>,
+) -> Result<Ground> {
+    let began = Instant::now();
+    let stranger = Stranger::open(options, progress).await?;
+    let step = progress.step("operator");
+    let installed = operator::install_on(&stranger, progress).await?;
+    step.done("Ready");
+    times.push(("operator there and Ready", began.elapsed()));
+    Ok(Ground { client: stranger.client(), reach: Arc::new(stranger), installed })
+}
+
+async fn on_sandbox(
     name: &str,
     progress: &Progress,
     times: &mut Vec<(&'static str, Duration)>,
@@ -47,5 +86,5 @@ pub(super) async fn ground(
     }
     step.done("Ready");
     times.push(("operator installed and Ready", began.elapsed()));
-    Ok(Ground { sandbox, client })
+    Ok(Ground { reach: Arc::new(sandbox), client, installed: !old })
 }

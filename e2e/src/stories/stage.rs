@@ -1,4 +1,4 @@
-//! What every story has at hand: the sandbox, a client, and a namespace of its own that is removed afterwards.
+//! What every story has at hand: a Kubernetes, a client, and a namespace of its own that is removed afterwards.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,9 +9,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+use valkey_cluster_operator::api::ValkeyCluster;
 
 use super::Suite;
 use super::cluster::Cluster;
+use super::reach::Way;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 
@@ -22,8 +24,7 @@ pub(super) const TICK: Duration = Duration::from_millis(50);
 
 /// The stage on which stories are told.
 pub struct Stage {
-    /// The Kubernetes.
-    pub sandbox: Sandbox,
+    reach: Way,
     /// As administrator.
     pub client: Client,
     /// How much of everything.
@@ -32,23 +33,87 @@ pub struct Stage {
     pub progress: Progress,
     namespaces: Mutex<Vec<String>>,
     counter: AtomicUsize,
+    left_out: Mutex<Vec<String>>,
 }
 
+/// Why a story cannot be told on this stage. It is no failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Skipped(pub String);
+
 impl Stage {
-    /// A stage on a sandbox that is up.
-    ///
-    /// # Errors
-    /// If its API server cannot be reached.
-    pub async fn new(sandbox: Sandbox, suite: Suite, progress: Progress) -> Result<Self> {
-        let client = sandbox.client().await?;
-        Ok(Self {
-            sandbox,
+    /// A stage on a Kubernetes that the operator runs on.
+    pub fn new(reach: Way, client: Client, suite: Suite, progress: Progress) -> Self {
+        Self {
+            reach,
             client,
             suite,
             progress,
             namespaces: Mutex::default(),
             counter: AtomicUsize::new(0),
+            left_out: Mutex::default(),
+        }
+    }
+
+    /// The ways into its Kubernetes.
+    pub fn reach(&self) -> &Way {
+        &self.reach
+    }
+
+    /// The sandbox, for a story that needs its powers; `why` ends the sentence "needs the sandbox: it …".
+    ///
+    /// # Errors
+    /// [`Skipped`], on any other Kubernetes.
+    pub fn sandbox(&self, why: &str) -> Result<&Sandbox> {
+        Ok(self.reach.sandbox().ok_or_else(|| Skipped(format!("needs the sandbox: it {why}")))?)
+    }
+
+    /// For a story that stops or kills the operator; `why` ends the sentence "not on a cluster …: it …".
+    ///
+    /// # Errors
+    /// [`Skipped`], on somebody's cluster whose operator has `ValkeyCluster`s of others to look after.
+    pub async fn own_operator(&self, why: &str) -> Result<()> {
+        if self.reach.sandbox().is_some() {
+            return Ok(());
+        }
+        let all =
+            Api::<ValkeyCluster>::all(self.client.clone()).list_metadata(&ListParams::default()).await?;
+        let foreign = |name: &str| !name.starts_with(PREFIX);
+        let others = all.items.iter().find(|cr| foreign(&cr.namespace().unwrap_or_default()));
+        if let Some(other) = others {
+            let (namespace, name) = (other.namespace().unwrap_or_default(), other.name_any());
+            bail!(Skipped(format!(
+                "not beside a ValkeyCluster that is in use ({namespace}/{name}): it {why}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Notes a part of a story that cannot be told on this stage: it is counted as skipped.
+    pub fn leave_out(&self, what: &str, why: &anyhow::Error) {
+        self.say(format_args!("left out: {what}: {why:#}"));
+        if let Ok(mut left_out) = self.left_out.lock() {
+            left_out.push(format!("{what}: {why:#}"));
+        }
+    }
+
+    /// What was left out since the last call.
+    pub(super) fn take_left_out(&self) -> Vec<String> {
+        self.left_out.lock().map(|mut left_out| std::mem::take(&mut *left_out)).unwrap_or_default()
+    }
+
+    /// Runs kubectl and returns what it prints.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let (reach, arguments) =
+            (self.reach.clone(), arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            reach.kubectl(&arguments)
         })
+        .await?
     }
 
     /// Prints the figures of a story, in one line.
@@ -145,9 +210,9 @@ impl Stage {
     pub fn what_happened(&self) -> String {
         let mut out = String::new();
         let mut show = |title: &str, arguments: &[&str]| {
-            let text = self.sandbox.kubectl(arguments.iter().copied()).unwrap_or_else(|e| format!("{e:#}"));
-            let shown = arguments.join(" ");
-            out.extend(["--- ", title, " (cargo sandbox kubectl ", &shown, ")\n", &text, "\n"]);
+            let text = self.reach.kubectl(arguments).unwrap_or_else(|e| format!("{e:#}"));
+            let (kubectl, shown) = (self.reach.kubectl_words(), arguments.join(" "));
+            out.extend(["--- ", title, " (", &kubectl, " ", &shown, ")\n", &text, "\n"]);
         };
         let namespaces = self.namespaces.lock().map(|n| n.clone()).unwrap_or_default();
         for namespace in &namespaces {

@@ -25,6 +25,7 @@ const TAKEN: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_mins(2);
 
 async fn run(stage: &Stage) -> Result<()> {
+    stage.own_operator("removes the leading operator").await?;
     let leader = operator::leader(&stage.client).await?;
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     eventually("the first Pod", LIMIT, async || {

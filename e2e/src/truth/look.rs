@@ -48,6 +48,12 @@ impl Looker {
         Self { access, limit, connections: BTreeMap::new() }
     }
 
+    /// With the bound of a single look: half a second, and the slack of the way.
+    pub fn patient(access: Access) -> Self {
+        let limit = super::ANSWER + access.slack;
+        Self::new(access, limit)
+    }
+
     /// Asks all nodes at the same time.
     pub async fn ask(&mut self, nodes: &[SocketAddr]) -> BTreeMap<SocketAddr, Seen> {
         let mut kept = std::mem::take(&mut self.connections);

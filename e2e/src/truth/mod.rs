@@ -31,9 +31,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const NAMED: usize = 12;
 
 impl Truth {
-    /// Asks all nodes once, each bounded by half a second.
+    /// Asks all nodes once, each bounded by half a second and the slack of the way to it.
     pub async fn look(access: &Access, nodes: &[SocketAddr]) -> Self {
-        Self { seen: Looker::new(access.clone(), ANSWER).ask(nodes).await }
+        Self { seen: Looker::patient(access.clone()).ask(nodes).await }
     }
 
     /// Looks until nothing is wrong and everything is as expected; says how long that took.
@@ -47,7 +47,7 @@ impl Truth {
         limit: Duration,
     ) -> Result<(Self, Duration)> {
         let begun = Instant::now();
-        let mut looker = Looker::new(access.clone(), ANSWER);
+        let mut looker = Looker::patient(access.clone());
         loop {
             let truth = Self { seen: looker.ask(nodes).await };
             let problems = truth.problems_against(expected);

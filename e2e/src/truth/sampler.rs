@@ -79,11 +79,12 @@ impl Sampler {
     /// Starts to look at `nodes`, and with `follow` also at every node that one of them knows: a story's pods come
     /// and go. The map translates announced endpoints; endpoints that it does not know are left out.
     pub fn start(access: Access, nodes: Vec<SocketAddr>, follow: Option<AddressMap>) -> SamplerHandle {
+        let limit = ANSWER + access.slack;
         let (nodes, given) = watch::channel(nodes);
         let (shown, latest) = watch::channel(Truth::default());
         let (samples, stop, zero) = (Arc::default(), CancellationToken::new(), Instant::now());
         let work = Work {
-            looker: Looker::new(access, ANSWER),
+            looker: Looker::new(access, limit),
             given,
             follow,
             shown,
