@@ -135,8 +135,9 @@ impl Gate {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
         if !self.disrupted.contains(&shard) && self.disrupted.len() >= self.most {
             let list: Vec<String> = self.disrupted.iter().map(ToString::to_string).collect();
+            let first = if list.len() == 1 { "shard" } else { "shards" };
             let message = format!(
-                "shard {shard} waits its turn: spec.maxDisruptedShards allows {} at one moment, and shard {} comes first",
+                "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {first} {} first",
                 self.most,
                 list.join(", ")
             );

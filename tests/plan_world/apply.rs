@@ -5,7 +5,7 @@ use valkey_cluster_operator::model::{
     Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
 };
 
-use super::{NOW, State, acquaint, ip, listed, member, node_id, pod_name, worker};
+use super::{NOW, State, acquaint, ip, listed, member, one_more, node_id, pod_name, worker};
 
 type Done = Result<(), String>;
 
@@ -54,6 +54,10 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             uids.iter().try_for_each(|uid| rest.iter().try_for_each(|w| node(s, uid, w)))
         }
         ["pod", at, rest @ ..] => pod_line(s, place(at)?, rest),
+        ["member", at] => {
+            one_more(s, place(at)?);
+            Ok(())
+        }
         ["node", at, rest @ ..] => {
             let (shard, index) = place(at)?;
             let uid = PodUid::new(format!("u{shard}-{index}"));
@@ -70,6 +74,7 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
     match key {
         "shards" => s.desired.shards = parse(value)?,
         "replicas" => s.desired.replicas = parse(value)?,
+        "maxDisruptedShards" => s.desired.max_disrupted_shards = parse(value)?,
         "paused" => s.desired.paused = parse(value)?,
         "deleting" => s.desired.deleting = parse(value)?,
         "revision" => s.revision = Revision::new(value),

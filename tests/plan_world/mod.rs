@@ -4,6 +4,7 @@
 //! cluster 3x1 healthy            # new | pending | fresh | latched | healthy
 //! spec replicas=2 paused=true    # shards, replicas, paused, deleting, image, config.<key>
 //! status whole=false             # formed, whole, served
+//! member 0-2                    # one replica more, in sync
 //! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
@@ -152,6 +153,16 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         s.nodes.insert(pod.uid.clone(), Seen::Now(report(s, shard, index, state)));
     }
     s.pods.insert(pod.name.clone(), pod);
+}
+
+/// One replica more than the cluster of this size has, in sync and known by all.
+fn one_more(s: &mut Snapshot, (shard, index): (Shard, u16)) {
+    member(s, shard, index, State::Healthy);
+    let primary = PodUid::new(format!("u{shard}-0"));
+    if let Some(Seen::Now(node)) = s.nodes.get_mut(&primary) {
+        node.online_replicas.insert(ip(shard, index));
+    }
+    acquaint(s);
 }
 
 fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
