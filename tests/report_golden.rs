@@ -13,9 +13,9 @@ use std::{
 use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
-        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Peer, Phase, Plan, Pod,
-        PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step, Template,
-        Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Peer, Phase,
+        Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step,
+        Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -72,7 +72,7 @@ fn empty(replicas: u16) -> Snapshot {
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
-        served: 3,
+        served: (0..3).map(Shard).collect(),
         applied: BTreeMap::new(),
         credentials_known: true,
         foreign: None,
@@ -108,6 +108,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         phase,
         terminating: false,
         gate: None,
+        leads: false,
         created: Moment(START),
         trouble: None,
     }
@@ -150,7 +151,9 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         } else {
             Role::Replica { of: id(shard, 0), link }
         },
-        open_slots: Slots::none(),
+        open_slots: OpenSlots::default(),
+        jobs: Vec::new(),
+        memory: None,
         state_ok: true,
         epoch: u64::from(shard * 10 + index + 1),
         peers: peers.collect(),

@@ -51,7 +51,8 @@ impl Executor<'_> {
             | Step::Apply(_)
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }
-            | Step::SetGate { .. } => self.kubernetes(step).await,
+            | Step::SetGate { .. }
+            | Step::SetRole { .. } => self.kubernetes(step).await,
             Step::Configure { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
@@ -60,6 +61,8 @@ impl Executor<'_> {
             | Step::Replicate { .. }
             | Step::Retire { .. }
             | Step::Keep { .. }
+            | Step::Migrate { .. }
+            | Step::Carry { .. }
             | Step::Forget { .. } => match &self.nodes {
                 Some(nodes) => nodes.run(step).await,
                 None => Outcome::Stale("the passwords of the system users are not known yet".to_owned()),

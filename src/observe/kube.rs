@@ -30,6 +30,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         phase: phase(&status),
         terminating: p.metadata.deletion_timestamp.is_some(),
         gate: gate(&status),
+        leads: p.labels().get(labels::ROLE).is_some_and(|r| r == labels::PRIMARY),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),
     })

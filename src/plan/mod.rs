@@ -4,7 +4,9 @@
 
 mod admit;
 mod adopt;
+mod consolidate;
 pub mod discard;
+mod even_out;
 mod fill;
 mod follow;
 mod forget;
@@ -13,8 +15,13 @@ pub mod gate;
 mod join;
 pub mod leads;
 mod live;
+pub mod migrate;
+pub mod newcomers;
 mod objects;
 pub mod place;
+mod role;
+mod scale_in;
+pub mod shares;
 pub mod trim;
 
 use crate::model::plan::Attempts;
@@ -33,9 +40,13 @@ const RULES: &[(&str, Rule)] = &[
     ("join", join::rule),
     ("follow", follow::rule),
     ("discard", discard::rule),
+    ("consolidate", consolidate::rule),
+    ("scale in", scale_in::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
+    ("even out", even_out::rule),
     ("gate", gate::rule),
+    ("role", role::rule),
 ];
 
 /// The names of the rules, in order.

@@ -74,6 +74,15 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
             (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
         }
+        Step::Migrate { on, to, slots } | Step::Carry { on, to, slots } => {
+            let (from, to) = (on.shard, to.shard);
+            (
+                5,
+                "SlotsMigrating",
+                "Slots on their way:",
+                format!("{} from shard {from} to shard {to}", slots.len()),
+            )
+        }
         Step::Forget { id, .. } => (6, "StaleNodeForgotten", "Forgot", id.to_string()),
         Step::DeletePod { name, only_if: Removable::Retired { .. }, .. } => {
             (7, "PodRetired", "Retired", name.to_string())
@@ -81,6 +90,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
         Step::Latch
         | Step::SetGate { .. }
+        | Step::SetRole { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
         | Step::SetEpoch { .. }

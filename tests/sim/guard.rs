@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use valkey_cluster_operator::execute::guard::{self, Facts};
 use valkey_cluster_operator::model::step::Removable;
 use valkey_cluster_operator::model::{NodeId, Phase, PodName, PodUid, Shard, Target};
-use valkey_cluster_operator::valkey::parse::{Flag, NodeLine};
+use valkey_cluster_operator::valkey::parse::{Direction, Flag, NodeLine, OpenSlot};
 
 use super::valkey::{Entry, Node};
 use super::world::World;
@@ -111,6 +111,14 @@ pub(crate) fn read(node: &Node) -> Facts {
         ..Entry::new(node.ip, 0)
     };
     let mut own = line(&node.id, &entry);
+    let open = node.open.iter().filter(|_| node.of.is_none());
+    own.open = open
+        .map(|(slot, (outgoing, other))| OpenSlot {
+            slot: *slot,
+            direction: if *outgoing { Direction::Migrating } else { Direction::Importing },
+            other: other.clone(),
+        })
+        .collect();
     own.flags.insert(Flag::Myself);
     if node.retiring() {
         own.flags.insert(Flag::NoFailover);

@@ -82,6 +82,7 @@ impl Kubernetes {
             phase: Phase::Pending,
             terminating: false,
             gate: None,
+            leads: false,
             created: Moment(now * TICK_MS),
             trouble: None,
         };
