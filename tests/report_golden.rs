@@ -184,6 +184,7 @@ fn formed(replicas: u16) -> Snapshot {
     for (shard, index) in places(replicas) {
         let mut running = pod(shard, index, Phase::Running);
         running.gate = Some(true);
+        running.leads = index == 0;
         s.pods.insert(pod_name(shard, index), running);
         s.nodes.insert(pod_uid(shard, index), Seen::Now(node(replicas, shard, index)));
     }

@@ -16,6 +16,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             unwanted(v, shard, &mut plan);
             continue;
         }
+        plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
         let have = v.staying(shard).count();
         if have <= v.s.desired.copies() {
             plan.steps.extend(keep(v, shard));
@@ -41,8 +42,7 @@ fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
     plan.steps.extend(
         v.staying(shard).filter(|m| idle(m)).filter_map(|m| delete(m, 0, "its shard is not wanted any more")),
     );
-    let strays = v.staying(shard).filter(|m| copies_another_shard(v, m));
-    plan.steps.extend(strays.filter_map(|m| stray(v, m)));
+    plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
 }
 
 /// Slots may still be on their way to it.
@@ -56,17 +56,20 @@ fn copies_nothing(v: &View<'_>, m: &Member<'_>) -> bool {
     m.node().is_some() && m.link().is_none_or(|(of, _)| empty(of))
 }
 
-/// A primary whose last slots went to a node that had none follows that node (Valkey takes it for a failover): it then
-/// holds a copy of another shard's data.
-fn copies_another_shard(v: &View<'_>, m: &Member<'_>) -> bool {
+/// A primary whose last slots went to a node that had none follows that node (Valkey takes it for a failover), and so does one
+/// that comes back to find its slots elsewhere: it then holds a copy of another shard's data. It cannot be pointed elsewhere,
+/// since it may be the last copy of that, and leaves as any copy does.
+fn strays(v: &View<'_>, m: &Member<'_>) -> bool {
     let primary = m.link().and_then(|(of, _)| v.by_id(of));
-    primary.is_some_and(|p| p.pod.shard != m.pod.shard && p.node().is_some_and(|n| !n.slots().is_empty()))
+    let elsewhere =
+        |p: &Member<'_>| p.pod.shard != m.pod.shard && p.node().is_some_and(|n| !n.slots().is_empty());
+    m.node().is_some_and(|n| n.keys > 0) && primary.is_some_and(elsewhere)
 }
 
-/// It goes as any copy too many does: asked to leave first, then deleted.
+/// Asked to leave first, then deleted, while the other shard has its copies without it.
 fn stray(v: &View<'_>, m: &Member<'_>) -> Option<Proposal> {
     if m.node().is_some_and(NodeReport::is_retiring) {
-        return delete(m, v.s.desired.replicas, "its shard is not wanted any more, and it is retired");
+        return delete(m, v.s.desired.replicas, "it copies a shard that is not its own, and it is retired");
     }
     m.target()
         .map(|on| Proposal::new(Step::Retire { on }, Why::Surplus, "it copies a shard that is not its own"))
@@ -79,7 +82,8 @@ fn is_empty(m: &Member<'_>) -> bool {
 
 /// Retirements that are no longer wanted are taken back.
 fn keep(v: &View<'_>, shard: Shard) -> Vec<Proposal> {
-    let retired = v.staying(shard).filter(|m| m.node().is_some_and(NodeReport::is_retiring));
+    let retiring = |m: &&Member<'_>| m.node().is_some_and(NodeReport::is_retiring) && !strays(v, m);
+    let retired = v.staying(shard).filter(retiring);
     retired
         .filter_map(Member::target)
         .map(|on| Proposal::new(Step::Keep { on }, Why::Repair, "its shard needs every copy it has"))

@@ -80,7 +80,10 @@ impl World {
                 let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
                 let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
                 guard::holds_data(&read(source), &primary)?;
-                let online = self.in_sync(object.pod.shard, Some(name)).len();
+                // As the primary itself counts them, whatever shard they are labelled with.
+                let rest = self.valkey.nodes.values().filter(|n| Some(n.ip) != object.pod.ip);
+                let linked = rest.filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&primary));
+                let online = linked.count();
                 guard::enough_others(online, others)
             }
         }

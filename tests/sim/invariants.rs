@@ -93,10 +93,16 @@ impl World {
     fn low_timeout(&self) -> Option<String> {
         let low = [FORMING_TIMEOUT_MS, FORMING_TIMEOUT_LARGE_MS].map(i64::from);
         let keys = self.ours().any(|n| !n.data.is_empty());
-        // One that waits empty for its first slots has no vote, and nothing to lose.
-        let newcomer = |n: &&Node| n.of.is_none() && n.slots.is_empty() && n.data.is_empty();
+        // One that waits empty for its first slots has no vote and nothing to lose; nor has a replica that cannot be reached, or
+        // could not a moment ago.
+        let newcomer = |n: &Node| n.of.is_none() && n.slots.is_empty() && n.data.is_empty();
+        let out_of_reach = |n: &Node| {
+            n.slots.is_empty()
+                && (self.valkey.cut.contains(&n.worker) || self.now - self.valkey.healed_at < SETTLING)
+        };
+        let harmless = |n: &Node| self.resource.whole && (newcomer(n) || out_of_reach(n));
         let hasty = |n: &&Node| low.contains(&n.timeout_ms()) && !n.view.is_empty();
-        let hasty = self.ours().find(|n| hasty(n) && !(self.resource.whole && newcomer(n)))?;
+        let hasty = self.ours().find(|n| hasty(n) && !harmless(n))?;
         (keys && !low.contains(&i64::from(self.resource.desired.node_timeout_ms())))
             .then(|| format!("{} runs with node-timeout {} while keys exist", hasty.id, hasty.timeout_ms()))
     }

@@ -132,6 +132,8 @@ impl Node {
 pub(crate) struct Valkey {
     pub nodes: BTreeMap<NodeId, Node>,
     pub cut: BTreeSet<WorkerName>,
+    /// When the last worker was connected again.
+    pub healed_at: i64,
     /// Jobs, the newest first.
     pub transfers: Vec<super::migration::Transfer>,
     next: u64,

@@ -22,6 +22,7 @@ mod kill_operator;
 mod live;
 mod load;
 mod replicas;
+mod scale;
 mod settled;
 mod takeover;
 
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         replicas::STORY,
+        scale::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,
