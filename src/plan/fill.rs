@@ -69,9 +69,8 @@ fn copies(v: &View<'_>, shard: Shard, wanted: u16) -> usize {
 
 /// Whether the formed cluster has this shard. Where every slot has an owner that answers, a shard without one has none.
 pub(super) fn is_served(v: &View<'_>, shard: Shard) -> bool {
-    let recorded = || match v.s.served.is_empty() {
-        true => shard.0 < served_shards(v),
-        false => v.s.served.contains(&shard),
+    let recorded = || {
+        if v.s.served.is_empty() { shard.0 < served_shards(v) } else { v.s.served.contains(&shard) }
     };
     v.primary(shard).is_some() || (v.owned() != Slots::all() && recorded())
 }

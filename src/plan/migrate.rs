@@ -106,8 +106,8 @@ pub(super) fn propose(v: &View<'_>, wanted: &[Move], note: &str, plan: &mut Plan
         // Sources begin with different targets, so that the work spreads.
         let start = usize::from(from.0) % moves.len().max(1);
         let order = moves.iter().cycle().skip(start).take(moves.len());
-        let Some((source, node)) = v.primary(from) else { continue };
-        if !source.stays() || node.is_moving_slots() {
+        let Some((source, owner)) = v.primary(from) else { continue };
+        if !source.stays() || owner.is_moving_slots() {
             continue;
         }
         for m in order {
@@ -163,7 +163,7 @@ pub(super) fn step(
 /// How many slots one job takes, by the average slot of the source.
 fn chunk(node: &NodeReport) -> u16 {
     let slots = u64::from(node.slots().len()).max(1);
-    let by = |limit: u64, amount: u64| if amount == 0 { slots } else { limit.saturating_mul(slots) / amount };
+    let by = |limit: u64, amount: u64| limit.saturating_mul(slots).checked_div(amount).unwrap_or(slots);
     let bytes = node.memory.map_or(0, |m| m.data);
     let most = by(JOB_BYTES, bytes).min(by(JOB_KEYS, node.keys)).clamp(1, slots);
     u16::try_from(most).unwrap_or(u16::MAX)

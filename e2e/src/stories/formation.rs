@@ -155,6 +155,7 @@ impl World {
             phase: Phase::Running,
             terminating: false,
             gate: None,
+            leads: false,
             created: now(),
             trouble: None,
         };
@@ -193,7 +194,7 @@ impl World {
             revision: build::revision(&self.desired),
             formed: self.formed,
             whole: self.whole,
-            served: if self.whole { self.desired.shards } else { 0 },
+            served: self.desired.shards().filter(|_| self.whole).collect(),
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
@@ -256,6 +257,9 @@ impl World {
             Step::SetGate { name, ready, .. } => {
                 self.pods.entry(name.clone()).and_modify(|pod| pod.gate = Some(*ready));
             }
+            Step::SetRole { name, leads, .. } => {
+                self.pods.entry(name.clone()).and_modify(|pod| pod.leads = *leads);
+            }
             Step::Configure { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
@@ -264,6 +268,8 @@ impl World {
             | Step::Replicate { .. }
             | Step::Retire { .. }
             | Step::Keep { .. }
+            | Step::Migrate { .. }
+            | Step::Carry { .. }
             | Step::Forget { .. } => {}
         }
         Ok(())

@@ -52,7 +52,10 @@ async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
         load.mark("scale");
         let began = Instant::now();
         cluster.change(spec(shards, &more)).await?;
-        cluster.whole(usize::from(shards), 1, LIMIT).await.with_context(|| format!("{way}: to {shards} shards"))?;
+        cluster
+            .whole(usize::from(shards), 1, LIMIT)
+            .await
+            .with_context(|| format!("{way}: to {shards} shards"))?;
         let whole = began.elapsed();
         load.follow(&cluster).await?;
         load.flowing().await?;
