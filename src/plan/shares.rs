@@ -126,7 +126,3 @@ impl Book {
         self.gets.into_iter().map(one).collect()
     }
 }
-
-#[cfg(test)]
-#[path = "shares_tests.rs"]
-mod tests;

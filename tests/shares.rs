@@ -1,9 +1,13 @@
-//! Properties of the moves, on usual owners and on random ones.
+//! Properties of the moves of slots (`plan::shares`), on usual owners and on random ones.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
+use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-
-use super::*;
+use valkey_cluster_operator::model::{SLOTS, Shard, SlotRange, Slots};
+use valkey_cluster_operator::plan::shares::{Move, moves};
 
 fn even(shards: u16) -> BTreeMap<Shard, Slots> {
     (0..shards).map(|i| (Shard(i), Slots::share(i, shards))).collect()
