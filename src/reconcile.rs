@@ -48,8 +48,10 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
 
 /// How soon to look again. Watches and links wake the pass at once; this is for what they cannot see.
 fn look_again(plan: &Plan, done: &[Done], repeats: u32) -> Duration {
-    let acted =
-        done.iter().any(|d| d.outcome == Outcome::Done && !matches!(d.proposal.step, Step::SetGate { .. }));
+    let acted = done.iter().any(|d| {
+        d.outcome == Outcome::Done
+            && !matches!(d.proposal.step, Step::SetGate { .. } | Step::SetRole { .. } | Step::Migrate { .. })
+    });
     let soonest = plan.waiting.iter().map(patience).min();
     match (acted, soonest) {
         (true, _) => Duration::from_millis(20),
@@ -69,6 +71,7 @@ const SLOWEST: Duration = Duration::from_secs(2);
 /// Valkey's own progress is only seen by asking; Pods wake the pass by themselves.
 fn patience(w: &Waiting) -> Duration {
     Duration::from_millis(match w.stage {
+        Stage::MovingSlots => 50,
         Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing | Stage::Electing => 100,
         Stage::HandingOver => 50,
         Stage::Syncing | Stage::RemovingPods => 200,

@@ -13,9 +13,9 @@ use std::{
 use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
-        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Peer, Phase, Plan, Pod,
-        PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step, Template,
-        Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Peer, Phase,
+        Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step,
+        Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -74,7 +74,7 @@ fn empty(replicas: u16) -> Snapshot {
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
-        served: 3,
+        served: (0..3).map(Shard).collect(),
         applied: BTreeMap::new(),
         credentials_known: true,
         foreign: None,
@@ -112,6 +112,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         disrupted: false,
         gate: None,
         before: BTreeMap::new(),
+        leads: false,
         created: Moment(START),
         trouble: None,
     }
@@ -154,7 +155,9 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         } else {
             Role::Replica { of: id(shard, 0), link }
         },
-        open_slots: Slots::none(),
+        open_slots: OpenSlots::default(),
+        jobs: Vec::new(),
+        memory: None,
         state_ok: true,
         epoch: u64::from(shard * 10 + index + 1),
         peers: peers.collect(),
@@ -185,6 +188,7 @@ fn formed(replicas: u16) -> Snapshot {
     for (shard, index) in places(replicas) {
         let mut running = pod(shard, index, Phase::Running);
         running.gate = Some(true);
+        running.leads = index == 0;
         s.pods.insert(pod_name(shard, index), running);
         s.nodes.insert(pod_uid(shard, index), Seen::Now(node(replicas, shard, index)));
     }

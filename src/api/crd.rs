@@ -3,7 +3,7 @@
 //! Pure. Decides nothing at run time; `crdgen` prints it and a test keeps the printed file current.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceColumnDefinition, CustomResourceDefinition, JSONSchemaProps,
+    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceSubresourceScale, JSONSchemaProps,
 };
 use kube::CustomResourceExt;
 
@@ -46,6 +46,7 @@ pub fn crd() -> CustomResourceDefinition {
     labels.insert(OPERATOR_LABEL.0.to_owned(), OPERATOR_LABEL.1.to_owned());
     for version in &mut crd.spec.versions {
         version.additional_printer_columns = Some(columns());
+        version.subresources.get_or_insert_default().scale = Some(scale());
         if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             refuse_fields(schema);
             place_rules(schema);
@@ -53,6 +54,16 @@ pub fn crd() -> CustomResourceDefinition {
         }
     }
     crd
+}
+
+/// `kubectl scale` and autoscalers count shards. The selector finds one pod a shard, because an autoscaler multiplies by the
+/// pods that it finds.
+fn scale() -> CustomResourceSubresourceScale {
+    CustomResourceSubresourceScale {
+        spec_replicas_path: ".spec.shards".to_owned(),
+        status_replicas_path: ".status.shards".to_owned(),
+        label_selector_path: Some(".status.selector".to_owned()),
+    }
 }
 
 fn columns() -> Vec<CustomResourceColumnDefinition> {
@@ -119,6 +130,14 @@ mod tests {
         let crd = crd();
         let placed = serde_json::to_string(&crd).unwrap().matches("\"rule\":").count();
         assert_eq!(placed, rules::all().len());
+    }
+
+    #[test]
+    fn the_scale_is_that_of_shards() {
+        let version = &crd().spec.versions[0];
+        let subresources = version.subresources.clone().unwrap();
+        assert!(subresources.status.is_some());
+        assert_eq!(subresources.scale.unwrap().spec_replicas_path, ".spec.shards");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct ValkeyClusterStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 
-    /// Shards that exist now.
+    /// Shards that have slots now.
     #[serde(default)]
     pub shards: i32,
 
@@ -43,7 +43,7 @@ pub struct ValkeyClusterStatus {
     #[serde(default)]
     pub replicas: i32,
 
-    /// Label selector of the cluster's pods.
+    /// Label selector of the pods that lead a shard each: one pod a shard, as the scale subresource needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 

@@ -16,9 +16,17 @@ pub const OPERATOR_USER: &str = "_operator";
 pub const REPLICATION_USER: &str = "_replication";
 
 /// What the operator needs and no more: look, form, configure, admit. Measured on Valkey 8.0.1 and 9.1.2: formation,
-/// failover and settings. No `acl|load`: it would bring back the file, with the replication user off. No keys.
+/// failover and settings. No `acl|load`: it would bring back the file, with the replication user off.
 const OPERATOR_RIGHTS: &str = "resetchannels -@all +ping +info +hello +auth +role +dbsize +wait +cluster +config|get +config|set \
                                +client|setname +client|setinfo +client|id +acl|setuser +acl|getuser +acl|whoami";
+/// What moving slots key by key asks of the operator's user, who is also whom a source greets its target as (`MIGRATE … AUTH2`):
+/// measured on Valkey 8.0.1 and 8.1.1.
+const CARRY_RIGHTS: &str = "+migrate +select +restore-asking +memory|usage ~*";
+/// What a job that moves slots asks of the replication user: its commands arrive as that user's (measured on 9.1.2). Added when a
+/// node of 9.0 or newer is adopted: an older server refuses to start with a subcommand in its file that it does not know.
+pub const IMPORT_RIGHTS: [&str; 7] = [IMPORT_RIGHT, "+select", "+@write", "+multi", "+exec", "~*", "&*"];
+/// The first of them, by which a node shows that it has them.
+pub const IMPORT_RIGHT: &str = "+cluster|syncslots";
 /// Enough for full and partial syncs on Valkey 8.0.1 and 9.1.2; dual-channel replication asks for `SYNC` on its second connection.
 const REPLICATION_RIGHTS: &str = "resetchannels -@all +psync +sync +replconf +ping";
 
@@ -76,7 +84,7 @@ impl Credentials {
         let hash = |password: &str| hex(&Sha256::digest(password.as_bytes()));
         format!(
             "user default on nopass ~* &* +@all\n\
-             user {OPERATOR_USER} on #{} {OPERATOR_RIGHTS}\n\
+             user {OPERATOR_USER} on #{} {OPERATOR_RIGHTS} {CARRY_RIGHTS}\n\
              user {REPLICATION_USER} off #{} {REPLICATION_RIGHTS}\n",
             hash(&self.operator),
             hash(&self.replication),

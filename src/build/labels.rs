@@ -16,6 +16,11 @@ pub const CLUSTER_UID: &str = "valkey.io/cluster-uid";
 pub const SHARD_INDEX: &str = "valkey.io/shard-index";
 /// Label: number of the pod within its shard. Says nothing of its role.
 pub const NODE_INDEX: &str = "valkey.io/node-index";
+/// Label: on exactly one pod a shard, the one that leads it. It follows the role and decides nothing: a `HorizontalPodAutoscaler`
+/// multiplies by the pods of the scale's selector, which therefore has one a shard.
+pub const ROLE: &str = "valkey.io/role";
+/// The value of [`ROLE`].
+pub const PRIMARY: &str = "primary";
 /// Annotation of a pod: its revision.
 pub const REVISION: &str = "valkey.io/revision";
 /// Annotation of a pod: how many predecessors in a row failed right after their start.
@@ -37,9 +42,14 @@ pub fn managed_selector() -> String {
     format!("{MANAGED_BY}={OPERATOR}")
 }
 
-/// The label selector of a cluster's pods, as written into its status.
+/// The label selector of a cluster's pods, of all roles.
 pub fn pod_selector(key: &ClusterKey) -> String {
     format!("{CLUSTER}={},{CLUSTER_UID}={}", key.name, key.uid)
+}
+
+/// The label selector of the pods that lead a shard each: what the scale subresource counts.
+pub fn leader_selector(key: &ClusterKey) -> String {
+    format!("{},{ROLE}={PRIMARY}", pod_selector(key))
 }
 
 /// Name of the Service and of the `ConfigMap`.

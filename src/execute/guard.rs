@@ -159,6 +159,37 @@ pub fn replicate(facts: &Facts, primary: &NodeId) -> Result<Option<()>, String> 
     }
 }
 
+/// Slots may move when the source owns them and the target is a primary that the source knows as one. Answers those of them that
+/// the source still owns.
+pub fn move_slots(source: &Facts, target: &Facts, slots: &Slots) -> Result<Option<Slots>, String> {
+    if let Some(primary) = &source.own.primary {
+        return Err(format!("it has become a replica of {primary}"));
+    }
+    if let Some(primary) = &target.own.primary {
+        return Err(format!("its target has become a replica of {primary}"));
+    }
+    let left = slots.minus(&target.own.slots);
+    if left.is_empty() {
+        return Ok(None);
+    }
+    if !left.is_subset(&source.own.slots) {
+        return Err(format!("it does not own slots {} any more", left.minus(&source.own.slots)));
+    }
+    match (source.knows(&target.own.id), target.knows(&source.own.id)) {
+        (Some(listed), Some(_)) if !listed.is(Flag::Replica) && !listed.is(Flag::Failed) => Ok(Some(left)),
+        (Some(_), Some(_)) => Err("it does not see its target as a primary that lives".to_owned()),
+        (None, _) | (_, None) => Err("the two ends do not know each other".to_owned()),
+    }
+}
+
+/// A job moves slots as a whole: the server refuses it while slots are half way at either end.
+pub fn migrate(source: &Facts, target: &Facts, slots: &Slots) -> Result<Option<Slots>, String> {
+    if !source.own.open.is_empty() || !target.own.open.is_empty() {
+        return Err("slots are half way at one of the two ends".to_owned());
+    }
+    move_slots(source, target, slots)
+}
+
 /// Only a replica is asked to leave; a primary hands over first.
 pub fn retire(facts: &Facts) -> Result<(), String> {
     if facts.own.primary.is_some() { Ok(()) } else { Err("it has become a primary".to_owned()) }

@@ -29,6 +29,7 @@ impl Executor<'_> {
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
+            Step::SetRole { name, uid, leads, .. } => self.role(name, uid, *leads).await,
             Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
@@ -193,6 +194,21 @@ impl Executor<'_> {
         let params =
             PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
         match self.api::<Pod>().patch_status(name.as_str(), &params, &Patch::Strategic(&body)).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() || s.is_invalid() => {
+                Ok(Outcome::Stale(format!("{name} is another Pod by now")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bound to the UID: a namesake's role is its own.
+    async fn role(&self, name: &PodName, uid: &PodUid, leads: bool) -> kube::Result<Outcome> {
+        let value = leads.then_some(labels::PRIMARY);
+        let body = json!({ "metadata": { "uid": uid, "labels": { labels::ROLE: value } } });
+        let params =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        match self.api::<Pod>().patch_metadata(name.as_str(), &params, &Patch::Merge(&body)).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() || s.is_invalid() => {
                 Ok(Outcome::Stale(format!("{name} is another Pod by now")))

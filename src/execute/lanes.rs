@@ -57,7 +57,13 @@ where
 fn nothing_rests_on(step: &Step) -> bool {
     matches!(
         step,
-        Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. }
+        Step::SetGate { .. }
+            | Step::SetRole { .. }
+            | Step::Configure { .. }
+            | Step::CreatePod { .. }
+            | Step::DeletePod { .. }
+            | Step::Migrate { .. }
+            | Step::Carry { .. }
     )
 }
 

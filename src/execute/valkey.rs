@@ -3,6 +3,8 @@
 //! One connection a node serves all steps of a pass; it is bound to one process, so that an address that changes hands
 //! in between is never spoken to by mistake.
 
+mod slots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +13,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::guard::{self, Facts};
-use crate::build::credentials::REPLICATION_USER;
+use crate::build::credentials::{IMPORT_RIGHT, IMPORT_RIGHTS, REPLICATION_USER};
+use crate::model::settings::JOBS_SINCE;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
 use crate::parallel;
 use crate::valkey::Ports;
@@ -75,6 +78,8 @@ impl ValkeyExecutor {
             Step::Replicate { on, primary } => self.replicate(on, primary).await,
             Step::Retire { on } => self.retire(on).await,
             Step::Keep { on } => self.keep(on).await,
+            Step::Migrate { on, to, slots } => self.migrate(on, to, slots).await,
+            Step::Carry { on, to, slots } => self.carry(on, to, slots).await,
             Step::HandOver { on, from } => self.hand_over(on, from).await,
             Step::Release { on, only_if } => self.release(on, *only_if).await,
             Step::Forget { id, on } => self.forget(id, on).await,
@@ -132,17 +137,21 @@ impl ValkeyExecutor {
 
     async fn admit(&self, on: &Target) -> Done {
         let node = self.identified(on).await?;
+        let version = commands::info(node.as_ref(), &["server"]).await.and_then(|i| i.version());
+        let imports = version.map_err(|e| refused(on, &e))? >= JOBS_SINCE;
         let is_on = async || {
             let user =
                 commands::acl_getuser(node.as_ref(), REPLICATION_USER).await.map_err(|e| refused(on, &e))?;
             let missing =
                 || format!("{} has no user {REPLICATION_USER}: it runs with another configuration", on.pod);
-            Ok(user.ok_or_else(|| Hitch::Failed(missing()))?.is_on())
+            let user = user.ok_or_else(|| Hitch::Failed(missing()))?;
+            Ok(user.is_on() && (!imports || user.commands.contains(IMPORT_RIGHT)))
         };
         if is_on().await? {
             return Ok(());
         }
-        commands::acl_setuser(node.as_ref(), REPLICATION_USER, &["on"]).await.map_err(|e| refused(on, &e))?;
+        let rules: Vec<&str> = IMPORT_RIGHTS.into_iter().filter(|_| imports).chain(["on"]).collect();
+        commands::acl_setuser(node.as_ref(), REPLICATION_USER, &rules).await.map_err(|e| refused(on, &e))?;
         if is_on().await? {
             return Ok(());
         }
@@ -358,4 +367,4 @@ async fn forget_at(target: &Target, node: Arc<dyn Node>, id: &NodeId) -> Result<
 
 #[cfg(test)]
 #[path = "valkey_tests.rs"]
-mod tests;
+pub(in crate::execute) mod tests;

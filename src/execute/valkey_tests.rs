@@ -14,17 +14,17 @@ use crate::valkey::commands::Failover;
 use crate::valkey::testing::{REAL_PORTS, RealServer, real_programs};
 use crate::valkey::{Change, FredConnector, LinkSettings, Links};
 
-struct World {
-    servers: Vec<RealServer>,
+pub(in crate::execute) struct World {
+    pub(in crate::execute) servers: Vec<RealServer>,
     program: String,
     group: u8,
     credentials: Credentials,
-    executor: ValkeyExecutor,
-    ids: Vec<NodeId>,
+    pub(in crate::execute) executor: ValkeyExecutor,
+    pub(in crate::execute) ids: Vec<NodeId>,
 }
 
 impl World {
-    fn new(program: &str, group: u8) -> Self {
+    pub(in crate::execute) fn new(program: &str, group: u8) -> Self {
         let credentials = Credentials::new("operator0123456789", "replication0123456789");
         let access = Access {
             username: Some(OPERATOR_USER.to_owned()),
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    fn add(&mut self, nodes: u8) {
+    pub(in crate::execute) fn add(&mut self, nodes: u8) {
         for _ in 0..nodes {
             let index = u8::try_from(self.servers.len() + 1).unwrap();
             self.servers.push(RealServer::start(&self.program, self.group, index, &self.credentials));
@@ -60,7 +60,11 @@ impl World {
     }
 
     /// Looks until it is so; answers what was seen then.
-    async fn until(&self, what: &str, is_so: impl Fn(&[NodeReport]) -> bool) -> Vec<NodeReport> {
+    pub(in crate::execute) async fn until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&[NodeReport]) -> bool,
+    ) -> Vec<NodeReport> {
         let begun = Instant::now();
         loop {
             let seen = self.see().await;
@@ -73,7 +77,7 @@ impl World {
         }
     }
 
-    fn on(&self, i: usize) -> Target {
+    pub(in crate::execute) fn on(&self, i: usize) -> Target {
         Target {
             pod: PodName::new(format!("pod-{i}")),
             uid: PodUid::new(i.to_string()),
@@ -83,7 +87,7 @@ impl World {
         }
     }
 
-    async fn done(&self, step: Step) {
+    pub(in crate::execute) async fn done(&self, step: Step) {
         let outcome = self.executor.run(&step).await;
         assert_eq!(outcome, Outcome::Done, "{step}");
     }
@@ -133,7 +137,7 @@ async fn a_life_on_real_servers() {
 }
 
 /// Two primaries with a replica each, as the rules would propose it, every step twice.
-async fn form(w: &World) {
+pub(in crate::execute) async fn form(w: &World) {
     let shares = [Slots::share(0, 2), Slots::share(1, 2)];
     for _ in 0..2 {
         join_all((0..4).map(|i| w.done(w.timeout(i, "500")))).await;

@@ -24,6 +24,8 @@ pub enum Why {
     Evacuate,
     /// Primaries are unevenly spread over workers.
     Balance,
+    /// Slots belong to another shard.
+    Scale,
     /// A live setting differs.
     Settings,
     /// The truth about a member is published.
@@ -63,8 +65,10 @@ pub enum Code {
     NotEmpty,
     /// A Pod exists and does not answer.
     Unseen,
-    /// `spec.shards` differs from the shards that hold slots.
-    ShardCountChange,
+    /// The data of the shards that would go does not fit into those that stay.
+    WouldNotFit,
+    /// The last attempt to move slots from one shard to another failed.
+    MigrationFailed,
     /// Too few copies are in sync to take one away.
     WouldLoseCopy,
     /// As many shards as `spec.maxDisruptedShards` allows are short of a copy or being replaced.
@@ -114,6 +118,8 @@ pub enum Stage {
     AssigningSlots,
     /// Replicas copy from their primaries.
     Syncing,
+    /// Slots move from shard to shard.
+    MovingSlots,
     /// The nodes come to the same view.
     Agreeing,
     /// A shard has no primary: the election is under way.

@@ -23,6 +23,9 @@ pub const FORMING_TIMEOUT_LARGE_MS: u32 = 1000;
 /// Milliseconds after which a hand-over that cannot succeed gives the writes back (default 5000).
 pub const MANUAL_FAILOVER_TIMEOUT_MS: u32 = 1000;
 
+/// Slots are moved as a whole by `CLUSTER MIGRATESLOTS` from this version on.
+pub const JOBS_SINCE: Version = Version::new(9, 0, 0);
+
 /// Keys that a person may set and that a running server does not change: they are in the file and in a Pod's revision.
 ///
 /// Measured: `CONFIG SET` of at least one of Valkey 8.0.1, 8.1.1 and 9.1.2 answers "can't set immutable config"

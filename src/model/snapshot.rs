@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::desired::Desired;
 use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+use super::moves::{Job, JobState, Memory, OpenSlots};
 use super::slots::Slots;
 use super::step::Object;
 
@@ -21,8 +22,9 @@ pub struct Snapshot {
     pub formed: bool,
     /// The formation was seen complete once (`status.topology` is recorded): from here on data may exist.
     pub whole: bool,
-    /// How many shards have been given slots, as far as `status.topology` records; 0 before the formation is complete.
-    pub served: u16,
+    /// The shards that have slots, as far as `status.topology` records: a silent owner still leaves a shard. Empty before the
+    /// formation is complete.
+    pub served: BTreeSet<Shard>,
     /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
     pub drifted: BTreeSet<Object>,
     /// Who else manages objects of this cluster's names, as a sentence: then nothing is touched.
@@ -127,6 +129,8 @@ pub struct Pod {
     pub gate: Option<bool>,
     /// What its server showed for each setting before `spec.config` first set it live (`before.valkey.io/KEY`).
     pub before: BTreeMap<String, String>,
+    /// The label of its role says that it leads its shard. Nothing is decided by it.
+    pub leads: bool,
     /// When it was created.
     pub created: Moment,
     /// What keeps it from starting, in the words of Kubernetes.
@@ -184,8 +188,12 @@ pub struct NodeReport {
     pub uptime_ms: i64,
     /// Primary with slots, or replica of whom.
     pub role: Role,
-    /// Slots half way to or from another node: `[slot->-id]`, `[slot-<-id]`.
-    pub open_slots: Slots,
+    /// Slots half way to or from other nodes, key by key.
+    pub open_slots: OpenSlots,
+    /// Jobs that move slots as a whole, the newest first: those that run, and the last that ended.
+    pub jobs: Vec<Job>,
+    /// What lies in it, when it says so.
+    pub memory: Option<Memory>,
     /// `cluster_state` is ok.
     pub state_ok: bool,
     /// Its own config epoch.
@@ -226,6 +234,11 @@ impl NodeReport {
     /// It was released: its process ends as soon as its Pod is told to go.
     pub fn is_released(&self) -> bool {
         self.config.get("cluster-announce-human-nodename").is_some_and(|v| v.starts_with(RELEASED))
+    }
+
+    /// Slots are on their way to or from it.
+    pub fn is_moving_slots(&self) -> bool {
+        !self.open_slots.is_empty() || self.jobs.iter().any(|j| j.state == JobState::Running)
     }
 
     /// It was asked to leave: it takes no part in elections as a candidate.

@@ -90,6 +90,35 @@ pub enum Step {
         /// What it showed; none takes the note away. A note that is there already is left as it is.
         before: Option<String>,
     },
+    /// Labels a Pod as the one that leads its shard, or takes the label away.
+    SetRole {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// It leads.
+        leads: bool,
+    },
+    /// Begins a job that moves slots as a whole (both ends 9.0 or newer).
+    Migrate {
+        /// The owner.
+        on: Target,
+        /// Whose they will be.
+        to: Target,
+        /// The slots.
+        slots: Slots,
+    },
+    /// Moves slots key by key for a bounded time: takes up what is half way, then opens the next (one end is 8.x).
+    Carry {
+        /// The owner.
+        on: Target,
+        /// Whose they will be.
+        to: Target,
+        /// The slots.
+        slots: Slots,
+    },
     /// Sets configuration live and reads it back.
     Configure {
         /// The node.
@@ -209,8 +238,11 @@ impl Step {
             Step::CreatePod { shard, .. }
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
-            | Step::Note { shard, .. } => Lane::Shard(*shard),
+            | Step::Note { shard, .. }
+            | Step::SetRole { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
+            | Step::Migrate { on, .. }
+            | Step::Carry { on, .. }
             | Step::Admit { on }
             | Step::AssignSlots { on, .. }
             | Step::SetEpoch { on, .. }
@@ -233,6 +265,7 @@ impl Step {
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
                 | Step::Note { .. }
+                | Step::SetRole { .. }
         )
     }
 
@@ -247,10 +280,13 @@ impl Step {
             Step::Note { uid, key, .. } => format!("note {uid} {key}"),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
+            Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
+            Step::Carry { on, to, .. } => format!("carry {} to {}", on.uid, to.uid),
             Step::Latch
             | Step::Apply(_)
             | Step::DeletePod { .. }
             | Step::SetGate { .. }
+            | Step::SetRole { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
             | Step::SetEpoch { .. }
@@ -271,6 +307,9 @@ impl Step {
             Step::DeletePod { .. } => "DeletePod",
             Step::SetGate { .. } => "SetGate",
             Step::Note { .. } => "Note",
+            Step::SetRole { .. } => "SetRole",
+            Step::Migrate { .. } => "Migrate",
+            Step::Carry { .. } => "Carry",
             Step::Configure { .. } => "Configure",
             Step::Admit { .. } => "Admit",
             Step::AssignSlots { .. } => "AssignSlots",
@@ -302,6 +341,11 @@ impl fmt::Display for Step {
                 Some(value) => write!(f, "note {name} {key} was {value:?}"),
                 None => write!(f, "note {name} {key} is as it was"),
             },
+            Step::SetRole { name, leads, .. } => {
+                write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
+            }
+            Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
+            Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))

@@ -41,6 +41,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         disrupted: holds(&status, "DisruptionTarget"),
         gate: gate(&status),
         before: before(p.annotations()),
+        leads: p.labels().get(labels::ROLE).is_some_and(|r| r == labels::PRIMARY),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),
     })

@@ -22,7 +22,8 @@ use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::snapshot::serving;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Snapshot, View, settings,
+    Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot, View,
+    settings,
 };
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
@@ -47,7 +48,7 @@ pub async fn observe(
         let latest = h.status.as_ref().unwrap_or(&status);
         let applied = lock(&h.applied).clone();
         let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
-        let served = served(latest).max(served(&status));
+        let served = served(latest);
         let whole = !latest.topology.is_empty() || !status.topology.is_empty();
         (formed, whole, served, applied, h.taken.clone())
     };
@@ -86,10 +87,10 @@ pub async fn observe(
     Ok(snapshot)
 }
 
-/// How many shards were given slots, as recorded: one more than the highest ordinal that has some.
-fn served(status: &crate::api::ValkeyClusterStatus) -> u16 {
-    let highest = status.topology.iter().filter(|t| !t.slots.is_empty()).map(|t| t.shard).max();
-    highest.and_then(|s| u16::try_from(s).ok()).map_or(0, |s| s.saturating_add(1))
+/// The shards that have slots, as recorded last.
+fn served(status: &crate::api::ValkeyClusterStatus) -> BTreeSet<Shard> {
+    let with_slots = status.topology.iter().filter(|t| !t.slots.is_empty());
+    with_slots.filter_map(|t| u16::try_from(t.shard).ok()).map(Shard).collect()
 }
 
 /// The passwords: from memory, else from the Secret, if it is this cluster's.

@@ -10,14 +10,22 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::build::credentials::REPLICATION_USER;
-use crate::model::{Link, NodeId, NodeReport, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots};
+use crate::build::credentials::{IMPORT_RIGHT, REPLICATION_USER};
+use crate::model::settings::JOBS_SINCE;
+use crate::model::{
+    Job, Link, NodeId, NodeReport, OpenSlots, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots,
+};
 use crate::parallel;
 use crate::valkey::commands::AclUser;
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
-use crate::valkey::parse::{ClusterInfo, Flag, Info, NodeLine, Replication, cluster_nodes};
+use crate::valkey::parse::{
+    ClusterInfo, Direction, Flag, Info, NodeLine, OpenSlot, Replication, cluster_nodes, jobs,
+};
 use crate::valkey::reply::Reply;
+
+/// Where in the burst the jobs are asked for.
+const JOBS: usize = 4;
 
 /// How long, and how many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,27 +131,39 @@ pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, Wir
     let mut burst = vec![
         vec!["CLUSTER", "NODES"],
         vec!["CLUSTER", "INFO"],
-        vec!["INFO", "server", "persistence", "replication", "keyspace"],
+        vec!["INFO", "server", "persistence", "replication", "keyspace", "memory"],
         vec!["ACL", "GETUSER", REPLICATION_USER],
+        vec!["CLUSTER", "GETSLOTMIGRATIONS"],
     ];
     if !asked.is_empty() {
         burst.push(settings);
     }
-    let answers: Result<Vec<Reply>, WireError> = node.call_many(&burst).await.into_iter().collect();
+    let mut answers = node.call_many(&burst).await;
+    // Before 9.0 there are no jobs; what version it is shows in the same burst.
+    if let Some(answer) =
+        answers.get_mut(JOBS).filter(|a| a.as_ref().is_err_and(WireError::is_unknown_command))
+    {
+        *answer = Ok(Reply::List(Vec::new()));
+    }
+    let answers: Result<Vec<Reply>, WireError> = answers.into_iter().collect();
     let mut answers = answers?.into_iter();
     let mut next = || answers.next().ok_or_else(|| WireError::Protocol("an answer is missing".to_owned()));
     let nodes = cluster_nodes(next()?.text()?)?;
     let cluster = ClusterInfo::parse(next()?.text()?)?;
     let info = Info::parse(next()?.text()?)?;
-    let admitted = AclUser::parse(&next()?)?.is_some_and(|user| user.is_on());
+    let user = AclUser::parse(&next()?)?;
+    let admitted = user.is_some_and(|user| user.is_on() && may_import(&user, &info));
+    let now_us = info.number::<i64>("server_time_usec")?;
+    let jobs = jobs(&next()?, now_us)?;
     let config = if asked.is_empty() { BTreeMap::new() } else { next()?.texts()? };
-    assemble(nodes, cluster, &info, admitted, config)
+    assemble(nodes, cluster, &info, jobs, admitted, config)
 }
 
 fn assemble(
     nodes: Vec<NodeLine>,
     cluster: ClusterInfo,
     info: &Info,
+    jobs: Vec<Job>,
     admitted: bool,
     config: BTreeMap<String, String>,
 ) -> Result<NodeReport, WireError> {
@@ -156,9 +176,10 @@ fn assemble(
         Replication::Primary { replicas, .. } => replicas.iter().filter(|r| r.online).map(|r| r.ip).collect(),
         Replication::Replica { .. } => BTreeSet::new(),
     };
-    let open = own.open.iter().map(|o| SlotRange { first: o.slot, last: o.slot });
     Ok(NodeReport {
-        open_slots: Slots::from_ranges(open),
+        open_slots: open_slots(&own.open),
+        jobs,
+        memory: info.memory(),
         role: role(&own, &replication),
         id: own.id,
         version: info.version()?,
@@ -172,6 +193,22 @@ fn assemble(
         admitted,
         config,
     })
+}
+
+/// From 9.0 on the replication user has the rights that a job needs, too (an older server does not know the words).
+fn may_import(user: &AclUser, info: &Info) -> bool {
+    info.version().is_ok_and(|v| v < JOBS_SINCE) || user.commands.contains(IMPORT_RIGHT)
+}
+
+fn open_slots(open: &[OpenSlot]) -> OpenSlots {
+    let with = |direction| {
+        let mut by_node: BTreeMap<NodeId, Vec<SlotRange>> = BTreeMap::new();
+        for o in open.iter().filter(|o| o.direction == direction) {
+            by_node.entry(o.other.clone()).or_default().push(SlotRange { first: o.slot, last: o.slot });
+        }
+        by_node.into_iter().map(|(id, ranges)| (id, Slots::from_ranges(ranges))).collect()
+    };
+    OpenSlots { outgoing: with(Direction::Migrating), incoming: with(Direction::Importing) }
 }
 
 /// The cluster's view of the role leads. The two sides of the server can differ for a moment around a failover: then the

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use super::budget;
 use crate::model::plan::Attempts;
-use crate::model::{Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why};
+use crate::model::{
+    Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why,
+};
 
 /// Admits what may be done now.
 pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
@@ -14,12 +16,22 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let halted =
         steps.iter().any(|p| p.step.lane() == Lane::First && attempts.held_back(&p.step, v.s.now).is_some());
     let busy = !waiting.is_empty() || steps.iter().any(|p| !is_aside(p));
+    let leaving = leaving(&steps);
+    let moving: BTreeSet<Shard> = steps.iter().flat_map(|p| ends(&p.step)).flatten().collect();
     let mut gate = Gate::new(v, attempts);
     let unnoted = unnoted(&steps, v, attempts);
     let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
     for p in steps {
         if p.why == Why::Balance && busy {
+            continue;
+        }
+        // A change of roles would end a job. A primary that was told to go has no time for one; others have.
+        let overtaken = match &p.step {
+            Step::HandOver { on, .. } => moving.contains(&on.shard) && !leaving.contains(&on.shard),
+            step => ends(step).into_iter().flatten().any(|shard| leaving.contains(&shard)),
+        };
+        if overtaken {
             continue;
         }
         match refusal(v, &p, attempts) {
@@ -42,6 +54,20 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     blocked.dedup_by(|a, b| a.code == b.code && a.message == b.message);
     waiting.sort();
     Plan { steps: admitted, blocked, waiting }
+}
+
+/// The shards that slots begin to move from and to.
+fn ends(step: &Step) -> Option<[Shard; 2]> {
+    match step {
+        Step::Migrate { on, to, .. } | Step::Carry { on, to, .. } => Some([on.shard, to.shard]),
+        _ => None,
+    }
+}
+
+/// The shards whose primary was told to go and hands over now.
+fn leaving(steps: &[Proposal]) -> BTreeSet<Shard> {
+    let told = steps.iter().filter(|p| p.why == Why::Repair);
+    told.filter_map(|p| if let Step::HandOver { on, .. } = &p.step { Some(on.shard) } else { None }).collect()
 }
 
 /// Goes on beside everything else: it publishes what is, or waits for quiet itself.

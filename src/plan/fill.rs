@@ -5,21 +5,18 @@
 use super::discard;
 use super::place::Tally;
 use crate::build::labels::pod_name;
-use crate::model::{
-    Blocked, Code, Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why,
-};
+use crate::model::{Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     if v.s.desired.deleting {
         return plan;
     }
-    plan.blocked.extend(shard_count(v));
-    let limit = limit(v);
     let mut tally = Tally::new(v);
+    let wanted = super::scale_in::wanted_shards(v);
     // First every shard's first member, then every shard's second: each round spreads evenly over the workers.
     for round in 0..v.s.desired.copies() {
-        for shard in (0..limit).map(Shard).filter(|s| !v.s.whole || is_served(v, *s)) {
+        for shard in (0..limit(v)).map(Shard).filter(|s| round < copies(v, *s, wanted)) {
             let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
             if have <= round {
                 plan.steps.extend(create(v, shard, round - have, &mut tally, reason(v, shard)));
@@ -55,14 +52,27 @@ fn waiting_to_be_replaced(v: &View<'_>, shard: Shard) -> usize {
     ended.filter(|m| discard::due(v, m).is_some_and(|(left, _)| left > 0)).count()
 }
 
-/// Ordinals from here on get no Pods: moving slots to a new shard is not this version's business.
+/// Ordinals from here on get no Pods.
 fn limit(v: &View<'_>) -> u16 {
-    if v.s.whole { served_shards(v) } else { v.s.desired.shards }
+    if v.s.whole { served_shards(v).max(v.s.desired.shards) } else { v.s.desired.shards }
+}
+
+/// How many copies the shard is filled up to. One that gives its slots away is not filled any more, except that somebody has to
+/// be there to be given its slots when all are lost.
+fn copies(v: &View<'_>, shard: Shard, wanted: u16) -> usize {
+    match shard {
+        s if s.0 < wanted => v.s.desired.copies(),
+        s if v.s.whole && is_served(v, s) => 1,
+        _ => 0,
+    }
 }
 
 /// Whether the formed cluster has this shard. Where every slot has an owner that answers, a shard without one has none.
 pub(super) fn is_served(v: &View<'_>, shard: Shard) -> bool {
-    shard.0 < served_shards(v) && (v.primary(shard).is_some() || v.owned() != Slots::all())
+    let recorded = || {
+        if v.s.served.is_empty() { shard.0 < served_shards(v) } else { v.s.served.contains(&shard) }
+    };
+    v.primary(shard).is_some() || (v.owned() != Slots::all() && recorded())
 }
 
 /// How many shards the formed cluster has: recorded, since an owner that is silent or gone still leaves a shard.
@@ -70,21 +80,10 @@ pub(super) fn served_shards(v: &View<'_>) -> u16 {
     let owners = v.answering().filter(|(_, n)| !n.slots().is_empty());
     let seen = owners.map(|(m, _)| m.pod.shard.0.saturating_add(1)).max().unwrap_or(0);
     // Nothing seen and nothing recorded: the spec is the only one to ask.
-    match seen.max(v.s.served) {
+    match seen.max(v.s.served.last().map_or(0, |s| s.0.saturating_add(1))) {
         0 => v.s.desired.shards,
         have => have,
     }
-}
-
-fn shard_count(v: &View<'_>) -> Option<Blocked> {
-    let (have, want) = (served_shards(v), v.s.desired.shards);
-    (v.s.whole && have != want).then(|| Blocked {
-        code: Code::ShardCountChange,
-        shard: None,
-        message: format!(
-            "spec.shards is {want} and the running cluster has {have}: this version does not move slots; set it back to {have}"
-        ),
-    })
 }
 
 fn reason(v: &View<'_>, shard: Shard) -> (Why, String) {

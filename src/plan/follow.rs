@@ -4,13 +4,14 @@
 //! elected (the first bug that simulation found in the prototype). One that holds no key has nothing to lose: else
 //! the replica of a primary that died while the cluster formed would follow the dead for ever.
 
+use super::newcomers;
 use crate::model::{Member, NodeReport, Plan, Proposal, Role, Shard, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, members) in v.shards() {
         let served = super::fill::is_served(v, shard);
-        match v.primary(shard) {
+        match newcomers::head(v, shard) {
             Some((_, primary)) => {
                 plan.steps.extend(members.iter().filter_map(|m| point(v, m, primary)));
                 plan.waiting.extend(syncing(v, shard, primary));

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 
+use super::migrate::migrating;
 use crate::model::{Member, NodeId, NodeReport, Proposal, Shard, Step, View, Why, WorkerName};
 
 /// The replicas of the shard that would win, the best first: those that are to stay as they are, then those on the
 /// workers with the fewest primaries.
 pub(super) fn heirs<'v, 'a>(v: &'v View<'a>, shard: Shard) -> Vec<&'v Member<'a>> {
     let Some((_, primary)) = v.primary(shard) else { return Vec::new() };
-    if !primary.open_slots.is_empty() {
+    // A job that moves slots would end with it, and be done again.
+    if migrating(v, shard) {
         return Vec::new();
     }
     let leading = primaries(v);

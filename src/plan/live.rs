@@ -1,6 +1,7 @@
 //! Live settings: every pass corrects what differs, and above all gives back the low node-timeout of the formation.
 //!
-//! A node runs with the low timeout only while an empty cluster forms and its own state is not ok yet
+//! A node runs with the low timeout only while an empty cluster forms, or while it waits empty for its first slots, and only as
+//! long as its own state is not ok yet
 //! (a lost `CONFIG SET` heals here: the configuration file carries the real value).
 //!
 //! Before `spec.config` sets a key on a server for the first time, the value that it started with is noted on its Pod. That is
@@ -8,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::form;
+use super::{form, newcomers};
 use crate::model::settings::{self, FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
 use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, View, Why};
 
@@ -16,12 +17,25 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let forming = form::everyone_is_there(v) && v.answering().all(|(_, n)| n.keys == 0);
     for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
-        managed(v, member, node, forming, &mut plan);
+        let empty = forming || is_empty_newcomer(v, member, node);
+        managed(v, member, node, empty, &mut plan);
         users(v, member, node, &mut plan);
         removed(v, member, node, &mut plan);
     }
     plan
 }
+
+/// It will lead a shard that has no slots yet: nothing can be lost by it, and its vote does not count.
+fn is_empty_newcomer(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> bool {
+    let shard = member.pod.shard;
+    let few = v.s.desired.shards().filter(|s| newcomers::is_new(v, *s)).count() <= FAST_NEWCOMERS;
+    few && newcomers::is_new(v, shard)
+        && newcomers::is_empty_primary(node)
+        && newcomers::head(v, shard).is_some_and(|(m, _)| m.pod.uid == member.pod.uid)
+}
+
+/// New shards that may ask at the pace of a forming cluster at one time.
+const FAST_NEWCOMERS: usize = 10;
 
 /// The node-timeout that this node should run with now, in milliseconds.
 pub(super) fn node_timeout(v: &View<'_>, node: &NodeReport, forming: bool) -> u32 {
@@ -29,7 +43,10 @@ pub(super) fn node_timeout(v: &View<'_>, node: &NodeReport, forming: bool) -> u3
     if !forming || node.state_ok {
         return real;
     }
-    let low = if v.s.desired.members() <= v.s.low_timeout_budget {
+    let low = if v.s.whole {
+        // The others run with the real one, so a few that ask more often are no burden.
+        FORMING_TIMEOUT_MS
+    } else if v.s.desired.members() <= v.s.low_timeout_budget {
         FORMING_TIMEOUT_MS
     } else {
         FORMING_TIMEOUT_LARGE_MS

@@ -4,9 +4,11 @@
 
 mod admit;
 mod adopt;
+mod balance;
 mod budget;
+mod consolidate;
 pub mod discard;
-mod even;
+mod even_out;
 mod fill;
 mod follow;
 mod forget;
@@ -16,10 +18,15 @@ mod heir;
 mod join;
 pub mod leads;
 mod live;
+pub mod migrate;
+pub mod newcomers;
 mod objects;
 pub mod place;
 mod release;
 mod replace;
+mod role;
+mod scale_in;
+pub mod shares;
 pub mod trim;
 
 use crate::model::plan::Attempts;
@@ -39,11 +46,15 @@ const RULES: &[(&str, Rule)] = &[
     ("follow", follow::rule),
     ("discard", discard::rule),
     ("release", release::rule),
+    ("consolidate", consolidate::rule),
+    ("scale in", scale_in::rule),
     ("replace", replace::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
-    ("even", even::rule),
+    ("even out", even_out::rule),
+    ("balance", balance::rule),
     ("gate", gate::rule),
+    ("role", role::rule),
 ];
 
 /// The names of the rules, in order.

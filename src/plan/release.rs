@@ -4,6 +4,7 @@
 //! staying any more), its role moves to a replica that stays, and when enough other copies are in sync it is let go.
 //! The hold is bounded by the Pod's grace period, so none of this has a budget.
 
+use super::fill::is_served;
 use super::heir::{hand_over, heirs};
 use crate::model::step::Removable;
 use crate::model::{Member, NodeId, Phase, Plan, Proposal, Role, Stage, Step, View, Waiting, Why};
@@ -16,8 +17,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             plan.steps.extend(release(m, None, "the whole cluster goes"));
             continue;
         }
+        let holds_nothing = node.slots().is_empty() && node.keys == 0;
         match &node.role {
-            Role::Primary { slots } if slots.is_empty() && node.keys == 0 => {
+            _ if holds_nothing && (m.link().is_none() || !is_served(v, m.pod.shard)) => {
                 plan.steps.extend(release(m, Some(Removable::Empty), "it holds nothing"));
             }
             Role::Primary { .. } => leading(v, m, &mut plan),
@@ -37,18 +39,14 @@ fn leading(v: &View<'_>, m: &Member<'_>, plan: &mut Plan) {
     }
 }
 
-/// A replica goes when the shard has its copies without it. While the shard has no primary it may be the one that is
-/// elected.
+/// A replica goes when the shard that it copies (another one than its own after an accident) has its copies without it.
+/// While that has no primary it may be the one that is elected.
 fn copying(v: &View<'_>, m: &Member<'_>, of: &NodeId, plan: &mut Plan) {
-    let shard = m.pod.shard;
-    let Some((_, primary)) = v.primary(shard) else {
-        plan.waiting.push(holds_on(m, Stage::Electing, "until its shard has a primary"));
+    let leads = |p: &&Member<'_>| v.primary(p.pod.shard).is_some_and(|(_, n)| n.id == *of);
+    let Some(shard) = v.by_id(of).filter(leads).map(|p| p.pod.shard) else {
+        plan.waiting.push(holds_on(m, Stage::Electing, "until its shard has a primary that it follows"));
         return;
     };
-    if *of != primary.id {
-        plan.waiting.push(holds_on(m, Stage::Agreeing, "until it follows its shard's primary"));
-        return;
-    }
     // Also while it is out of sync itself: a primary that has just handed over is for a moment.
     let wanted = v.s.desired.replicas;
     if v.in_sync(shard).len() >= usize::from(wanted) {

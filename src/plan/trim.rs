@@ -13,10 +13,11 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, _) in v.shards() {
         let served = super::fill::is_served(v, shard);
-        if !served && (v.s.whole || !v.s.desired.wants(shard)) {
+        if !served && !v.s.desired.wants(shard) {
             unwanted(v, shard, &mut plan);
             continue;
         }
+        plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
         let have = v.staying(shard).count();
         if have <= v.s.desired.copies() {
             plan.steps.extend(keep(v, shard, |_| true));
@@ -30,9 +31,49 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 /// Members of a shard that has no slots and gets none may go while they hold nothing. That another shard has all slots is
 /// proven by their owners, not by silence.
 fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
+    let left = v.staying(shard).count();
+    if left > 0 {
+        let message = format!("{left} Pods of shard {shard} are to go: it has no slots any more");
+        plan.waiting.push(Waiting { shard: Some(shard), stage: Stage::RemovingPods, message });
+    }
     let covered = v.owned() == Slots::all();
-    let idle = v.staying(shard).filter(|m| m.is_unused() || never_started(m) || (covered && is_empty(m)));
-    plan.steps.extend(idle.filter_map(|m| delete(m, 0, "its shard is not wanted any more")));
+    let idle = |m: &Member<'_>| {
+        m.is_unused() || never_started(m) || (is_empty(m) && (covered || copies_nothing(v, m)) && !moves(m))
+    };
+    plan.steps.extend(
+        v.staying(shard).filter(|m| idle(m)).filter_map(|m| delete(m, 0, "its shard is not wanted any more")),
+    );
+    plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
+}
+
+/// Slots may still be on their way to it.
+fn moves(m: &Member<'_>) -> bool {
+    m.node().is_some_and(NodeReport::is_moving_slots)
+}
+
+/// It leads nobody's slots and copies nobody who has any: by its own word and by that of its primary.
+fn copies_nothing(v: &View<'_>, m: &Member<'_>) -> bool {
+    let empty = |id| v.by_id(id).and_then(Member::node).is_some_and(|n| n.slots().is_empty());
+    m.node().is_some() && m.link().is_none_or(|(of, _)| empty(of))
+}
+
+/// A primary whose last slots went to a node that had none follows that node (Valkey takes it for a failover), and so does one
+/// that comes back to find its slots elsewhere: it then holds a copy of another shard's data. It cannot be pointed elsewhere,
+/// since it may be the last copy of that, and leaves as any copy does.
+fn strays(v: &View<'_>, m: &Member<'_>) -> bool {
+    let primary = m.link().and_then(|(of, _)| v.by_id(of));
+    let elsewhere =
+        |p: &Member<'_>| p.pod.shard != m.pod.shard && p.node().is_some_and(|n| !n.slots().is_empty());
+    m.node().is_some_and(|n| n.keys > 0) && primary.is_some_and(elsewhere)
+}
+
+/// Asked to leave first, then deleted, while the other shard has its copies without it.
+fn stray(v: &View<'_>, m: &Member<'_>) -> Option<Proposal> {
+    if m.node().is_some_and(NodeReport::is_retiring) {
+        return delete(m, v.s.desired.replicas, "it copies a shard that is not its own, and it is retired");
+    }
+    m.target()
+        .map(|on| Proposal::new(Step::Retire { on }, Why::Surplus, "it copies a shard that is not its own"))
 }
 
 /// It owns no slots and holds no key.
@@ -42,7 +83,8 @@ fn is_empty(m: &Member<'_>) -> bool {
 
 /// Retirements that are no longer wanted are taken back.
 fn keep(v: &View<'_>, shard: Shard, which: impl Fn(&Member<'_>) -> bool) -> Vec<Proposal> {
-    let retired = v.staying(shard).filter(|m| m.node().is_some_and(NodeReport::is_retiring) && which(m));
+    let retiring = |m: &&Member<'_>| m.node().is_some_and(NodeReport::is_retiring) && !strays(v, m);
+    let retired = v.staying(shard).filter(|m| retiring(m) && which(m));
     retired
         .filter_map(Member::target)
         .map(|on| Proposal::new(Step::Keep { on }, Why::Repair, "its shard needs every copy it has"))

@@ -74,8 +74,8 @@ fn ready(health: &Health<'_, '_>) -> Verdict {
         return told("Deleting", "The cluster is being deleted".to_owned());
     }
     let wanted = health.view.s.desired.shards;
-    if !health.leaderless.is_empty() {
-        let there = usize::from(wanted) - health.leaderless.len();
+    if !health.leaderless.is_empty() || !health.new.is_empty() {
+        let there = usize::from(wanted) - health.leaderless.len() - health.new.len();
         return told(
             "MissingShards",
             format!("Waiting for all shards to be created: {there} of {wanted} serve"),
@@ -126,6 +126,7 @@ fn progressing(health: &Health<'_, '_>) -> Verdict {
     let reason = match first_stage(health).map(|w| w.stage) {
         _ if !health.whole() => "Initializing",
         Some(Stage::AddingPods | Stage::JoiningNodes | Stage::Syncing) => "AddingNodes",
+        Some(Stage::MovingSlots) => "RebalancingSlots",
         Some(_) | None => "Reconciling",
     };
     let held_back = || blocked(Code::WouldLoseCopy).map(|b| b.message.clone());

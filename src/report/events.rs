@@ -80,6 +80,15 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             (5, "HandOverStarted", "Handing over:", format!("{} to {} ({})", from.pod, on.pod, p.note))
         }
         Step::Release { on, .. } => (7, "PodReleased", "Released", on.pod.to_string()),
+        Step::Migrate { on, to, slots } | Step::Carry { on, to, slots } => {
+            let (from, to) = (on.shard, to.shard);
+            (
+                5,
+                "SlotsMigrating",
+                "Slots on their way:",
+                format!("{} from shard {from} to shard {to}", slots.len()),
+            )
+        }
         Step::Forget { id, .. } => (6, "StaleNodeForgotten", "Forgot", id.to_string()),
         Step::DeletePod { name, only_if: Removable::Retired { .. }, .. } => {
             (7, "PodRetired", "Retired", name.to_string())
@@ -88,6 +97,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         Step::Latch
         | Step::SetGate { .. }
         | Step::Note { .. }
+        | Step::SetRole { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
         | Step::SetEpoch { .. }

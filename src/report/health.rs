@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Gauges, trouble::Trouble};
 use crate::{
     model::{Member, Phase, Plan, SLOTS, Seen, Shard, Slots, View},
-    plan::{form, gate},
+    plan::{form, gate, newcomers},
 };
 
 /// How the cluster is.
@@ -18,6 +18,8 @@ pub(super) struct Health<'v, 'a> {
     pub(super) short: Vec<Shard>,
     /// Wanted shards no primary of which answers.
     pub(super) leaderless: Vec<Shard>,
+    /// Wanted shards that have no slots yet.
+    pub(super) new: Vec<Shard>,
     /// Shards that own slots, wanted or not.
     pub(super) serving_shards: usize,
     /// Slots that somebody is known to own, by its own word or by that of its peers.
@@ -37,6 +39,8 @@ impl<'v, 'a> Health<'v, 'a> {
         let wanted = usize::from(view.s.desired.replicas);
         let (led, leaderless): (Vec<_>, Vec<_>) =
             view.s.desired.shards().partition(|shard| view.primary(*shard).is_some());
+        let (new, leaderless): (Vec<_>, Vec<_>) =
+            leaderless.into_iter().partition(|shard| newcomers::is_new(view, *shard));
         let (ready, short): (Vec<_>, Vec<_>) =
             led.into_iter().partition(|shard| view.in_sync(*shard).len() >= wanted);
         let owned: u32 = view.answering().map(|(_, n)| u32::from(n.slots().len())).sum();
@@ -44,6 +48,7 @@ impl<'v, 'a> Health<'v, 'a> {
             ready,
             short,
             leaderless,
+            new,
             serving_shards: view.shards().filter(|(shard, _)| view.primary(*shard).is_some()).count(),
             known_slots: known_slots(view),
             owned_once: owned == u32::from(SLOTS) && view.owned() == Slots::all(),

@@ -16,7 +16,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
     api::{State, ValkeyCluster, ValkeyClusterStatus},
-    build::labels::pod_selector,
+    build::labels::leader_selector,
     model::{Done, Moment, Outcome, Plan, Snapshot, Step, View},
 };
 use health::Health;
@@ -74,7 +74,7 @@ pub fn report(
         shards: count(health.serving_shards),
         ready_shards: count(health.ready.len()),
         replicas: count(snapshot.pods.len()),
-        selector: Some(pod_selector(&snapshot.desired.key)),
+        selector: Some(leader_selector(&snapshot.desired.key)),
         formed: snapshot.formed || latched(done) || previous.is_some_and(|p| p.formed),
         operation: operation::operation(&health, previous),
         topology: topology::topology(&health, previous),

@@ -4,6 +4,7 @@ use super::{conditions::first_stage, health::Health, time};
 use crate::{
     api::{Operation, OperationKind, ValkeyClusterStatus},
     model::{Member, SLOTS, Stage, View, Why},
+    plan::migrate,
 };
 
 /// The operation under way, if one is. Its kind is kept from the pass before while the work goes on.
@@ -30,17 +31,30 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
     if !s.whole {
         return OperationKind::Forming;
     }
+    let v = health.view;
     if let Some(kind) = replacing(health, previous) {
         return kind;
     }
-    if stage == Stage::RemovingPods {
+    if stage == Stage::RemovingPods || v.shards().any(|(shard, m)| !s.desired.wants(shard) && !m.is_empty()) {
         return OperationKind::ScalingIn;
+    }
+    if !health.new.is_empty() {
+        return OperationKind::ScalingOut;
     }
     let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
     let spec_changed = previous.is_some_and(|p| p.observed_generation != Some(s.desired.generation));
     // Copies that are missing right after a change of the spec were never there; at any other time they were lost.
     match before {
         _ if !health.leaderless.is_empty() => OperationKind::Repairing,
+        // Its own slots were the last: the others are still to be evened out.
+        Some(kind @ (OperationKind::ScalingIn | OperationKind::Rebalancing))
+            if stage == Stage::MovingSlots =>
+        {
+            kind
+        }
+        Some(OperationKind::Forming | OperationKind::Repairing) | None if stage == Stage::MovingSlots => {
+            OperationKind::Rebalancing
+        }
         Some(kind @ (OperationKind::ScalingOut | OperationKind::Repairing | OperationKind::Forming))
             if !spec_changed =>
         {
@@ -97,6 +111,10 @@ fn left(health: &Health<'_, '_>, stage: Stage) -> (i64, i64, &'static str) {
             let in_sync =
                 v.s.desired.shards().map(|s| v.in_sync(s).len().min(v.s.desired.replicas.into())).sum();
             (minus(wanted, in_sync), wanted, "replicas")
+        }
+        Stage::MovingSlots => {
+            let left = i64::from(migrate::slots_left(v));
+            (left, left, "slots")
         }
         Stage::Agreeing => {
             (minus(members, v.answering().filter(|(_, n)| n.state_ok).count()), members, "nodes")

@@ -1,9 +1,11 @@
 //! Who serves which slots, and where. Recorded once the formation is complete, and kept from then on.
 
+use std::collections::BTreeSet;
+
 use super::health::Health;
 use crate::{
     api::{MemberRef, ReplicaRef, ShardTopology, ValkeyClusterStatus},
-    model::{Member, Role, Shard},
+    model::{Member, Role, Shard, Slots},
 };
 
 /// The shards in their order. Empty before the formation is complete: that it is not empty says that data may exist.
@@ -15,9 +17,21 @@ pub(super) fn topology(
     if !health.whole() {
         return before.to_vec();
     }
-    let shards = health.view.shards().map(|(shard, _)| shard);
-    let known = shards.filter(|s| health.view.s.desired.wants(*s) || health.view.primary(*s).is_some());
+    let recorded = before.iter().filter_map(|t| u16::try_from(t.shard).ok()).map(Shard);
+    let shards: BTreeSet<Shard> = health.view.shards().map(|(shard, _)| shard).chain(recorded).collect();
+    let known = shards.into_iter().filter(|s| health.view.s.desired.wants(*s) || serves(health, *s, before));
     known.map(|shard| one(health, shard, before)).collect()
+}
+
+/// A shard that is not wanted any more is listed until all slots are owned by others that answer: its primary may merely be
+/// silent.
+fn serves(health: &Health<'_, '_>, shard: Shard, before: &[ShardTopology]) -> bool {
+    let recorded = || before.iter().any(|t| t.shard == i32::from(shard.0) && !t.slots.is_empty());
+    health.view.primary(shard).is_some() || (!all_owned(health) && recorded())
+}
+
+fn all_owned(health: &Health<'_, '_>) -> bool {
+    health.view.owned() == Slots::all()
 }
 
 fn one(health: &Health<'_, '_>, shard: Shard, before: &[ShardTopology]) -> ShardTopology {
@@ -29,6 +43,7 @@ fn one(health: &Health<'_, '_>, shard: Shard, before: &[ShardTopology]) -> Shard
         // The slots of a lost shard are still its slots.
         slots: match primary {
             Some((_, node)) => node.slots().to_string(),
+            None if all_owned(health) => String::new(),
             None => last.map(|t| t.slots.clone()).unwrap_or_default(),
         },
         primary: primary.map(|(m, _)| MemberRef { pod: m.pod.name.to_string(), worker: worker(m) }),

@@ -42,12 +42,16 @@ pub(super) fn waits_for_a_person(code: Code) -> bool {
 fn persistent(blocked: &Blocked) -> Option<Trouble> {
     let message = blocked.message.clone();
     match blocked.code {
-        Code::Paused | Code::Deleting | Code::WouldLoseCopy | Code::DisruptionBudget => None,
+        Code::Paused
+        | Code::Deleting
+        | Code::WouldLoseCopy
+        | Code::DisruptionBudget
+        | Code::MigrationFailed => None,
         Code::BackingOff => refused_by_kubernetes(&message),
         code @ (Code::AddressInUse
         | Code::NotEmpty
         | Code::Unseen
-        | Code::ShardCountChange
+        | Code::WouldNotFit
         | Code::CrashLoop
         | Code::NoWorker
         | Code::SettingRefused

@@ -163,6 +163,91 @@ pub async fn failover(node: &dyn Node, kind: Failover) -> Result<(), WireError> 
     node.call(argv).await?.ok()
 }
 
+/// `CLUSTER MIGRATESLOTS` (9.0 and newer), sent to the owner. `OK` means that the job was begun, not that it will succeed.
+pub async fn migrate_slots(node: &dyn Node, slots: &Slots, to: &NodeId) -> Result<(), WireError> {
+    let ends: Vec<String> =
+        slots.ranges().iter().flat_map(|r| [r.first.to_string(), r.last.to_string()]).collect();
+    let ranges = ends.iter().map(String::as_str);
+    let argv: Vec<&str> = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"]
+        .into_iter()
+        .chain(ranges)
+        .chain(["NODE", to.as_str()])
+        .collect();
+    node.call(&argv).await?.ok()
+}
+
+/// What `CLUSTER SETSLOT` makes of a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SlotState<'a> {
+    /// It arrives from this node.
+    Importing(&'a NodeId),
+    /// It leaves for this node.
+    Migrating(&'a NodeId),
+    /// It belongs to this node.
+    Node(&'a NodeId),
+}
+
+/// `CLUSTER SETSLOT`: waits for the replicas (8.0 and newer), up to two seconds.
+pub async fn set_slot(node: &dyn Node, slot: u16, state: SlotState<'_>) -> Result<(), WireError> {
+    let (word, id) = match state {
+        SlotState::Importing(id) => ("IMPORTING", id),
+        SlotState::Migrating(id) => ("MIGRATING", id),
+        SlotState::Node(id) => ("NODE", id),
+    };
+    node.call(&["CLUSTER", "SETSLOT", &slot.to_string(), word, id.as_str()]).await?.ok()
+}
+
+/// Up to `count` keys of a slot, and whether the node was a primary when it listed them (both in one burst).
+pub async fn keys_in_slot(
+    node: &dyn Node,
+    slot: u16,
+    count: usize,
+) -> Result<(Vec<Vec<u8>>, bool), WireError> {
+    let (slot, count) = (slot.to_string(), count.to_string());
+    let burst = [vec!["CLUSTER", "GETKEYSINSLOT", &slot, &count], vec!["ROLE"]];
+    let mut answers = node.call_many(&burst).await.into_iter();
+    let mut next =
+        || answers.next().unwrap_or_else(|| Err(WireError::Protocol("an answer is missing".to_owned())));
+    let keys = match next()? {
+        Reply::List(keys) => keys.iter().map(Reply::bytes).collect::<Result<Vec<_>, _>>()?,
+        _ => return Err(WireError::Protocol("GETKEYSINSLOT is no list".to_owned())),
+    };
+    match next()? {
+        Reply::List(role) => Ok((keys, matches!(role.first(), Some(Reply::Text(t)) if t == "master"))),
+        _ => Err(WireError::Protocol("ROLE is no list".to_owned())),
+    }
+}
+
+/// `MEMORY USAGE` of each key in bytes, in one burst; 0 for one that is gone.
+pub async fn memory_usage(node: &dyn Node, keys: &[Vec<u8>]) -> Result<Vec<u64>, WireError> {
+    let burst: Vec<Vec<&[u8]>> = keys.iter().map(|k| vec![&b"MEMORY"[..], &b"USAGE"[..], k]).collect();
+    let answers = node.call_many_bytes(&burst).await;
+    let bytes = |reply: Reply| match reply {
+        Reply::Nil => Ok(0),
+        other => Ok(u64::try_from(other.int()?).unwrap_or(0)),
+    };
+    answers.into_iter().map(|a| a.and_then(bytes)).collect()
+}
+
+/// `MIGRATE … REPLACE AUTH2 … KEYS …`: a key that an attempt without an answer has left at both ends is replaced by the source's,
+/// which is the one that clients were served. Keys that are gone by now are passed over.
+pub async fn migrate(
+    node: &dyn Node,
+    (host, port): (&str, &str),
+    (user, password): (&str, &str),
+    timeout_ms: u32,
+    keys: &[Vec<u8>],
+) -> Result<(), WireError> {
+    let timeout = timeout_ms.to_string();
+    let words = ["MIGRATE", host, port, "", "0", &timeout, "REPLACE", "AUTH2", user, password, "KEYS"];
+    let argv: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).chain(keys.iter().map(Vec::as_slice)).collect();
+    let answer = node.call_many_bytes(&[argv]).await.pop();
+    match answer.unwrap_or(Err(WireError::Reset))?.text()? {
+        "OK" | "NOKEY" => Ok(()),
+        other => Err(WireError::Protocol(format!("MIGRATE answers {other:?}"))),
+    }
+}
+
 /// `CLUSTER RESET`: refused on a primary that holds keys; a replica's data is flushed.
 pub async fn reset(node: &dyn Node, kind: Reset) -> Result<(), WireError> {
     let word = match kind {

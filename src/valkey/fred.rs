@@ -114,19 +114,20 @@ impl FredNode {
         if self.is_closed() {
             return Err(WireError::Reset);
         }
-        let (name, rest) = split(argv)?;
-        let limit = self.limits.of(argv);
+        let argv: Vec<&[u8]> = argv.iter().map(|w| w.as_bytes()).collect();
+        let (name, rest) = split(&argv)?;
+        let limit = self.limit(&argv);
         let client = self.client.with_options(&once(limit));
         within(limit, async { client.custom::<Value, _>(name, rest).await.map_err(|e| from_fred(&e)) })
             .await
             .map(from_value)
     }
 
-    async fn call_all(&self, commands: &[Vec<&str>]) -> Result<Vec<Result<Reply, WireError>>, WireError> {
+    async fn call_all(&self, commands: &[Vec<&[u8]>]) -> Result<Vec<Result<Reply, WireError>>, WireError> {
         if self.is_closed() {
             return Err(WireError::Reset);
         }
-        let limit = commands.iter().map(|argv| self.limits.of(argv)).max().unwrap_or(self.limits.reply);
+        let limit = commands.iter().map(|argv| self.limit(argv)).max().unwrap_or(self.limits.reply);
         let pipeline = self.client.pipeline();
         let pipeline = pipeline.with_options(&once(limit));
         for argv in commands {
@@ -137,6 +138,12 @@ impl FredNode {
         let answers = within(limit, async { Ok(pipeline.try_all::<Value>().await) }).await?;
         Ok(answers.into_iter().map(|a| a.map(from_value).map_err(|e| from_fred(&e))).collect())
     }
+
+    fn limit(&self, argv: &[&[u8]]) -> Duration {
+        let words: Vec<&str> =
+            argv.iter().take(2).map(|w| std::str::from_utf8(w).unwrap_or_default()).collect();
+        self.limits.of(&words)
+    }
 }
 
 impl Node for FredNode {
@@ -145,6 +152,17 @@ impl Node for FredNode {
     }
 
     fn call_many<'a>(&'a self, commands: &'a [Vec<&'a str>]) -> BoxFuture<'a, Vec<Result<Reply, WireError>>> {
+        Box::pin(async move {
+            let bytes: Vec<Vec<&[u8]>> =
+                commands.iter().map(|argv| argv.iter().map(|w| w.as_bytes()).collect()).collect();
+            self.call_many_bytes(&bytes).await
+        })
+    }
+
+    fn call_many_bytes<'a>(
+        &'a self,
+        commands: &'a [Vec<&'a [u8]>],
+    ) -> BoxFuture<'a, Vec<Result<Reply, WireError>>> {
         Box::pin(async move {
             match self.call_all(commands).await {
                 Ok(answers) if answers.len() == commands.len() => answers,
@@ -195,11 +213,18 @@ fn once(limit: Duration) -> Options {
     Options { timeout: Some(limit), max_attempts: Some(1), fail_fast: true, ..Default::default() }
 }
 
-fn split(argv: &[&str]) -> Result<(CustomCommand, Vec<Value>), WireError> {
+fn split(argv: &[&[u8]]) -> Result<(CustomCommand, Vec<Value>), WireError> {
     let (name, rest) =
         argv.split_first().ok_or_else(|| WireError::Protocol("an empty command".to_owned()))?;
-    let name = CustomCommand::new((*name).to_owned(), ClusterHash::Random, false);
-    Ok((name, rest.iter().map(|a| Value::from(*a)).collect()))
+    let name = CustomCommand::new(String::from_utf8_lossy(name).into_owned(), ClusterHash::Random, false);
+    Ok((name, rest.iter().map(|a| argument(a)).collect()))
+}
+
+fn argument(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => Value::Bytes(bytes.to_vec().into()),
+    }
 }
 
 async fn within<T>(
@@ -216,7 +241,10 @@ fn from_value(value: Value) -> Reply {
         Value::Integer(n) => Reply::Int(n),
         Value::Double(d) => Reply::Text(d.to_string()),
         Value::String(text) => Reply::Text(text.to_string()),
-        Value::Bytes(bytes) => Reply::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        Value::Bytes(bytes) => match String::from_utf8(bytes.to_vec()) {
+            Ok(text) => Reply::Text(text),
+            Err(other) => Reply::Bytes(other.into_bytes()),
+        },
         Value::Queued => Reply::Text("QUEUED".to_owned()),
         Value::Array(items) => Reply::List(items.into_iter().map(from_value).collect()),
         Value::Map(map) => Reply::Map(

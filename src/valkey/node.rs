@@ -12,8 +12,8 @@ use super::reply::Reply;
 
 /// An open connection to one node. No answer takes longer than its [`Limits`]; dropping it closes the socket.
 ///
-/// It carries administrative commands only, never one with a key: the client library gives the connection up when a
-/// node answers `CLUSTERDOWN`, and only commands with keys are answered that way.
+/// It carries administrative commands only; of those with keys only what moves them: the client library gives the connection
+/// up when a node answers `CLUSTERDOWN`, and only commands with keys are answered that way.
 pub trait Node: Send + Sync {
     /// Sends one command and waits for its answer.
     fn call<'a>(&'a self, argv: &'a [&'a str]) -> BoxFuture<'a, Result<Reply, WireError>>;
@@ -21,6 +21,12 @@ pub trait Node: Send + Sync {
     /// Sends commands in one burst; the answers come in the order of the commands, one for each.
     /// When the connection breaks or time runs out, every command has that error.
     fn call_many<'a>(&'a self, commands: &'a [Vec<&'a str>]) -> BoxFuture<'a, Vec<Result<Reply, WireError>>>;
+
+    /// The same for arguments that may be any bytes, such as names of keys.
+    fn call_many_bytes<'a>(
+        &'a self,
+        commands: &'a [Vec<&'a [u8]>],
+    ) -> BoxFuture<'a, Vec<Result<Reply, WireError>>>;
 
     /// Ends when the connection is closed, within milliseconds of the other process's death.
     fn closed(&self) -> BoxFuture<'_, ()>;

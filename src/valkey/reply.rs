@@ -11,8 +11,10 @@ pub enum Reply {
     Nil,
     /// A whole number; booleans are 1 and 0.
     Int(i64),
-    /// A text; bytes that are not UTF-8 are replaced, floating point numbers are written out.
+    /// A text; floating point numbers are written out.
     Text(String),
+    /// Bytes that are no text: names of keys can be anything.
+    Bytes(Vec<u8>),
     /// A list.
     List(Vec<Reply>),
     /// A map (RESP3).
@@ -28,12 +30,21 @@ impl Reply {
         }
     }
 
+    /// What was sent, byte by byte.
+    pub fn bytes(&self) -> Result<Vec<u8>, WireError> {
+        match self {
+            Self::Text(text) => Ok(text.clone().into_bytes()),
+            Self::Bytes(bytes) => Ok(bytes.clone()),
+            other => Err(other.unexpected("bytes")),
+        }
+    }
+
     /// The number in it, also when it was sent as text.
     pub fn int(&self) -> Result<i64, WireError> {
         match self {
             Self::Int(n) => Ok(*n),
             Self::Text(text) => text.parse().map_err(|_| self.unexpected("a number")),
-            Self::Nil | Self::List(_) | Self::Map(_) => Err(self.unexpected("a number")),
+            Self::Nil | Self::Bytes(_) | Self::List(_) | Self::Map(_) => Err(self.unexpected("a number")),
         }
     }
 
@@ -56,7 +67,9 @@ impl Reply {
                     _ => Err(self.unexpected("names and values")),
                 })
                 .collect(),
-            Self::Nil | Self::Int(_) | Self::Text(_) => Err(self.unexpected("names and values")),
+            Self::Nil | Self::Int(_) | Self::Text(_) | Self::Bytes(_) => {
+                Err(self.unexpected("names and values"))
+            }
         }
     }
 
@@ -65,7 +78,7 @@ impl Reply {
         let one = |(name, value): (String, Reply)| match value {
             Self::Text(text) => Ok((name, text)),
             Self::Int(n) => Ok((name, n.to_string())),
-            Self::Nil | Self::List(_) | Self::Map(_) => Err(value.unexpected("a text")),
+            Self::Nil | Self::Bytes(_) | Self::List(_) | Self::Map(_) => Err(value.unexpected("a text")),
         };
         self.fields()?.into_iter().map(one).collect()
     }
@@ -76,6 +89,7 @@ impl Reply {
             Self::Int(n) => format!("the number {n}"),
             // An answer can be long, and it can hold secrets (`ACL GETUSER`): its beginning is enough.
             Self::Text(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+            Self::Bytes(bytes) => format!("{} bytes that are no text", bytes.len()),
             Self::List(items) => format!("a list of {}", items.len()),
             Self::Map(map) => format!("a map of {}", map.len()),
         };

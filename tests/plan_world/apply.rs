@@ -1,11 +1,11 @@
 //! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
 
 use valkey_cluster_operator::model::{
-    Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role, Seen, Shard,
-    Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
+    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role,
+    Seen, Shard, Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
 };
 
-use super::{NOW, State, acquaint, ip, listed, member, one_more, node_id, pod_name, worker};
+use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
 
 type Done = Result<(), String>;
 
@@ -91,7 +91,11 @@ fn status(s: &mut Snapshot, word: &str) -> Done {
     match key {
         "formed" => s.formed = parse(value)?,
         "whole" => s.whole = parse(value)?,
-        "served" => s.served = parse(value)?,
+        "served" => {
+            let all: Result<Vec<u16>, String> =
+                value.split(',').filter(|t| !t.is_empty()).map(parse).collect();
+            s.served = all?.into_iter().map(Shard).collect();
+        }
         "budget" => s.low_timeout_budget = parse(value)?,
         _ => return Err(format!("unknown field {key:?}")),
     }
@@ -141,6 +145,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         }
         "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
         "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
+        "leads" => pod.leads = parse(value)?,
         "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,
@@ -197,6 +202,18 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         "admitted" => n.admitted = parse(value)?,
         "state" => n.state_ok = value == "ok",
         "loading" => n.loading = true,
+        "data" => n.memory.get_or_insert_default().data = parse(value)?,
+        "used" => n.memory.get_or_insert_default().used = parse(value)?,
+        "limit" => n.memory.get_or_insert_default().limit = parse(value)?,
+        "out" => drop(n.open_slots.outgoing.insert(far_end(value)?.0, far_end(value)?.1)),
+        "in" => drop(n.open_slots.incoming.insert(far_end(value)?.0, far_end(value)?.1)),
+        "job" => {
+            let (other, slots) = far_end(value)?;
+            let failed = value.ends_with(":failed");
+            let state = if failed { JobState::Failed } else { JobState::Running };
+            let message = if failed { "it says why".to_owned() } else { String::new() };
+            n.jobs.push(Job { incoming: false, slots, other: Some(other), state, message, age_ms: 200 });
+        }
         "version" => n.version = value.parse()?,
         "online" => {
             n.online_replicas =
@@ -209,6 +226,13 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         },
     }
     Ok(())
+}
+
+/// `<shard>-<index>:<slots>`: the node at the other end, and what is on its way.
+fn far_end(value: &str) -> Result<(NodeId, Slots), String> {
+    let mut parts = value.split(':');
+    let (shard, index) = place(parts.next().unwrap_or_default())?;
+    Ok((node_id(shard, index), parts.next().unwrap_or_default().replace(',', " ").parse()?))
 }
 
 fn link(n: &mut NodeReport, value: &str) -> Done {

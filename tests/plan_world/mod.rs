@@ -8,6 +8,7 @@
 //! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
+//! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -19,8 +20,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, Peer, Phase, Pod, PodName, PodUid, Revision, Role,
-    Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Peer, Phase, Pod, PodName, PodUid,
+    Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
 
 /// The clock of every case, in milliseconds.
@@ -65,7 +66,7 @@ fn cluster(line: &str) -> Result<Snapshot, String> {
     let mut s = empty(count(shards)?, count(replicas)?);
     s.formed = state >= State::Latched;
     s.whole = state == State::Healthy;
-    s.served = if s.whole { s.desired.shards } else { 0 };
+    s.served = if s.whole { s.desired.shards().collect() } else { BTreeSet::new() };
     if state > State::New {
         let all: Vec<(Shard, u16)> =
             s.desired.shards().flat_map(|sh| (0..=s.desired.replicas).map(move |i| (sh, i))).collect();
@@ -98,7 +99,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         revision: Revision::new("now"),
         formed: false,
         whole: false,
-        served: 0,
+        served: BTreeSet::new(),
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
@@ -146,6 +147,7 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         disrupted: false,
         gate: (state == State::Healthy).then_some(true),
         before: BTreeMap::new(),
+        leads: state == State::Healthy && index == 0,
         created: Moment(NOW - 5000),
         trouble: None,
     };
@@ -186,7 +188,9 @@ fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
         version,
         uptime_ms: 5000,
         role,
-        open_slots: Slots::none(),
+        open_slots: OpenSlots::default(),
+        jobs: Vec::new(),
+        memory: None,
         state_ok: healthy,
         epoch: if healthy { u64::from(shard.0) + 1 } else { 0 },
         peers: BTreeMap::new(),

@@ -55,8 +55,9 @@ impl Clients {
             seed.view.values().find(|e| e.slots.contains(slot)).and_then(|e| e.ip)
         };
         let Some(owner) = ip.and_then(|ip| valkey.listening(ip, None)).map(|n| n.id.clone()) else { return };
+        let owner = asked_to(valkey, &owner, slot);
         let node = valkey.get_mut(&owner);
-        if node.cluster == 0 && node.state_ok && node.of.is_none() && node.slots.contains(slot) {
+        if node.cluster == 0 && node.state_ok && node.of.is_none() && takes(node, slot) {
             let value = node.data.entry(slot).or_insert(0);
             *value += 1;
             let value = *value;
@@ -107,6 +108,22 @@ impl Clients {
             .map(|(slot, known)| (*slot, *known, owned(*slot)))
             .find(|(_, known, best)| best < known)
     }
+}
+
+/// A key that has left on the way key by key is asked for at the other end (`ASK`).
+fn asked_to(valkey: &Valkey, owner: &NodeId, slot: u16) -> NodeId {
+    let node = &valkey.nodes[owner];
+    match node.open.get(&slot) {
+        Some((true, other)) if !node.data.contains_key(&slot) && valkey.nodes.contains_key(other) => {
+            other.clone()
+        }
+        _ => owner.clone(),
+    }
+}
+
+/// It owns the slot, or expects it and holds the key.
+fn takes(node: &Node, slot: u16) -> bool {
+    node.slots.contains(slot) || node.open.get(&slot).is_some_and(|(outgoing, _)| !outgoing)
 }
 
 fn best_copy(valkey: &Valkey, slot: u16, except: &BTreeSet<NodeId>) -> u64 {

@@ -82,9 +82,13 @@ impl Valkey {
         node.repl.up = false;
         node.repl.partner = None;
         node.election_at = None;
-        if let Some(entry) = old.and_then(|p| node.view.get_mut(&p)) {
+        if let Some(entry) = old.as_ref().and_then(|p| node.view.get_mut(p)) {
             entry.slots = Slots::none();
         }
+        if let Some(old) = &old {
+            self.point_to_heir(old, id);
+        }
+        let node = self.get_mut(id);
         // The new primary tells everybody at once.
         let friends: Vec<NodeId> = node.view.keys().cloned().collect();
         for friend in friends {

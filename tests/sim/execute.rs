@@ -59,6 +59,23 @@ impl World {
                     None => drop(notes.remove(key)),
                 }
             }
+            Step::SetRole { name, uid, leads, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.leads = *leads;
+            }
+            Step::Migrate { on, to, slots } => {
+                let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
+                if let Some(left) = guard::migrate(&source, &target, slots).map_err(stale)? {
+                    let (now, rng) = (self.now, &mut self.rng);
+                    self.valkey.migrate_slots(&on.node, &to.node, &left, now, rng).map_err(No::Failed)?;
+                }
+            }
+            Step::Carry { on, to, slots } => {
+                let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
+                if let Some(left) = guard::move_slots(&source, &target, slots).map_err(stale)? {
+                    self.valkey.carry(&on.node, &to.node, &left, self.now, &mut self.rng);
+                }
+            }
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
                 guard::configure(&facts, *only_empty).map_err(stale)?;
@@ -162,7 +179,7 @@ impl World {
     fn release(&mut self, on: &Target, only_if: Option<Removable>, desired: &Desired) -> Result<(), No> {
         let facts = self.identity(on).map_err(No::Stale)?;
         if let Some(only_if) = only_if {
-            self.may_go((&on.pod, on.shard), only_if, &facts).map_err(No::Stale)?;
+            self.may_go(only_if, &facts).map_err(No::Stale)?;
             self.before_delete(&on.pod, &on.uid, (on.shard, only_if), desired);
         }
         let mark = format!("{RELEASED}{}", on.uid);

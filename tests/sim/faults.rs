@@ -47,8 +47,9 @@ impl World {
                 self.valkey.cut.insert(worker(*w));
             }
             Action::Heal(w) => {
-                self.valkey.cut.remove(&worker(*w));
-                self.watch.healed = self.now;
+                if self.valkey.cut.remove(&worker(*w)) {
+                    self.valkey.healed_at = self.now;
+                }
             }
             Action::Operators(n) => self.operators.resize(*n, Operator::default()),
             Action::Crash(n) => self.mischief.crash_after = Some(*n),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use valkey_cluster_operator::execute::guard::{self, Facts};
 use valkey_cluster_operator::model::step::Removable;
 use valkey_cluster_operator::model::{NodeId, Phase, PodName, PodUid, Shard, Target};
-use valkey_cluster_operator::valkey::parse::{Flag, NodeLine};
+use valkey_cluster_operator::valkey::parse::{Direction, Flag, NodeLine, OpenSlot};
 
 use super::valkey::{Entry, Node};
 use super::world::World;
@@ -72,18 +72,13 @@ impl World {
             (Removable::NotRunning, _) => Err("its server has started".to_owned()),
             (only_if, facts) => {
                 let facts = facts.ok_or("its node cannot be asked")?;
-                self.may_go((name, object.pod.shard), only_if, &facts)
+                self.may_go(only_if, &facts)
             }
         }
     }
 
     /// What a node says of itself, and its primary of it, before its Pod is deleted or released.
-    pub(crate) fn may_go(
-        &self,
-        (name, shard): (&PodName, Shard),
-        only_if: Removable,
-        facts: &Facts,
-    ) -> Result<(), Stale> {
+    pub(crate) fn may_go(&self, only_if: Removable, facts: &Facts) -> Result<(), Stale> {
         match only_if {
             Removable::NotRunning => Err("its server has started".to_owned()),
             Removable::Unused => guard::unused(facts),
@@ -94,7 +89,10 @@ impl World {
                 let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
                 let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
                 guard::holds_data(&read(source), &primary)?;
-                let online = self.in_sync(shard, Some(name)).len();
+                // As the primary itself counts them, whatever shard they are labelled with.
+                let rest = self.valkey.nodes.values().filter(|n| n.id != facts.own.id);
+                let linked = rest.filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&primary));
+                let online = linked.count();
                 guard::enough_others(online, others)
             }
         }
@@ -125,6 +123,14 @@ pub(crate) fn read(node: &Node) -> Facts {
         ..Entry::new(node.ip, 0)
     };
     let mut own = line(&node.id, &entry);
+    let open = node.open.iter().filter(|_| node.of.is_none());
+    own.open = open
+        .map(|(slot, (outgoing, other))| OpenSlot {
+            slot: *slot,
+            direction: if *outgoing { Direction::Migrating } else { Direction::Importing },
+            other: other.clone(),
+        })
+        .collect();
     own.flags.insert(Flag::Myself);
     if node.retiring() {
         own.flags.insert(Flag::NoFailover);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
-use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, Shard, Slots};
+use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots};
 
 use super::valkey::{Node, Valkey, shown};
 use super::world::World;
@@ -21,8 +21,6 @@ pub(crate) struct Watch {
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
-    /// When a worker was last reached again.
-    pub healed: i64,
     /// Hand-overs that succeeded, and that failed and held the writes for nothing.
     pub hand_overs: (usize, usize),
 }
@@ -105,9 +103,14 @@ impl World {
     fn low_timeout(&self) -> Option<String> {
         let low = [FORMING_TIMEOUT_MS, FORMING_TIMEOUT_LARGE_MS].map(i64::from);
         let keys = self.ours().any(|n| !n.data.is_empty());
-        // Whoever cannot be reached cannot be told anything; back again it is told within a second.
-        let told = |n: &&Node| !self.valkey.cut.contains(&n.worker) && self.now - self.watch.healed > 20;
-        let hasty = self.ours().filter(told).find(|n| low.contains(&n.timeout_ms()) && !n.view.is_empty())?;
+        // One that waits empty for its first slots has no vote and nothing to lose; nor has a replica that cannot be reached, or
+        // could not a moment ago.
+        let newcomer = |n: &Node| n.of.is_none() && n.slots.is_empty() && n.data.is_empty();
+        let out_of_reach =
+            |n: &Node| self.valkey.cut.contains(&n.worker) || self.now - self.valkey.healed_at < SETTLING;
+        let harmless = |n: &Node| self.resource.whole && (newcomer(n) || out_of_reach(n));
+        let hasty = |n: &&Node| low.contains(&n.timeout_ms()) && !n.view.is_empty();
+        let hasty = self.ours().find(|n| hasty(n) && !harmless(n))?;
         (keys && !low.contains(&i64::from(self.resource.desired.node_timeout_ms())))
             .then(|| format!("{} runs with node-timeout {} while keys exist", hasty.id, hasty.timeout_ms()))
     }
@@ -146,7 +149,7 @@ impl World {
         None
     }
 
-    /// Quiet must mean: the world is what the spec asks, as far as this version changes a formed cluster.
+    /// Quiet must mean: the world is what the spec asks.
     pub(crate) fn unfinished(&self, plan: &Plan) -> Option<String> {
         let desired = &self.resource.desired;
         if let Some((slot, known, best)) = self.clients.unreadable(&self.valkey) {
@@ -155,16 +158,14 @@ impl World {
         if !self.resource.whole {
             return Some("the formation was never seen complete".to_owned());
         }
-        let served =
-            self.kube.pods.values().filter(|o| {
-                o.process.as_ref().and_then(|p| self.valkey.nodes.get(p)).is_some_and(Node::leads)
-            });
-        let served = served.map(|o| o.pod.shard.0 + 1).max().unwrap_or(0);
         let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
-        for shard in (0..served).map(Shard) {
-            if let Some(why) = self.shard_unfinished(shard, served == desired.shards) {
+        for shard in (0..desired.shards).map(Shard) {
+            if let Some(why) = self.shard_unfinished(shard) {
                 return Some(why);
             }
+        }
+        if let Some(o) = self.kube.pods.values().find(|o| !desired.wants(o.pod.shard)) {
+            return Some(format!("{} is of a shard that is not wanted", o.pod.name));
         }
         for node in self.ours() {
             let listed: BTreeSet<NodeId> = node.view.keys().cloned().chain([node.id.clone()]).collect();
@@ -177,7 +178,10 @@ impl World {
             if let Some((key, value)) = self.unsettled(node) {
                 return Some(format!("{} runs with {key} {value}, which nobody asks for", node.id));
             }
-            if node.retiring() && served == desired.shards {
+            if !node.open.is_empty() {
+                return Some(format!("{} has slots half way", node.id));
+            }
+            if node.retiring() {
                 return Some(format!("{} stays retired", node.id));
             }
         }
@@ -202,7 +206,6 @@ impl World {
     fn expected(&self, code: valkey_cluster_operator::model::Code) -> bool {
         use valkey_cluster_operator::model::Code;
         match code {
-            Code::ShardCountChange => true,
             Code::SettingRefused | Code::BackingOff => !self.resource.desired.config.is_empty(),
             Code::Paused
             | Code::Deleting
@@ -212,20 +215,32 @@ impl World {
             | Code::WouldLoseCopy
             | Code::DisruptionBudget
             | Code::NoWorker
+            | Code::WouldNotFit
+            | Code::MigrationFailed
             | Code::CrashLoop
             | Code::CredentialsLost
             | Code::ForeignOperator => false,
         }
     }
 
-    fn shard_unfinished(&self, shard: Shard, wanted: bool) -> Option<String> {
+    fn shard_unfinished(&self, shard: Shard) -> Option<String> {
         let desired = &self.resource.desired;
         let pods: Vec<_> = self.kube.pods.values().filter(|o| o.pod.shard == shard).collect();
-        if wanted && pods.len() != desired.copies() {
+        if pods.len() != desired.copies() {
             return Some(format!("shard {shard} has {} Pods instead of {}", pods.len(), desired.copies()));
         }
         if let Some(o) = pods.iter().find(|o| o.pod.phase != Phase::Running || o.pod.gate != Some(true)) {
             return Some(format!("{} is {:?}, gate {:?}", o.pod.name, o.pod.phase, o.pod.gate));
+        }
+        let owned: u16 = pods.iter().filter_map(|o| self.process(&o.pod.name)).map(|n| n.slots.len()).sum();
+        let even = SLOTS / desired.shards..=SLOTS.div_ceil(desired.shards);
+        if !even.contains(&owned) {
+            return Some(format!("shard {shard} owns {owned} slots of {} shards", desired.shards));
+        }
+        if let Some(o) =
+            pods.iter().find(|o| o.pod.leads != self.process(&o.pod.name).is_some_and(Node::leads))
+        {
+            return Some(format!("the role label of {} is wrong", o.pod.name));
         }
         let leaders = pods.iter().filter_map(|o| self.process(&o.pod.name)).filter(|n| n.leads()).count();
         let synced = self.in_sync(shard, None).len();

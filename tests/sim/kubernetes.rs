@@ -88,6 +88,7 @@ impl Kubernetes {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
+            leads: false,
             created: Moment(now * TICK_MS),
             trouble: None,
         };

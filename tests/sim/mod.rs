@@ -14,6 +14,7 @@ pub(crate) mod guard;
 pub(crate) mod invariants;
 pub(crate) mod kubernetes;
 pub(crate) mod life;
+pub(crate) mod migration;
 pub(crate) mod observe;
 pub(crate) mod operator;
 pub(crate) mod random;

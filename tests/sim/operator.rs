@@ -71,9 +71,12 @@ impl World {
             self.watch.beyond_repair |= owned != Slots::all();
         }
         if self.resource.whole {
-            let seen =
-                view.shards().filter(|(shard, _)| view.primary(*shard).is_some()).map(|(s, _)| s.0 + 1);
-            self.resource.served = self.resource.served.max(seen.max().unwrap_or(0));
+            // Shards whose slots others have are forgotten; one that is merely silent is not.
+            if view.owned() == Slots::all() {
+                self.resource.served.clear();
+            }
+            let seen = view.shards().map(|(s, _)| s).filter(|s| view.primary(*s).is_some());
+            self.resource.served.extend(seen);
         }
     }
 
@@ -170,6 +173,12 @@ fn take_one(budget: &mut Option<(usize, usize)>) -> Option<(usize, usize)> {
 fn nothing_rests_on(step: &Step) -> bool {
     matches!(
         step,
-        Step::SetGate { .. } | Step::Configure { .. } | Step::CreatePod { .. } | Step::DeletePod { .. }
+        Step::SetGate { .. }
+            | Step::SetRole { .. }
+            | Step::Configure { .. }
+            | Step::CreatePod { .. }
+            | Step::DeletePod { .. }
+            | Step::Migrate { .. }
+            | Step::Carry { .. }
     )
 }

@@ -73,7 +73,7 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
     let small = rng.random_range(0..6);
     let both = |a: Action, b: Action| vec![(When::At(at), a), (When::At(later), b)];
     let one = |a: Action| vec![(When::At(at), a)];
-    match rng.random_range(0..26) {
+    match rng.random_range(0..29) {
         0 | 1 => one(Action::Crash(small)),
         2 => one(Action::Stale(rng.random_range(1..12), rng.random_range(1..8))),
         3 => one(Action::StalePods(rng.random_range(1..12), rng.random_range(1..8))),
@@ -96,6 +96,7 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
         24 | 25 => one(Action::Image("valkey:10".into())),
         21 => both(Action::Paused(true), Action::Paused(false)),
         22 => one(Action::Stranger),
+        26..=28 => one(Action::Shards(rng.random_range(1..=6))),
         _ => one(if rng.random_bool(0.5) { Action::Drift } else { Action::Shards(rng.random_range(1..=4)) }),
     }
 }

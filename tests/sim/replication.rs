@@ -56,6 +56,7 @@ impl Valkey {
             }
             None => {
                 node.repl.up = true;
+                node.open.clone_from(&source.open);
                 node.data.clone_from(&source.data);
             }
         }

@@ -82,6 +82,8 @@ pub(crate) struct Node {
     /// Whom it copies; a primary has none.
     pub of: Option<NodeId>,
     pub slots: Slots,
+    /// Slots half way: whether they leave, and who is at the other end.
+    pub open: BTreeMap<u16, (bool, NodeId)>,
     pub epoch: u64,
     pub current_epoch: u64,
     pub last_vote: u64,
@@ -130,6 +132,10 @@ impl Node {
 pub(crate) struct Valkey {
     pub nodes: BTreeMap<NodeId, Node>,
     pub cut: BTreeSet<WorkerName>,
+    /// When the last worker was connected again.
+    pub healed_at: i64,
+    /// Jobs, the newest first.
+    pub transfers: Vec<super::migration::Transfer>,
     next: u64,
 }
 
@@ -274,6 +280,7 @@ impl Node {
 
     pub(crate) fn drop_entry(&mut self, id: &NodeId, now: i64) {
         self.view.remove(id);
+        self.open.retain(|_, (_, other)| other != id);
         self.banned.insert(id.clone(), now + super::ticks(60_000));
     }
 }

@@ -7,8 +7,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use valkey_cluster_operator::model::snapshot::RELEASED;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Slots, Template, Version,
-    WorkerName,
+    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
+    Version, WorkerName,
 };
 
 use super::clients::Clients;
@@ -25,8 +25,8 @@ pub(crate) struct Resource {
     pub desired: Desired,
     pub formed: bool,
     pub whole: bool,
-    /// One more than the highest ordinal that `status.topology` lists with slots.
-    pub served: u16,
+    /// The shards that `status.topology` lists with slots.
+    pub served: BTreeSet<Shard>,
 }
 
 /// What the next passes are made to suffer.
@@ -97,7 +97,7 @@ impl World {
         Self {
             now: 0,
             rng: StdRng::seed_from_u64(start.seed),
-            resource: Resource { desired, formed: false, whole: false, served: 0 },
+            resource: Resource { desired, formed: false, whole: false, served: BTreeSet::new() },
             kube,
             valkey: Valkey::default(),
             clients: Clients::default(),
@@ -148,6 +148,7 @@ impl World {
         for (id, cause) in due {
             self.die(&id, cause);
         }
+        self.valkey.transfers(self.now, &mut self.rng);
         self.valkey.replication(self.now, &mut self.rng);
         self.valkey.bus(self.now, &mut self.rng);
         self.valkey.elections(self.now, &mut self.rng);
@@ -203,6 +204,7 @@ impl World {
             version: self.version,
             of: None,
             slots: Slots::none(),
+            open: BTreeMap::new(),
             epoch: 0,
             current_epoch: 0,
             last_vote: 0,

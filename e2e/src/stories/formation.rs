@@ -158,6 +158,7 @@ impl World {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
+            leads: false,
             created: now(),
             trouble: None,
         };
@@ -196,7 +197,7 @@ impl World {
             revision: build::revision(&self.desired),
             formed: self.formed,
             whole: self.whole,
-            served: if self.whole { self.desired.shards } else { 0 },
+            served: self.desired.shards().filter(|_| self.whole).collect(),
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
@@ -258,6 +259,9 @@ impl World {
             Step::DeletePod { name, .. } => self.delete(name)?,
             Step::SetGate { name, ready, .. } => {
                 self.pods.entry(name.clone()).and_modify(|pod| pod.gate = Some(*ready));
+            }
+            Step::SetRole { name, leads, .. } => {
+                self.pods.entry(name.clone()).and_modify(|pod| pod.leads = *leads);
             }
             Step::Note { name, key, before, .. } => {
                 self.pods.entry(name.clone()).and_modify(|pod| match before {

@@ -25,6 +25,7 @@ mod kill_operator;
 mod live;
 mod load;
 mod replicas;
+mod scale;
 mod settled;
 mod stranger;
 mod takeover;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        scale::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::model::Version;
+use crate::model::{Memory, Version};
 use crate::valkey::error::WireError;
 
 /// More lines than `INFO` and `CLUSTER INFO` have, by far (9.1.2: about 250 with `everything`).
@@ -114,6 +114,17 @@ impl Info {
     /// A dataset is being loaded, from a file or from the primary (section `persistence`).
     pub fn is_loading(&self) -> bool {
         self.flag("loading") || self.flag("async_loading")
+    }
+
+    /// What lies in it (section `memory`); none when the section was not asked for.
+    pub fn memory(&self) -> Option<Memory> {
+        let bytes = |name: &str| self.get(name)?.parse::<u64>().ok();
+        let apart = bytes("mem_not_counted_for_evict").unwrap_or(0);
+        Some(Memory {
+            used: bytes("used_memory")?.saturating_sub(apart),
+            data: bytes("used_memory_dataset")?,
+            limit: bytes("maxmemory")?,
+        })
     }
 
     /// Keys in all databases (section `keyspace`).

@@ -3,10 +3,12 @@
 
 mod cluster_info;
 mod info;
+mod jobs;
 mod nodes;
 
 pub use cluster_info::ClusterInfo;
 pub use info::{Info, ReplicaLine, Replication};
+pub use jobs::jobs;
 pub use nodes::{Direction, Flag, NodeLine, OpenSlot, cluster_nodes};
 
 #[cfg(test)]

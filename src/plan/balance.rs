@@ -1,4 +1,4 @@
-//! Even primaries: when all else is quiet, roles move until primaries are spread evenly over the workers.
+//! Balance: when all else is quiet, roles move until primaries are spread evenly over the workers.
 //!
 //! Failovers leave a worker with more primaries than others; a hand-over to a replica in sync costs tens of
 //! milliseconds. One at a time, only where it makes the fullest worker less full, and never while anything else goes on.

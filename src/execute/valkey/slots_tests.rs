@@ -1,0 +1,107 @@
+//! Slots on real servers: moved as a whole where jobs are known, else key by key; every key arrives, whatever its name is.
+//! Ignored unless asked for: `VALKEY_SERVERS=/path/valkey-server[:…] cargo test --lib -- --ignored on_real_servers`.
+
+use std::time::Instant;
+
+use crate::execute::valkey::tests::{World, form};
+use crate::model::{JobState, NodeReport, Outcome, Slots, Step, settings::JOBS_SINCE};
+use crate::valkey::testing::real_programs;
+use crate::valkey::{Access, Connector, FredConnector};
+
+/// Keys that are written before anything moves, most of them into one slot.
+const KEYS: usize = 3000;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs VALKEY_SERVERS: a colon-separated list of valkey-server programs"]
+async fn slots_move_on_real_servers() {
+    for (group, program) in real_programs().into_iter().enumerate() {
+        let mut w = World::new(&program, u8::try_from(group + 20).unwrap());
+        w.add(4);
+        let nodes = w.until("four answer", |n| n.len() == 4).await;
+        w.ids = nodes.iter().map(|n| n.id.clone()).collect();
+        w.until("all are 3 s old", |n| n.iter().all(|n| n.uptime_ms >= 3000)).await;
+        form(&w).await;
+        write(&w).await;
+        let slots: Slots = "0-99 3290-3310 5000".parse().unwrap();
+        let jobs = nodes[0].version >= JOBS_SINCE;
+        let begun = Instant::now();
+        move_all(&w, &slots, jobs).await;
+        eprintln!("{}: {} slots moved in {:?}", nodes[0].version, slots.len(), begun.elapsed());
+        let nodes = w
+            .until("the slots have moved", |n| {
+                slots.is_subset(n[1].slots())
+                    && n[0].slots().and(&slots).is_empty()
+                    && n[0].keys + n[1].keys == total()
+            })
+            .await;
+        assert!(nodes.iter().all(|n| n.open_slots.is_empty()), "{nodes:#?}");
+        assert!(nodes[1].keys >= KEYS as u64, "{} keys arrived", nodes[1].keys);
+        w.until("its replica has them", |n| n[3].keys == n[1].keys && n[2].keys == n[0].keys).await;
+        // Done already: nothing is done twice.
+        w.done(step(&w, &slots, jobs)).await;
+        refusals(&w, jobs).await;
+    }
+}
+
+fn total() -> u64 {
+    KEYS as u64 + 2
+}
+
+fn step(w: &World, slots: &Slots, jobs: bool) -> Step {
+    let (on, to, slots) = (w.on(0), w.on(1), slots.clone());
+    if jobs { Step::Migrate { on, to, slots } } else { Step::Carry { on, to, slots } }
+}
+
+/// Many keys in slot 3300 (the tag `{b}`), one whose name is no text, and one that fills a batch alone.
+async fn write(w: &World) {
+    let access = Access { username: None, password: None, ..Access::default() };
+    let node = FredConnector.connect(w.servers[0].addr(), &access).await.unwrap();
+    let names: Vec<String> = (0..KEYS).map(|n| format!("{{b}}{n}")).collect();
+    let burst: Vec<Vec<&str>> = names.iter().map(|n| vec!["SET", n, "x"]).collect();
+    assert!(node.call_many(&burst).await.iter().all(Result::is_ok));
+    let large = vec![b'y'; 4 << 20];
+    let odd: Vec<Vec<&[u8]>> =
+        vec![vec![b"SET", b"{b}\xff\x00\xfe", b"z"], vec![b"SET", b"{b}large", &large]];
+    let answers = node.call_many_bytes(&odd).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    w.until("the replica has them", |n| n[2].keys == total()).await;
+}
+
+async fn move_all(w: &World, slots: &Slots, jobs: bool) {
+    if jobs {
+        w.done(step(w, slots, true)).await;
+        let ended = |n: &[NodeReport]| {
+            n[0].jobs.iter().all(|j| j.state != JobState::Running) && !n[0].jobs.is_empty()
+        };
+        let nodes = w.until("the job has ended", ended).await;
+        assert_eq!(nodes[0].jobs[0].state, JobState::Done, "{:?}", nodes[0].jobs);
+        return;
+    }
+    // Half way, as after a crash of the operator: known to one end alone, then to both.
+    let there = FredConnector.connect(w.servers[1].addr(), &w.executor.access).await.unwrap();
+    let open = ["CLUSTER", "SETSLOT", "3300", "IMPORTING", w.ids[0].as_str()];
+    there.call(&open).await.unwrap().ok().unwrap();
+    let seen = w.until("the target says so", |n| !n[1].open_slots.is_empty()).await;
+    assert_eq!(seen[1].open_slots.incoming[&w.ids[0]].to_string(), "3300");
+    for _ in 0..100 {
+        w.done(step(w, slots, false)).await;
+        if w.until("both answer", |n| n.len() == 4).await[0].slots().and(slots).is_empty() {
+            return;
+        }
+    }
+    panic!("the slots have not moved after 100 stretches of work");
+}
+
+async fn refusals(w: &World, jobs: bool) {
+    for (on, to, slots, because) in
+        [(w.on(1), w.on(2), "0-9", "become a replica"), (w.on(3), w.on(0), "0-9", "become a replica")]
+    {
+        let slots: Slots = slots.parse().unwrap();
+        let text = format!("{slots} of {} to {}", on.pod, to.pod);
+        let step = if jobs { Step::Migrate { on, to, slots } } else { Step::Carry { on, to, slots } };
+        match w.executor.run(&step).await {
+            Outcome::Stale(why) if why.contains(because) => {}
+            other => panic!("{text}: {other:?} and not stale because {because:?}"),
+        }
+    }
+}
