@@ -21,8 +21,13 @@ pub(crate) struct Watch {
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
+<<<<<<< HEAD
     /// Hand-overs that succeeded, and that failed and held the writes for nothing.
     pub hand_overs: (usize, usize),
+=======
+    /// Since when a node without slots runs hastily: old facts can do that, and the next look takes it back.
+    hasty_since: Option<i64>,
+>>>>>>> scale
 }
 
 impl Watch {
@@ -100,7 +105,7 @@ impl World {
         if self.resource.whole { self.owners() } else { None }
     }
 
-    fn low_timeout(&self) -> Option<String> {
+    fn low_timeout(&mut self) -> Option<String> {
         let low = [FORMING_TIMEOUT_MS, FORMING_TIMEOUT_LARGE_MS].map(i64::from);
         let keys = self.ours().any(|n| !n.data.is_empty());
         // One that waits empty for its first slots has no vote and nothing to lose; nor has a replica that cannot be reached, or
@@ -110,9 +115,18 @@ impl World {
             |n: &Node| self.valkey.cut.contains(&n.worker) || self.now - self.valkey.healed_at < SETTLING;
         let harmless = |n: &Node| self.resource.whole && (newcomer(n) || out_of_reach(n));
         let hasty = |n: &&Node| low.contains(&n.timeout_ms()) && !n.view.is_empty();
-        let hasty = self.ours().find(|n| hasty(n) && !harmless(n))?;
+        let found = self.ours().find(|n| hasty(n) && !harmless(n));
+        let found = found.map(|n| (n.id.clone(), n.timeout_ms(), n.slots.is_empty() && self.resource.whole));
+        let Some((id, timeout, passes)) = found else {
+            self.watch.hasty_since = None;
+            return None;
+        };
+        let since = *self.watch.hasty_since.get_or_insert(self.now);
+        if passes && self.now - since <= SETTLING {
+            return None;
+        }
         (keys && !low.contains(&i64::from(self.resource.desired.node_timeout_ms())))
-            .then(|| format!("{} runs with node-timeout {} while keys exist", hasty.id, hasty.timeout_ms()))
+            .then(|| format!("{id} runs with node-timeout {timeout} while keys exist"))
     }
 
     /// One owner a slot, and no slot that nobody even lists.
