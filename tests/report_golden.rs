@@ -13,9 +13,9 @@ use std::{
 use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
-        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Peer, Phase, Plan, Pod,
-        PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step, Template,
-        Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, Outcome, Past, Peer, Phase,
+        Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step,
+        Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -48,7 +48,17 @@ fn golden(name: &str, report: &Report) {
 fn empty(replicas: u16) -> Snapshot {
     let workers = (0..3).map(|i| {
         let name = WorkerName::new(format!("w{i}"));
-        (name.clone(), Worker { name, hostname: format!("w{i}"), zone: None, open: true })
+        (
+            name.clone(),
+            Worker {
+                name,
+                hostname: format!("w{i}"),
+                zone: None,
+                open: true,
+                lost_since: None,
+                out_of_service: false,
+            },
+        )
     });
     Snapshot {
         now: Moment(START),
@@ -72,6 +82,7 @@ fn empty(replicas: u16) -> Snapshot {
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
+        past: Past::default(),
         served: 3,
         applied: BTreeMap::new(),
         credentials_known: true,
@@ -137,6 +148,7 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
             handshake: false,
             failed: false,
             suspected: false,
+            connected: true,
         };
         (id(s, i), peer)
     });

@@ -35,6 +35,9 @@ impl Executor<'_> {
             | Step::Replicate { .. }
             | Step::Retire { .. }
             | Step::Keep { .. }
+            | Step::Promote { .. }
+            | Step::Abandon { .. }
+            | Step::Restore { .. }
             | Step::Forget { .. } => return Outcome::Stale("not a step of the API server".to_owned()),
         };
         result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))
@@ -150,7 +153,12 @@ impl Executor<'_> {
             return Ok(Outcome::Stale(format!("{name} stays: {why}")));
         }
         let exactly = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
-        match api.delete(name.as_str(), &DeleteParams::default().preconditions(exactly)).await {
+        let mut how = DeleteParams::default().preconditions(exactly);
+        if only_if == Removable::Unreachable {
+            // Nobody is there to confirm an orderly end.
+            how = how.grace_period(0);
+        }
+        match api.delete(name.as_str(), &how).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_conflict() => {
@@ -166,12 +174,25 @@ impl Executor<'_> {
         match (only_if, running, pod.ip, &self.nodes) {
             (Removable::NotRunning, false, _, _) => Ok(()),
             (Removable::NotRunning, true, _, _) => Err("its server has started".to_owned()),
+            (Removable::Unreachable, _, Some(ip), Some(nodes)) => {
+                let workers = self.ctx.workers();
+                let worker = workers
+                    .iter()
+                    .find(|w| live.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&w.name_any()));
+                if worker.is_none_or(|w| read::worker(w).lost_since.is_none()) {
+                    return Err("its worker is heard again".to_owned());
+                }
+                nodes.removable(ip, only_if).await
+            }
             (Removable::Unused | Removable::Empty | Removable::Retired { .. }, _, Some(ip), Some(nodes)) => {
                 nodes.removable(ip, only_if).await
             }
-            (Removable::Unused | Removable::Empty | Removable::Retired { .. }, _, _, _) => {
-                Err("its node cannot be asked".to_owned())
-            }
+            (
+                Removable::Unused | Removable::Empty | Removable::Retired { .. } | Removable::Unreachable,
+                _,
+                _,
+                _,
+            ) => Err("its node cannot be asked".to_owned()),
         }
     }
 

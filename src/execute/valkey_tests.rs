@@ -51,8 +51,12 @@ impl World {
 
     async fn see(&self) -> Vec<Seen<NodeReport>> {
         let uid = |i: usize| PodUid::new(i.to_string());
-        let probes: Vec<Probe> =
-            self.servers.iter().enumerate().map(|(i, s)| Probe { uid: uid(i), addr: s.addr() }).collect();
+        let probes: Vec<Probe> = self
+            .servers
+            .iter()
+            .enumerate()
+            .map(|(i, s)| Probe { uid: uid(i), addr: s.addr(), silent: false })
+            .collect();
         let asked = ["cluster-node-timeout".to_owned(), RETIRED.to_owned()];
         let e = &self.executor;
         let seen = observe_nodes(&probes, &asked, &e.access, e.connector.as_ref(), &Bounds::default()).await;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::desired::Desired;
 use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+use super::past::Past;
 use super::slots::Slots;
 use super::step::Object;
 
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub low_timeout_budget: usize,
     /// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
     pub applied: BTreeMap<(NodeId, String), (String, String)>,
+    /// What this process remembers of earlier looks; empty after a restart.
+    pub past: Past,
 }
 
 /// A value as seen in this pass.
@@ -150,6 +153,10 @@ pub struct Worker {
     pub zone: Option<Zone>,
     /// It is Ready, not cordoned, and has no taint that ordinary Pods do not tolerate.
     pub open: bool,
+    /// Since when its kubelet has not been heard (condition Ready is Unknown).
+    pub lost_since: Option<Moment>,
+    /// A person or a controller vouches with the taint `node.kubernetes.io/out-of-service` that it is off.
+    pub out_of_service: bool,
 }
 
 /// What one node says of itself and of the others.
@@ -256,4 +263,13 @@ pub struct Peer {
     pub failed: bool,
     /// `fail?`: this node alone suspects it.
     pub suspected: bool,
+    /// The bus link from this node to it is open.
+    pub connected: bool,
+}
+
+impl Peer {
+    /// The asked node has no sign of life from it at this moment.
+    pub fn unheard(&self) -> bool {
+        !self.connected || self.suspected || self.failed || self.ip.is_none()
+    }
 }

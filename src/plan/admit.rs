@@ -16,7 +16,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     for p in steps {
         match refusal(v, &p, attempts) {
             Some(no) => blocked.push(no),
-            None if halted && p.step.lane() != Lane::First => {}
+            None if halted && !matches!(p.step.lane(), Lane::First | Lane::Urgent) => {}
             // Two rules may come to the same step; the earlier one's reason stands.
             None if seen.insert(p.step.clone()) => admitted.push(p),
             None => {}

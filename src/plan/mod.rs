@@ -4,7 +4,9 @@
 
 mod admit;
 mod adopt;
+pub mod away;
 pub mod discard;
+mod evidence;
 mod fill;
 mod follow;
 mod forget;
@@ -13,8 +15,10 @@ pub mod gate;
 mod join;
 pub mod leads;
 mod live;
+mod lost;
 mod objects;
 pub mod place;
+mod recover;
 pub mod trim;
 
 use crate::model::plan::Attempts;
@@ -32,7 +36,10 @@ const RULES: &[(&str, Rule)] = &[
     ("form", form::rule),
     ("join", join::rule),
     ("follow", follow::rule),
+    ("recover", recover::rule),
+    ("lost", lost::rule),
     ("discard", discard::rule),
+    ("away", away::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
     ("gate", gate::rule),

@@ -51,7 +51,8 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::CrashLoop
         | Code::SettingRefused
         | Code::CredentialsLost
-        | Code::ForeignOperator) => Some(Trouble { reason: format!("{code:?}"), message }),
+        | Code::ForeignOperator
+        | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
     }
 }
 
