@@ -24,6 +24,8 @@ pub struct Past {
     pub flights: BTreeMap<NodeId, Moment>,
     /// Pod → since when its node has not answered.
     pub silent: BTreeMap<PodUid, Moment>,
+    /// Since when somebody lists slots under an id that does not answer.
+    pub headless: Option<Moment>,
 }
 
 /// A replica was seen in sync.
@@ -69,6 +71,11 @@ impl Past {
                 self.silent.entry(uid.clone()).or_insert(s.now);
             }
         }
+        let there: BTreeSet<&NodeId> = s.nodes.values().filter_map(Seen::now).map(|n| &n.id).collect();
+        let missing = |n: &&NodeReport| {
+            n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
+        };
+        self.headless = reports.iter().any(missing).then(|| self.headless.unwrap_or(s.now));
         self.flights.retain(|_, at| s.now < at.plus_ms(FLIGHT_MS));
     }
 

@@ -26,6 +26,9 @@ use crate::model::{
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
 
+/// For so many milliseconds after a slot owner was lost a pass is about nothing else.
+const URGENT_MS: i64 = 5_000;
+
 /// The facts of one pass over one cluster.
 pub async fn observe(
     ctx: &Ctx,
@@ -41,7 +44,8 @@ pub async fn observe(
     let past = lock(hints).past.clone();
     let nodes = nodes(ctx, &desired, &pods, &past, credentials.as_ref()).await;
     // A dead primary does not wait for the API server: what only that one knows is looked up in the next pass.
-    let urgent = an_owner_is_missing(&nodes);
+    let urgent =
+        an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
     }

@@ -74,6 +74,11 @@ fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
     let headless: Vec<Shard> =
         headless.filter(|s| is_served(v, *s) && v.primary(*s).is_none() && !taken.contains(s)).collect();
     let heads: Vec<(Shard, Option<Target>)> = headless.iter().map(|s| (*s, head(v, *s))).collect();
+    // Where nothing is left the new members get to know each other first: one with slots is no newcomer any more.
+    if nobodys == Slots::all() && heads.iter().any(|(_, head)| head.is_none()) {
+        wait(Stage::JoiningNodes, "every copy of every shard was lost: new members come together".to_owned());
+        return;
+    }
     let shares = shares(&nobodys, &headless, served_shards(v));
     for ((shard, head), slots) in heads.into_iter().zip(shares).filter(|(_, s)| !s.is_empty()) {
         match head {

@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 
-use super::evidence::{Absent, How, absent, holds_nothing, owners, quorum, votes};
+use super::evidence::{Absent, How, absent, holds_nothing, owners, proof_of, quorum, votes};
 use super::forget::short;
 use crate::model::past::FLIGHT_MS;
 use crate::model::step::{Promotion, Proof};
@@ -19,6 +19,9 @@ use crate::model::{
 
 /// Nodes, apart from the other replicas, that are asked again before a failover is forced.
 const WITNESSES: usize = 8;
+
+/// A node that has been silent for less, in milliseconds, is no case for a person yet.
+const PATIENCE_MS: i64 = 5_000;
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -64,7 +67,9 @@ fn verdict(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
         };
     }
     let suspected = gone.how == How::Silent && gone.is_suspected(v);
-    match heir(v, gone, suspected) {
+    // The link to a worker without power stays open until its own time-out.
+    let certain = gone.pod.is_some_and(|m| proof_of(v, m).is_some());
+    match heir(v, gone, suspected || certain) {
         Some((heir, offset)) => with_heir(v, gone, heir, offset, suspected),
         None => without_heir(v, gone),
     }
@@ -72,11 +77,11 @@ fn verdict(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
 
 /// The best of those that were seen in sync, with how far it had come then: members that stay before such as leave, then
 /// the one with the most data.
-fn heir<'v, 'a>(v: &View<'a>, gone: &Absent<'v, 'a>, suspected: bool) -> Option<(&'v Member<'a>, u64)> {
+fn heir<'v, 'a>(v: &View<'a>, gone: &Absent<'v, 'a>, unheard: bool) -> Option<(&'v Member<'a>, u64)> {
     let qualified = gone.heirs.iter().filter_map(|m| {
         let (node, (_, link)) = (m.node()?, m.link()?);
         let seen = v.s.past.synced_with(&node.id, gone.id)?;
-        let sound = (suspected || !link.up) && !link.syncing && !node.loading && link.offset >= seen;
+        let sound = (unheard || !link.up) && !link.syncing && !node.loading && link.offset >= seen;
         sound.then_some((*m, seen, link.offset))
     });
     best(qualified).map(|(m, seen, _)| (m, seen))
@@ -192,6 +197,12 @@ fn step(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: 
 
 /// The end of the last copy is not proven, and nobody can elect: only a person knows.
 fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
+    if gone.how == How::Closed {
+        return Verdict::Wait("no other node has lost it yet");
+    }
+    if gone.pod.is_some_and(|m| v.s.past.silent_for(&m.pod.uid, v.s.now) < PATIENCE_MS) {
+        return Verdict::Wait("it is silent");
+    }
     let worker = gone.pod.and_then(|m| m.pod.worker.as_ref());
     let worker = worker.map_or_else(|| "its worker".to_owned(), |w| format!("worker {w}"));
     let why = if gone.heirs.is_empty() {

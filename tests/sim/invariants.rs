@@ -97,9 +97,14 @@ impl World {
             all = all.or(slots);
         }
         let missing = Slots::all().minus(&all);
+        let forgotten = |n: &Node| n.slots.is_empty() && n.view.values().all(|e| e.slots.is_empty());
+        if self.ours().all(forgotten) {
+            // Whoever knew of an owner is dead.
+            self.watch.abandoned = missing.clone();
+        }
         self.watch.abandoned = self.watch.abandoned.and(&missing);
         let missing = missing.minus(&self.watch.abandoned);
-        if !missing.is_empty() && self.ours().any(|n| n.leads()) {
+        if !missing.is_empty() {
             let listed = self.ours().flat_map(|n| n.view.values()).map(|e| &e.slots);
             let nowhere = listed.fold(missing, |left, s| if s.is_empty() { left } else { left.minus(s) });
             let nowhere = self.ours().fold(nowhere, |left, n| left.minus(&n.slots));

@@ -43,6 +43,13 @@ pub(crate) struct WorkerObject {
     pub away_since: Option<i64>,
 }
 
+impl WorkerObject {
+    /// As the API server shows it: nothing is placed on one whose kubelet is not heard.
+    pub(crate) fn seen(&self) -> Worker {
+        Worker { open: self.worker.open && self.worker.lost_since.is_none(), ..self.worker.clone() }
+    }
+}
+
 /// What the API server holds, and what the machines do.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Kubernetes {

@@ -40,7 +40,7 @@ impl World {
             credentials_known: true,
             pods,
             taken: BTreeSet::new(),
-            workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.worker.clone())).collect(),
+            workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.seen())).collect(),
             nodes,
             ghosts,
             low_timeout_budget: 40,

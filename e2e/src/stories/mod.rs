@@ -11,6 +11,7 @@ mod setup;
 mod stage;
 
 mod bad_input;
+mod crash;
 mod create;
 mod delete;
 mod demo;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Story> {
         isolation::STORY,
         settled::STORY,
         heal::STORY,
+        crash::STORY,
         replicas::STORY,
         live::STORY,
         bad_input::STORY,
