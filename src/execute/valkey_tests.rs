@@ -146,7 +146,8 @@ async fn form(w: &World, primaries: usize) {
     for _ in 0..2 {
         join_all((0..all).map(|i| w.done(w.timeout(i, "500")))).await;
         join_all((0..all).map(|i| w.done(Step::Admit { on: w.on(i) }))).await;
-        join_all((0..primaries).map(|i| w.done(Step::AssignSlots { on: w.on(i), slots: shares[i].clone() }))).await;
+        join_all((0..primaries).map(|i| w.done(Step::AssignSlots { on: w.on(i), slots: shares[i].clone() })))
+            .await;
         join_all((0..all).map(|i| w.done(Step::SetEpoch { on: w.on(i), epoch: i as u64 + 1 }))).await;
     }
     for _ in 0..2 {
@@ -158,8 +159,11 @@ async fn form(w: &World, primaries: usize) {
     })
     .await;
     for _ in 0..2 {
-        join_all((primaries..all).map(|i| w.done(Step::Replicate { on: w.on(i), primary: w.ids[i - primaries].clone() })))
-            .await;
+        join_all(
+            (primaries..all)
+                .map(|i| w.done(Step::Replicate { on: w.on(i), primary: w.ids[i - primaries].clone() })),
+        )
+        .await;
     }
     let in_sync = |n: &NodeReport| matches!(n.role, Role::Replica { link, .. } if link.in_sync());
     let nodes = w

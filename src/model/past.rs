@@ -72,9 +72,8 @@ impl Past {
             }
         }
         let there: BTreeSet<&NodeId> = s.nodes.values().filter_map(Seen::now).map(|n| &n.id).collect();
-        let missing = |n: &&NodeReport| {
-            n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
-        };
+        let missing =
+            |n: &&NodeReport| n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id));
         self.headless = reports.iter().any(missing).then(|| self.headless.unwrap_or(s.now));
         self.flights.retain(|_, at| s.now < at.plus_ms(FLIGHT_MS));
     }

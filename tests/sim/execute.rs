@@ -142,9 +142,10 @@ impl World {
         if self.valkey.nodes.contains_key(id) {
             self.watch.broken(self.now, format!("{id} is alive and given up with its slots"));
         }
+        let listed = self.valkey.nodes.values().filter_map(|n| n.view.get(id));
+        self.watch.abandoned = listed.fold(self.watch.abandoned.clone(), |all, e| all.or(&e.slots));
         for node in todo {
-            if let Some(entry) = self.valkey.nodes[&node].view.get(id) {
-                self.watch.abandoned = self.watch.abandoned.or(&entry.slots);
+            if self.valkey.nodes[&node].view.contains_key(id) {
                 self.valkey.forget(&node, id, self.now).map_err(No::Failed)?;
             }
         }

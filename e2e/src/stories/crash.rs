@@ -42,7 +42,9 @@ async fn run(stage: &Stage) -> Result<()> {
         let mut gaps = Vec::new();
         for round in 0..stage.times(1, 10) {
             let shard = u16::try_from(round % 3)?;
-            gaps.push(one_primary(stage, &cluster, shard, death).await.with_context(|| format!("{death:?}"))?);
+            gaps.push(
+                one_primary(stage, &cluster, shard, death).await.with_context(|| format!("{death:?}"))?,
+            );
         }
         gaps.sort_unstable();
         let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
@@ -93,7 +95,8 @@ async fn whole_shard(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let began = Instant::now();
     kill_all(stage, cluster, &members_of(cluster, 1).await?).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    stage.say(format_args!("a whole shard: whole again, empty, after {:.1} s", began.elapsed().as_secs_f64()));
+    stage
+        .say(format_args!("a whole shard: whole again, empty, after {:.1} s", began.elapsed().as_secs_f64()));
     let told = ["get", "events", "-n", &cluster.namespace, "--field-selector=reason=ShardLost", "-o", "name"];
     eventually("the event ShardLost", LIMIT, async || {
         ensure!(!stage.sandbox.kubectl(told)?.trim().is_empty(), "there is none");
