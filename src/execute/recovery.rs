@@ -57,6 +57,9 @@ pub enum There {
     Unclear,
 }
 
+/// What another node says, with its replication link when it is a replica.
+pub type Witness = (Facts, Option<Link>);
+
 /// What was read right before a forced failover.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scene {
@@ -65,7 +68,7 @@ pub struct Scene {
     /// Its replication link.
     pub link: Option<Link>,
     /// What others say, with their replication links where they are replicas.
-    pub others: Vec<(Facts, Option<Link>)>,
+    pub others: Vec<Witness>,
     /// What answers at the primary's address.
     pub there: There,
 }
@@ -219,8 +222,7 @@ impl ValkeyExecutor {
         at: Option<IpAddr>,
         dead: &NodeId,
     ) -> Result<Scene, Hitch> {
-        let mut reads: Vec<BoxFuture<'_, Option<(Facts, Option<Link>)>>> =
-            Vec::with_capacity(witnesses.len());
+        let mut reads: Vec<BoxFuture<'_, Option<Witness>>> = Vec::with_capacity(witnesses.len());
         for target in witnesses {
             reads.push(async { timeout(BRIEF, self.with_link(target)).await.ok()?.ok() }.boxed());
         }
@@ -230,7 +232,7 @@ impl ValkeyExecutor {
         Ok(Scene { candidate, link, others: others.into_iter().flatten().collect(), there })
     }
 
-    async fn with_link(&self, target: &Target) -> Result<(Facts, Option<Link>), Hitch> {
+    async fn with_link(&self, target: &Target) -> Result<Witness, Hitch> {
         let (node, facts) = self.facts(target).await?;
         let info = commands::info(node.as_ref(), &["replication"]).await.map_err(|e| refused(target, &e))?;
         let replication = info.replication().map_err(|e| refused(target, &e))?;

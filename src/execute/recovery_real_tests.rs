@@ -127,7 +127,7 @@ async fn a_killed_primary_has_its_heir_at_once_on_real_servers() {
         let took = killed.elapsed();
         eprintln!("{}: woken after {woken:?}, promoted after {took:?}", nodes[0].version);
         assert_eq!(forced, 1, "one failover was forced, and Valkey's own election was not needed");
-        assert!(took < Duration::from_millis(2000), "ten times what a busy machine needs: {took:?}");
+        assert!(took < Duration::from_secs(2), "ten times what a busy machine needs: {took:?}");
         let nodes = w.until("five answer", |n| n.len() == 5).await;
         assert_eq!(nodes[2].keys, 10, "what the replica had is there");
 

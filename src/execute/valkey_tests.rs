@@ -141,8 +141,8 @@ async fn a_life_on_real_servers() {
 
 /// Primaries with a replica each, as the rules would propose it, every step twice.
 async fn form(w: &World, primaries: usize) {
-    let (all, shards) = (2 * primaries, u16::try_from(primaries).unwrap());
-    let shares: Vec<Slots> = (0..shards).map(|i| Slots::share(i, shards)).collect();
+    let (all, of) = (2 * primaries, u16::try_from(primaries).unwrap());
+    let shares: Vec<Slots> = (0..of).map(|i| Slots::share(i, of)).collect();
     for _ in 0..2 {
         join_all((0..all).map(|i| w.done(w.timeout(i, "500")))).await;
         join_all((0..all).map(|i| w.done(Step::Admit { on: w.on(i) }))).await;

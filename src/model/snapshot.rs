@@ -248,6 +248,7 @@ impl Link {
 
 /// A line of `CLUSTER NODES` about somebody else.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the flags of the line")]
 pub struct Peer {
     /// The address it is listed under; none when the node has lost it (`noaddr`).
     pub ip: Option<IpAddr>,

@@ -61,7 +61,6 @@ fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
     }
     let mut wait = |stage, message: String| plan.waiting.push(Waiting { shard: None, stage, message });
     if let Some(m) = v.all().find(|m| may_own(v, m, nobodys == Slots::all())) {
-        wait(Stage::Electing, format!("slots {nobodys} have no owner, and {} does not answer", m.pod.name));
         plan.blocked.extend(unseen(v, m, &nobodys));
         return;
     }

@@ -38,7 +38,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             Verdict::Promote(..) => plan.waiting.push(electing(&gone, "another failover is under way")),
             Verdict::Wait(why) => plan.waiting.push(electing(&gone, why)),
             Verdict::Blocked(message) => {
-                plan.blocked.push(Blocked { code: Code::Unproven, shard: gone.shard(), message })
+                plan.blocked.push(Blocked { code: Code::Unproven, shard: gone.shard(), message });
             }
             Verdict::Nothing => {}
         }
@@ -146,7 +146,7 @@ fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
         return take_over(v, gone, on, Promotion::Empty(proof), 0);
     }
     let able = |m: &&Member<'_>| m.node().is_some_and(|n| votes(v, &n.id, gone.id) >= quorum(v));
-    if gone.heirs.iter().any(|m| able(m)) {
+    if gone.heirs.iter().any(able) {
         return Verdict::Wait("Valkey elects one of its replicas");
     }
     let with_data = gone.heirs.iter().filter_map(|m| {

@@ -84,13 +84,13 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         Step::Promote { on, .. } => {
             (0, "FailoverForced", "Takes over:", format!("{} in shard {} ({})", on.pod, on.shard, p.note))
         }
-        // Told as a warning.
-        Step::Restore { .. } => return None,
         Step::DeletePod { name, only_if: Removable::Retired { .. }, .. } => {
             (7, "PodRetired", "Retired", name.to_string())
         }
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
+        // A restored shard is told of as a warning.
         Step::Latch
+        | Step::Restore { .. }
         | Step::SetGate { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }

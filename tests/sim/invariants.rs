@@ -137,7 +137,13 @@ impl World {
             });
         let served = served.map(|o| o.pod.shard.0 + 1).max().unwrap_or(0);
         let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
-        for shard in (0..served).map(Shard) {
+        let owned = self.ours().fold(Slots::none(), |all, n| all.or(&n.slots));
+        if owned != Slots::all() {
+            return Some(format!("slots {} have no owner", Slots::all().minus(&owned)));
+        }
+        // A shard that was given up while the cluster formed leaves a gap in the numbers: its slots are another's.
+        let has_pods = |s: &Shard| self.kube.pods.values().any(|o| o.pod.shard == *s);
+        for shard in (0..served).map(Shard).filter(has_pods) {
             if let Some(why) = self.shard_unfinished(shard, served == desired.shards) {
                 return Some(why);
             }

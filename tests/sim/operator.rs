@@ -84,7 +84,17 @@ impl World {
             && let Some(old) = back(age, &operator.past)
         {
             self.mischief.stale = (left > 0).then_some((age, left));
-            return (Snapshot { now: fresh.now, applied: fresh.applied, past: fresh.past, ..old }, false);
+            // What this process has written and remembered itself it knows, however old its caches are.
+            let old = Snapshot {
+                now: fresh.now,
+                applied: fresh.applied,
+                past: fresh.past,
+                formed: fresh.formed,
+                whole: fresh.whole,
+                served: fresh.served,
+                ..old
+            };
+            return (old, false);
         }
         if let Some((age, left)) = take_one(&mut self.mischief.stale_pods)
             && let Some(old) = back(age, &operator.past)
