@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
-use crate::model::{Attempts, NodeId, PodName};
+use crate::model::{Attempts, NodeId, Past, PodName};
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
 /// drown in pings, 30 form in 0.5 s (both measured).
@@ -21,6 +21,8 @@ pub type Applied = Arc<Mutex<BTreeMap<(NodeId, String), (String, String)>>>;
 pub struct Hints {
     /// What failed a moment ago.
     pub attempts: Attempts,
+    /// What earlier looks have shown.
+    pub past: Past,
     /// See [`Applied`].
     pub applied: Applied,
     /// The passwords of the system users.

@@ -16,7 +16,8 @@ use crate::build::labels;
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
-use crate::model::{Done, Outcome, Phase, Plan, Snapshot};
+use crate::model::step::Promotion;
+use crate::model::{Done, Outcome, Phase, Plan, Snapshot, Step};
 use crate::observe::access;
 use crate::report::{EventNote, Report, refusal};
 use crate::telemetry::ClusterGauges;
@@ -36,7 +37,10 @@ pub async fn publish(
 ) -> Result<()> {
     for d in done {
         let outcome = match &d.outcome {
-            Outcome::Done => "done",
+            Outcome::Done => {
+                count(ctx, cr, &d.proposal.step);
+                "done"
+            }
             Outcome::Stale(why) => {
                 tracing::info!(step = %d.proposal.step, %why, "stale");
                 "stale"
@@ -59,6 +63,18 @@ pub async fn publish(
         lock(hints).status = Some(report.status);
     }
     Ok(())
+}
+
+/// What a dashboard shows of deaths.
+fn count(ctx: &Ctx, cr: &ValkeyCluster, step: &Step) {
+    let (namespace, name) = (cr.namespace().unwrap_or_default(), cr.name_any());
+    match step {
+        Step::Promote { by: Promotion::Empty(_), .. } | Step::Restore { .. } => {
+            ctx.metrics.shard_lost(&namespace, &name);
+        }
+        Step::Promote { .. } => ctx.metrics.failover_forced(&namespace, &name),
+        _ => {}
+    }
 }
 
 fn gauges(plan: &Plan, report: &Report) -> ClusterGauges {

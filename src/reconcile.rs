@@ -71,9 +71,9 @@ const SLOWEST: Duration = Duration::from_secs(2);
 /// Valkey's own progress is only seen by asking; Pods wake the pass by themselves.
 fn patience(w: &Waiting) -> Duration {
     Duration::from_millis(match w.stage {
-        Stage::MovingSlots => 50,
-        Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing | Stage::Electing => 100,
-        Stage::HandingOver => 50,
+        Stage::Electing => 30,
+        Stage::HandingOver | Stage::MovingSlots => 50,
+        Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing => 100,
         Stage::Syncing | Stage::RemovingPods => 200,
         Stage::AddingPods => 250,
     })

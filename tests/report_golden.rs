@@ -13,7 +13,7 @@ use std::{
 use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
-        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Peer, Phase,
+        ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Past, Peer, Phase,
         Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Step,
         Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
@@ -48,7 +48,18 @@ fn golden(name: &str, report: &Report) {
 fn empty(replicas: u16) -> Snapshot {
     let workers = (0..3).map(|i| {
         let name = WorkerName::new(format!("w{i}"));
-        (name.clone(), Worker { name, hostname: format!("w{i}"), zone: None, open: true, leaving: false })
+        (
+            name.clone(),
+            Worker {
+                name,
+                hostname: format!("w{i}"),
+                zone: None,
+                open: true,
+                leaving: false,
+                lost_since: None,
+                out_of_service: false,
+            },
+        )
     });
     Snapshot {
         now: Moment(START),
@@ -74,6 +85,7 @@ fn empty(replicas: u16) -> Snapshot {
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
+        past: Past::default(),
         served: (0..3).map(Shard).collect(),
         applied: BTreeMap::new(),
         credentials_known: true,
@@ -142,6 +154,7 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
             handshake: false,
             failed: false,
             suspected: false,
+            connected: true,
         };
         (id(s, i), peer)
     });

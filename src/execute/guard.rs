@@ -320,5 +320,9 @@ pub fn holds_data(primary: &Facts, id: &NodeId) -> Result<(), String> {
 }
 
 #[cfg(test)]
+#[path = "guard_testing.rs"]
+pub(crate) mod testing;
+
+#[cfg(test)]
 #[path = "guard_tests.rs"]
 mod tests;

@@ -1,47 +1,9 @@
 //! What the guard lets pass and what it stops, on recorded views and on views written out.
 
+use super::testing::{facts, id, ip, of_recorded, slots};
 use super::*;
 use crate::model::{PodName, PodUid, Shard};
-use crate::valkey::parse::testdata::{LINES, recorded};
-
-fn id(name: char) -> NodeId {
-    NodeId::new(name.to_string().repeat(40))
-}
-
-fn ip(last: u8) -> IpAddr {
-    IpAddr::from([10, 0, 0, last])
-}
-
-/// A view, one node a word: `a1 myself,master 0-9` is `<id digit><last part of the address> flags slots`; a replica
-/// is `b2 slave:a`. The first line is the node's own.
-fn facts(keys: u64, view: &[&str]) -> Facts {
-    let lines = view.iter().enumerate().map(|(i, text)| {
-        let mut words = text.split(' ');
-        let name = words.next().unwrap();
-        let (name, last) = name.split_at(1);
-        let role = words.next().unwrap();
-        let (flags, primary) = match role.split_once(':') {
-            Some((flags, primary)) => (flags, primary.repeat(40)),
-            None => (role, "-".to_owned()),
-        };
-        let me = if i == 0 { "myself," } else { "" };
-        let slots: Vec<&str> = words.collect();
-        format!(
-            "{} 10.0.0.{last}:6379@16379 {me}{flags} {primary} 0 0 0 connected {}\n",
-            name.repeat(40),
-            slots.join(" ")
-        )
-    });
-    Facts::new(cluster_nodes(&lines.collect::<String>()).unwrap(), keys).unwrap()
-}
-
-fn of_recorded(line: &str, what: &str, keys: u64) -> Facts {
-    Facts::new(cluster_nodes(&recorded(line, what)).unwrap(), keys).unwrap()
-}
-
-fn slots(text: &str) -> Slots {
-    text.parse().unwrap()
-}
+use crate::valkey::parse::testdata::LINES;
 
 fn nobody() -> BTreeSet<IpAddr> {
     BTreeSet::new()

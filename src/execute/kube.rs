@@ -159,7 +159,12 @@ impl Executor<'_> {
             return Ok(Outcome::Stale(format!("{name} stays: {why}")));
         }
         let exactly = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
-        match api.delete(name.as_str(), &DeleteParams::default().preconditions(exactly)).await {
+        let mut how = DeleteParams::default().preconditions(exactly);
+        if only_if == Removable::Unreachable {
+            // Nobody is there to confirm an orderly end.
+            how = how.grace_period(0);
+        }
+        match api.delete(name.as_str(), &how).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_conflict() => {
@@ -175,6 +180,16 @@ impl Executor<'_> {
         match (only_if, running, pod.ip, &self.nodes) {
             (Removable::NotRunning, false, _, _) => Ok(()),
             (Removable::NotRunning, true, _, _) => Err("its server has started".to_owned()),
+            (Removable::Unreachable, _, Some(ip), Some(nodes)) => {
+                let workers = self.ctx.workers();
+                let worker = workers
+                    .iter()
+                    .find(|w| live.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&w.name_any()));
+                if worker.is_none_or(|w| read::worker(w).lost_since.is_none()) {
+                    return Err("its worker is heard again".to_owned());
+                }
+                nodes.removable(ip, only_if).await
+            }
             (_, _, Some(ip), Some(nodes)) => nodes.removable(ip, only_if).await,
             (_, _, _, _) => Err("its node cannot be asked".to_owned()),
         }

@@ -1,4 +1,4 @@
-//! The order in which steps run: first what all rest on, then one lane a shard, side by side.
+//! The order in which steps run: first what is urgent, then what all rest on, then one lane a shard, side by side.
 
 use std::collections::BTreeMap;
 
@@ -23,9 +23,14 @@ where
         lanes.entry(p.step.lane()).or_default().push(p);
     }
     let mut done = Vec::with_capacity(steps.len());
+    if let Some(urgent) = lanes.remove(&Lane::Urgent) {
+        done.extend(lane(urgent, &effect).await);
+    }
     if let Some(first) = lanes.remove(&Lane::First) {
-        done.extend(lane(first, &effect).await);
-        if done.iter().any(|d| d.outcome != Outcome::Done) {
+        let first = lane(first, &effect).await;
+        let go_on = first.iter().all(|d| d.outcome == Outcome::Done);
+        done.extend(first);
+        if !go_on {
             return done;
         }
     }

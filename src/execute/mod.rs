@@ -5,12 +5,14 @@
 pub mod guard;
 mod kube;
 pub mod lanes;
+pub mod recovery;
 pub mod valkey;
 
 use std::sync::Arc;
 
 use crate::context::Ctx;
 use crate::hints::{Hints, lock};
+use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Plan, Snapshot, Step};
 use crate::observe::access;
 use valkey::ValkeyExecutor;
@@ -43,7 +45,11 @@ struct Executor<'a> {
 
 impl Executor<'_> {
     async fn effect(&self, step: &Step) -> Outcome {
-        if !self.ctx.leadership.valid_now() {
+        // A dead primary is replaced also while the API server is away: the evidence is Valkey's alone, and to do it twice
+        // is safe.
+        let votes_decide =
+            matches!(step, Step::Promote { by: Promotion::Refused | Promotion::Suspected, .. });
+        if !self.ctx.leadership.valid_now() && !votes_decide {
             return Outcome::Stale("this operator does not hold the lease now".to_owned());
         }
         if step.is_of_kubernetes() {
@@ -61,7 +67,10 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
     let mut h = lock(hints);
     for d in done {
         match &d.outcome {
-            Outcome::Done => h.attempts.done(&d.proposal.step, s.now),
+            Outcome::Done => {
+                h.attempts.done(&d.proposal.step, s.now);
+                h.past.done(&d.proposal.step, s.now);
+            }
             Outcome::Stale(_) => {}
             Outcome::Failed(error) => h.attempts.failed(&d.proposal.step, s.now, error),
         }

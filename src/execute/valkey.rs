@@ -13,6 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::guard::{self, Facts};
+use super::recovery::Claim;
 use crate::build::credentials::{IMPORT_RIGHT, IMPORT_RIGHTS, REPLICATION_USER};
 use crate::model::settings::JOBS_SINCE;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
@@ -26,16 +27,16 @@ use crate::valkey::node::{Access, Connector, Limits, Node};
 pub type Applied = BTreeMap<(NodeId, String), (String, String)>;
 
 /// Nodes of one step that are read or told at one time.
-const PARALLEL: usize = 16;
+pub(super) const PARALLEL: usize = 16;
 
 /// What is set on a replica that shall not be elected any more.
 const RETIRED: &str = "cluster-replica-no-failover";
 
 /// Carries out the Valkey steps of one pass over one cluster.
 pub struct ValkeyExecutor {
-    connector: Arc<dyn Connector>,
-    access: Access,
-    ports: Ports,
+    pub(super) connector: Arc<dyn Connector>,
+    pub(super) access: Access,
+    pub(super) ports: Ports,
     applied: Arc<Mutex<Applied>>,
     open: Mutex<BTreeMap<IpAddr, Arc<Slot>>>,
 }
@@ -44,15 +45,15 @@ pub struct ValkeyExecutor {
 type Slot = tokio::sync::Mutex<Option<Arc<dyn Node>>>;
 
 /// A node that is the one that is meant, with what it says.
-type Asked = Result<(Arc<dyn Node>, Facts), Hitch>;
+pub(super) type Asked = Result<(Arc<dyn Node>, Facts), Hitch>;
 
 /// Why a step was not carried out.
-enum Hitch {
+pub(super) enum Hitch {
     Stale(String),
     Failed(String),
 }
 
-type Done = Result<(), Hitch>;
+pub(super) type Done = Result<(), Hitch>;
 
 impl ValkeyExecutor {
     /// An executor for one pass. What `Configure` reads back is added to `applied`.
@@ -83,6 +84,11 @@ impl ValkeyExecutor {
             Step::HandOver { on, from } => self.hand_over(on, from).await,
             Step::Release { on, only_if } => self.release(on, *only_if).await,
             Step::Forget { id, on } => self.forget(id, on).await,
+            Step::Promote { on, dead, at, by, offset, witnesses } => {
+                self.promote(on, witnesses, *at, Claim { dead, by: *by, offset: *offset }).await
+            }
+            Step::Abandon { id, at, on } => self.abandon(id, *at, on).await,
+            Step::Restore { on, slots } => self.restore(on, slots).await,
             _ => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
         };
         match done {
@@ -99,8 +105,8 @@ impl ValkeyExecutor {
             Facts::read(node.as_ref()).await
         };
         match (only_if, read(ip).await) {
-            (Removable::NotRunning, Err(e)) if !is_alive(&e) => Ok(()),
-            (Removable::NotRunning, _) => Err("its server answers".to_owned()),
+            (Removable::NotRunning | Removable::Unreachable, Err(e)) if !is_alive(&e) => Ok(()),
+            (Removable::NotRunning | Removable::Unreachable, _) => Err("its server answers".to_owned()),
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),
@@ -282,7 +288,7 @@ impl ValkeyExecutor {
     }
 
     /// The facts of many nodes, read side by side.
-    async fn facts_of<'t>(&self, targets: &'t [Target]) -> Vec<(&'t Target, Asked)> {
+    pub(super) async fn facts_of<'t>(&self, targets: &'t [Target]) -> Vec<(&'t Target, Asked)> {
         let mut reads: Vec<BoxFuture<'_, Asked>> = Vec::with_capacity(targets.len());
         for target in targets {
             reads.push(self.facts(target).boxed());
@@ -291,7 +297,7 @@ impl ValkeyExecutor {
     }
 
     /// A node that lives is never forgotten: 8.1 and newer meet it again every few seconds.
-    async fn is_gone(&self, id: &NodeId, ip: IpAddr) -> Done {
+    pub(super) async fn is_gone(&self, id: &NodeId, ip: IpAddr) -> Done {
         let answer = match self.node(ip).await {
             Ok(node) => commands::my_id(node.as_ref()).await,
             Err(e) => Err(e),
@@ -307,7 +313,7 @@ impl ValkeyExecutor {
         }
     }
 
-    async fn facts(&self, on: &Target) -> Asked {
+    pub(super) async fn facts(&self, on: &Target) -> Asked {
         let node = self.node(on.ip).await.map_err(|e| silent(on, &e))?;
         let facts = Facts::read(node.as_ref()).await.map_err(|e| silent(on, &e))?;
         guard::identity(&facts, on).map_err(Hitch::Stale)?;
@@ -324,7 +330,7 @@ impl ValkeyExecutor {
     }
 
     /// The connection of this pass to an address, opened when it is first needed or when it has broken.
-    async fn node(&self, ip: IpAddr) -> Result<Arc<dyn Node>, WireError> {
+    pub(super) async fn node(&self, ip: IpAddr) -> Result<Arc<dyn Node>, WireError> {
         let slot = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(open.entry(ip).or_default())
@@ -345,7 +351,7 @@ fn is_alive(e: &WireError) -> bool {
     !matches!(e, WireError::Refused | WireError::Unreachable | WireError::Timeout | WireError::Reset)
 }
 
-fn stale(on: &Target, why: &str) -> Hitch {
+pub(super) fn stale(on: &Target, why: &str) -> Hitch {
     Hitch::Stale(format!("{}: {why}", on.pod))
 }
 
@@ -353,12 +359,12 @@ fn silent(on: &Target, e: &WireError) -> Hitch {
     Hitch::Stale(format!("{} could be asked a moment ago and cannot now: {e}", on.pod))
 }
 
-fn refused(on: &Target, e: &WireError) -> Hitch {
+pub(super) fn refused(on: &Target, e: &WireError) -> Hitch {
     Hitch::Failed(format!("{}: {e}", on.pod))
 }
 
 /// An id that is unknown there is forgotten there.
-async fn forget_at(target: &Target, node: Arc<dyn Node>, id: &NodeId) -> Result<(), String> {
+pub(super) async fn forget_at(target: &Target, node: Arc<dyn Node>, id: &NodeId) -> Result<(), String> {
     match commands::forget(node.as_ref(), id).await {
         Err(e) if e.is_unknown_node() => Ok(()),
         other => other.map_err(|e| format!("{}: {e}", target.pod)),

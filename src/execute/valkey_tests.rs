@@ -14,6 +14,9 @@ use crate::valkey::commands::Failover;
 use crate::valkey::testing::{REAL_PORTS, RealServer, real_programs};
 use crate::valkey::{Change, FredConnector, LinkSettings, Links};
 
+#[path = "recovery_real_tests.rs"]
+mod recovery;
+
 pub(in crate::execute) struct World {
     pub(in crate::execute) servers: Vec<RealServer>,
     program: String,
@@ -51,8 +54,12 @@ impl World {
 
     async fn see(&self) -> Vec<Seen<NodeReport>> {
         let uid = |i: usize| PodUid::new(i.to_string());
-        let probes: Vec<Probe> =
-            self.servers.iter().enumerate().map(|(i, s)| Probe { uid: uid(i), addr: s.addr() }).collect();
+        let probes: Vec<Probe> = self
+            .servers
+            .iter()
+            .enumerate()
+            .map(|(i, s)| Probe { uid: uid(i), addr: s.addr(), silent: false })
+            .collect();
         let asked = ["cluster-node-timeout".to_owned(), RETIRED.to_owned()];
         let e = &self.executor;
         let seen = observe_nodes(&probes, &asked, &e.access, e.connector.as_ref(), &Bounds::default()).await;
@@ -126,7 +133,7 @@ async fn a_life_on_real_servers() {
         // A primary that is younger than 2 s does not call the cluster ok, whatever is done (Valkey's own floor).
         w.until("all are 3 s old", |n| n.iter().all(|n| n.uptime_ms >= 3000)).await;
         let begun = Instant::now();
-        form(&w).await;
+        form(&w, 2).await;
         let (took, looked) = (begun.elapsed(), Instant::now());
         w.see().await;
         eprintln!("{}: formed in {took:?}, a look at 4 nodes {:?}", nodes[0].version, looked.elapsed());
@@ -136,37 +143,42 @@ async fn a_life_on_real_servers() {
     }
 }
 
-/// Two primaries with a replica each, as the rules would propose it, every step twice.
-pub(in crate::execute) async fn form(w: &World) {
-    let shares = [Slots::share(0, 2), Slots::share(1, 2)];
+/// Primaries with a replica each, as the rules would propose it, every step twice.
+pub(in crate::execute) async fn form(w: &World, primaries: usize) {
+    let (all, of) = (2 * primaries, u16::try_from(primaries).unwrap());
+    let shares: Vec<Slots> = (0..of).map(|i| Slots::share(i, of)).collect();
     for _ in 0..2 {
-        join_all((0..4).map(|i| w.done(w.timeout(i, "500")))).await;
-        join_all((0..4).map(|i| w.done(Step::Admit { on: w.on(i) }))).await;
-        join_all((0..2).map(|i| w.done(Step::AssignSlots { on: w.on(i), slots: shares[i].clone() }))).await;
-        join_all((0..4).map(|i| w.done(Step::SetEpoch { on: w.on(i), epoch: i as u64 + 1 }))).await;
+        join_all((0..all).map(|i| w.done(w.timeout(i, "500")))).await;
+        join_all((0..all).map(|i| w.done(Step::Admit { on: w.on(i) }))).await;
+        join_all((0..primaries).map(|i| w.done(Step::AssignSlots { on: w.on(i), slots: shares[i].clone() })))
+            .await;
+        join_all((0..all).map(|i| w.done(Step::SetEpoch { on: w.on(i), epoch: i as u64 + 1 }))).await;
     }
     for _ in 0..2 {
-        let meet = |i: usize| Step::Meet { on: w.on(i), with: (i + 1..4).map(|j| w.on(j)).collect() };
-        join_all((0..3).map(|i| w.done(meet(i)))).await;
+        let meet = |i: usize| Step::Meet { on: w.on(i), with: (i + 1..all).map(|j| w.on(j)).collect() };
+        join_all((0..all - 1).map(|i| w.done(meet(i)))).await;
     }
     w.until("all know all", |n| {
-        n.iter().all(|n| n.peers.len() == 3 && n.peers.values().all(|p| !p.handshake))
+        n.iter().all(|n| n.peers.len() == all - 1 && n.peers.values().all(|p| !p.handshake))
     })
     .await;
     for _ in 0..2 {
-        join_all((2..4).map(|i| w.done(Step::Replicate { on: w.on(i), primary: w.ids[i - 2].clone() })))
-            .await;
+        join_all(
+            (primaries..all)
+                .map(|i| w.done(Step::Replicate { on: w.on(i), primary: w.ids[i - primaries].clone() })),
+        )
+        .await;
     }
     let in_sync = |n: &NodeReport| matches!(n.role, Role::Replica { link, .. } if link.in_sync());
     let nodes = w
         .until("formed", |n| {
             n.iter().all(|n| n.state_ok)
-                && n.iter().filter(|n| in_sync(n)).count() == 2
-                && n.iter().filter(|n| n.online_replicas.len() == 1).count() == 2
+                && n.iter().filter(|n| in_sync(n)).count() == primaries
+                && n.iter().filter(|n| n.online_replicas.len() == 1).count() == primaries
         })
         .await;
     assert_eq!(nodes.iter().fold(Slots::none(), |all, n| all.or(n.slots())), Slots::all());
-    join_all((0..4).map(|i| w.done(w.timeout(i, "2000")))).await;
+    join_all((0..all).map(|i| w.done(w.timeout(i, "2000")))).await;
     let nodes = w
         .until("the real time-out is back", |n| n.iter().all(|n| n.config["cluster-node-timeout"] == "2000"))
         .await;

@@ -83,6 +83,8 @@ pub enum Code {
     CredentialsLost,
     /// Objects of this cluster's names belong to another manager.
     ForeignOperator,
+    /// A slot owner is silent, nobody can elect its heir, and that it is dead is not proven.
+    Unproven,
 }
 
 /// A refusal that a person can read.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::desired::Desired;
 use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 use super::moves::{Job, JobState, Memory, OpenSlots};
+use super::past::Past;
 use super::slots::Slots;
 use super::step::Object;
 
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub low_timeout_budget: usize,
     /// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
     pub applied: BTreeMap<(NodeId, String), (String, String)>,
+    /// What this process remembers of earlier looks; empty after a restart.
+    pub past: Past,
 }
 
 impl Snapshot {
@@ -175,6 +178,10 @@ pub struct Worker {
     pub open: bool,
     /// Somebody empties it: it is cordoned, or tainted by an autoscaler that removes it.
     pub leaving: bool,
+    /// Since when its kubelet has not been heard (condition Ready is Unknown).
+    pub lost_since: Option<Moment>,
+    /// A person or a controller vouches with the taint `node.kubernetes.io/out-of-service` that it is off.
+    pub out_of_service: bool,
 }
 
 /// What one node says of itself and of the others.
@@ -284,6 +291,7 @@ impl Link {
 
 /// A line of `CLUSTER NODES` about somebody else.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the flags of the line")]
 pub struct Peer {
     /// The address it is listed under; none when the node has lost it (`noaddr`).
     pub ip: Option<IpAddr>,
@@ -299,4 +307,13 @@ pub struct Peer {
     pub failed: bool,
     /// `fail?`: this node alone suspects it.
     pub suspected: bool,
+    /// The bus link from this node to it is open.
+    pub connected: bool,
+}
+
+impl Peer {
+    /// The asked node has no sign of life from it at this moment.
+    pub fn unheard(&self) -> bool {
+        !self.connected || self.suspected || self.failed || self.ip.is_none()
+    }
 }

@@ -185,6 +185,37 @@ pub enum Step {
         /// What must still be true of it; nothing when the whole cluster goes.
         only_if: Option<Removable>,
     },
+    /// Makes a replica take the place of its dead primary at once, instead of waiting for Valkey's own election.
+    Promote {
+        /// The replica.
+        on: Target,
+        /// Its primary.
+        dead: NodeId,
+        /// The address that the primary is listed under.
+        at: Option<IpAddr>,
+        /// What the effect rests on.
+        by: Promotion,
+        /// How far it had come when it was last seen in sync: less means that its data was replaced since.
+        offset: u64,
+        /// The other nodes that are asked again: all other replicas of that primary among them.
+        witnesses: Vec<Target>,
+    },
+    /// Removes a dead id that is still listed with slots: no copy of their data is left.
+    Abandon {
+        /// The id.
+        id: NodeId,
+        /// The address that it is listed under.
+        at: Option<IpAddr>,
+        /// Where.
+        on: Vec<Target>,
+    },
+    /// Gives slots that nobody lists any more to a member, and makes all others believe it.
+    Restore {
+        /// The node.
+        on: Target,
+        /// The slots.
+        slots: Slots,
+    },
     /// Removes a dead id from every node's list.
     Forget {
         /// The id.
@@ -192,6 +223,32 @@ pub enum Step {
         /// Where.
         on: Vec<Target>,
     },
+}
+
+/// What a forced failover rests on; the guard reads it again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Promotion {
+    /// Its address refuses, all its replicas have lost it and so has at least one more node; the others vote.
+    Refused,
+    /// It is silent, and the majority of the slot owners suspects it; they vote.
+    Suspected,
+    /// It is proven dead, and too few slot owners are left to vote.
+    Takeover(Proof),
+    /// The same, and no copy of its data is left: the replica has never held it.
+    Empty(Proof),
+}
+
+/// What proves that a process is dead. Silence, a worker that is not Ready and a Pod object that is gone prove nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Proof {
+    /// The kubelet says that its container has ended.
+    Ended,
+    /// Its worker was removed from the cluster.
+    NoWorker,
+    /// Its worker is tainted as out of service.
+    OutOfService,
+    /// Its address refuses the operator, and another node has lost it as well.
+    Refused,
 }
 
 /// What makes a Pod safe to delete; the guard reads it again.
@@ -203,6 +260,8 @@ pub enum Removable {
     Unused,
     /// Its node owns no slots and holds no key, whomever it knows.
     Empty,
+    /// Its worker has not been heard for long, its node does not answer, and owns no slots in any other's view.
+    Unreachable,
     /// Its node is a retired replica, and its primary still sends every write to that many others.
     Retired {
         /// Replicas that must be online elsewhere.
@@ -218,6 +277,8 @@ pub enum Removable {
 /// Steps of one lane run one after another, lanes run side by side.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
+    /// Before everything, whatever becomes of it: a dead primary is not kept waiting.
+    Urgent,
     /// Before everything else; when a step of it fails, the pass ends.
     First,
     /// Belongs to a node that is gone.
@@ -234,7 +295,8 @@ impl Step {
         match self {
             Step::Apply(Object::Budget) => Lane::Aside,
             Step::Latch | Step::Apply(_) => Lane::First,
-            Step::Forget { id, .. } => Lane::Gone(id.clone()),
+            Step::Promote { .. } => Lane::Urgent,
+            Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
             Step::CreatePod { shard, .. }
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
@@ -245,6 +307,7 @@ impl Step {
             | Step::Carry { on, .. }
             | Step::Admit { on }
             | Step::AssignSlots { on, .. }
+            | Step::Restore { on, .. }
             | Step::SetEpoch { on, .. }
             | Step::Meet { on, .. }
             | Step::Replicate { on, .. }
@@ -282,6 +345,9 @@ impl Step {
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
             Step::Carry { on, to, .. } => format!("carry {} to {}", on.uid, to.uid),
+            Step::Promote { dead, .. } => format!("promote for {dead}"),
+            Step::Abandon { id, .. } => format!("abandon {id}"),
+            Step::Restore { on, .. } => format!("restore {}", on.uid),
             Step::Latch
             | Step::Apply(_)
             | Step::DeletePod { .. }
@@ -321,6 +387,9 @@ impl Step {
             Step::HandOver { .. } => "HandOver",
             Step::Release { .. } => "Release",
             Step::Forget { .. } => "Forget",
+            Step::Promote { .. } => "Promote",
+            Step::Abandon { .. } => "Abandon",
+            Step::Restore { .. } => "Restore",
         }
     }
 }
@@ -364,6 +433,9 @@ impl fmt::Display for Step {
             Step::Release { on, only_if: Some(only_if) } => write!(f, "release {} ({only_if:?})", on.pod),
             Step::Release { on, only_if: None } => write!(f, "release {}", on.pod),
             Step::Forget { id, on } => write!(f, "forget {id} on {} nodes", on.len()),
+            Step::Promote { on, dead, by, .. } => write!(f, "promote {} for {dead} ({by:?})", on.pod),
+            Step::Abandon { id, on, .. } => write!(f, "abandon {id} on {} nodes", on.len()),
+            Step::Restore { on, slots } => write!(f, "restore {} {slots}", on.pod),
         }
     }
 }

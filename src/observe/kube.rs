@@ -121,12 +121,20 @@ fn last_words(log: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect()
 }
 
+/// What a person or a controller puts on a worker that is off for good: its Pods are then moved, volumes and all.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
 /// A worker.
 pub fn worker(n: &Node) -> Worker {
     let labels: &BTreeMap<String, String> = n.labels();
     let spec = n.spec.clone().unwrap_or_default();
-    let conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let mut conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let state = conditions.find(|c| c.type_ == "Ready");
+    let ready = state.is_some_and(|c| c.status == "True");
+    // The node controller writes Unknown when the kubelet has not been heard for its grace period.
+    let lost = state.filter(|c| c.status == "Unknown");
+    let lost_since =
+        lost.map(|c| c.last_transition_time.as_ref().map_or_else(Moment::default, |t| moment(t.0)));
     let cordoned = spec.unschedulable.unwrap_or(false);
     let closed = spec.taints.iter().flatten().any(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
     Worker {
@@ -135,6 +143,8 @@ pub fn worker(n: &Node) -> Worker {
         zone: labels.get("topology.kubernetes.io/zone").map(Zone::new),
         open: ready && !closed && !cordoned,
         leaving: cordoned || spec.taints.iter().flatten().any(|t| LEAVING.contains(&t.key.as_str())),
+        lost_since,
+        out_of_service: spec.taints.iter().flatten().any(|t| t.key == OUT_OF_SERVICE),
     }
 }
 
@@ -204,6 +214,9 @@ mod tests {
         };
         assert!(of(json!({}), "True").open);
         assert!(!of(json!({}), "Unknown").open);
+        assert!(of(json!({}), "Unknown").lost_since.is_some() && of(json!({}), "False").lost_since.is_none());
+        let taint = json!({ "taints": [{ "key": OUT_OF_SERVICE, "effect": "NoExecute" }] });
+        assert!(of(taint, "Unknown").out_of_service);
         assert!(!of(json!({ "unschedulable": true }), "True").open);
         assert!(!of(json!({ "taints": [{ "key": "x", "effect": "NoSchedule" }] }), "True").open);
         assert!(of(json!({ "taints": [{ "key": "x", "effect": "PreferNoSchedule" }] }), "True").open);

@@ -22,11 +22,14 @@ use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::snapshot::serving;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot, View,
+    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot, View,
     settings,
 };
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
+
+/// For so many milliseconds after a slot owner was lost a pass is about nothing else.
+const URGENT_MS: i64 = 5_000;
 
 /// The facts of one pass over one cluster.
 pub async fn observe(
@@ -40,8 +43,14 @@ pub async fn observe(
     let credentials = credentials(ctx, &desired, hints).await?;
     let mut pods: BTreeMap<PodName, Pod> =
         ctx.pods_of(&key.uid).iter().filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
-    events::explain(ctx, &key.namespace, now, &mut pods).await;
-    let nodes = nodes(ctx, &desired, &pods, credentials.as_ref()).await;
+    let past = lock(hints).past.clone();
+    let nodes = nodes(ctx, &desired, &pods, &past, credentials.as_ref()).await;
+    // A dead primary does not wait for the API server: what only that one knows is looked up in the next pass.
+    let urgent =
+        an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
+    if !urgent {
+        events::explain(ctx, &key.namespace, now, &mut pods).await;
+    }
     let status = cr.status.clone().unwrap_or_default();
     let (formed, whole, served, applied, mut taken) = {
         let h = lock(hints);
@@ -61,8 +70,9 @@ pub async fn observe(
     } else {
         ctx.hints.fast(&key.uid, desired.members())
     };
-    let (mut drifted, mut foreign) = drifted(ctx, &desired, credentials.is_some()).await?;
-    if budget_differs(ctx, &desired, serving(&pods), &mut foreign).await? {
+    let (mut drifted, mut foreign) =
+        if urgent { Default::default() } else { drifted(ctx, &desired, credentials.is_some()).await? };
+    if !urgent && budget_differs(ctx, &desired, serving(&pods), &mut foreign).await? {
         drifted.insert(Object::Budget);
     }
     let mut snapshot = Snapshot {
@@ -81,10 +91,20 @@ pub async fn observe(
         ghosts: BTreeMap::new(),
         low_timeout_budget,
         applied,
+        past,
         desired,
     };
     snapshot.ghosts = ghosts(ctx, &snapshot, credentials.as_ref()).await;
+    // What is seen now is what the next look remembers.
+    lock(hints).past.see(&snapshot);
     Ok(snapshot)
+}
+
+/// Somebody lists slots under an id that does not answer: this pass is about nothing else.
+fn an_owner_is_missing(nodes: &BTreeMap<PodUid, Seen<NodeReport>>) -> bool {
+    let reports = || nodes.values().filter_map(Seen::now);
+    let there: BTreeSet<&NodeId> = reports().map(|n| &n.id).collect();
+    reports().flat_map(|n| &n.peers).any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
 }
 
 /// The shards that have slots, as recorded last.
@@ -201,6 +221,7 @@ async fn nodes(
     ctx: &Ctx,
     desired: &Desired,
     pods: &BTreeMap<PodName, Pod>,
+    past: &Past,
     credentials: Option<&Credentials>,
 ) -> BTreeMap<PodUid, Seen<NodeReport>> {
     let Some(credentials) = credentials else { return BTreeMap::new() };
@@ -214,8 +235,14 @@ async fn nodes(
         }
     }
     let port = ctx.ports.client;
-    let probes: Vec<Probe> =
-        at.iter().map(|(ip, p)| Probe { uid: p.uid.clone(), addr: SocketAddr::new(*ip, port) }).collect();
+    let probes: Vec<Probe> = at
+        .iter()
+        .map(|(ip, p)| Probe {
+            uid: p.uid.clone(),
+            addr: SocketAddr::new(*ip, port),
+            silent: past.silent.contains_key(&p.uid),
+        })
+        .collect();
     let access = access(credentials);
     valkey::observe_nodes(
         &probes,
@@ -235,14 +262,22 @@ async fn ghosts(
 ) -> BTreeMap<NodeId, Seen<NodeReport>> {
     let Some(credentials) = credentials else { return BTreeMap::new() };
     let view = View::new(s);
-    let mut addresses = BTreeMap::new();
+    let (mut addresses, mut known) = (BTreeMap::new(), BTreeMap::new());
     for id in view.unaccounted() {
         let ip = view.answering().find_map(|(_, n)| n.peers.get(id).and_then(|p| p.ip));
-        if let Some(ip) = ip {
-            addresses.insert(id.clone(), SocketAddr::new(ip, ctx.ports.client));
+        let Some(ip) = ip else { continue };
+        // Where a Pod's node was asked in vain a moment ago, asking again would cost the pass another time-out.
+        let asked = view.all().find(|m| m.pod.ip == Some(ip) && matches!(m.seen, Seen::Silent(_)));
+        match asked {
+            Some(m) => drop(known.insert(id.clone(), m.seen.clone())),
+            None => drop(addresses.insert(id.clone(), SocketAddr::new(ip, ctx.ports.client))),
         }
     }
-    valkey::observe_ghosts(&addresses, &access(credentials), ctx.connector.as_ref(), &Bounds::default()).await
+    let access = access(credentials);
+    let mut seen =
+        valkey::observe_ghosts(&addresses, &access, ctx.connector.as_ref(), &Bounds::default()).await;
+    seen.extend(known);
+    seen
 }
 
 /// The operator's own access to the nodes of a cluster.

@@ -34,13 +34,20 @@ pub struct Bounds {
     pub connect: Duration,
     /// For the answers; a node that is stuck costs this long.
     pub reply: Duration,
+    /// For a connection to a node that did not answer the last time, either: it must not hold up every pass.
+    pub again: Duration,
     /// Nodes that are asked at one time.
     pub parallel: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { connect: Duration::from_millis(500), reply: Duration::from_secs(1), parallel: 32 }
+        Self {
+            connect: Duration::from_millis(500),
+            reply: Duration::from_secs(1),
+            again: Duration::from_millis(150),
+            parallel: 32,
+        }
     }
 }
 
@@ -51,6 +58,8 @@ pub struct Probe {
     pub uid: PodUid,
     /// Its address and port for clients.
     pub addr: SocketAddr,
+    /// It did not answer the last time.
+    pub silent: bool,
 }
 
 /// What every node says of itself and of the others; `asked` are the settings it is asked for.
@@ -61,7 +70,7 @@ pub async fn observe_nodes(
     connector: &dyn Connector,
     bounds: &Bounds,
 ) -> BTreeMap<PodUid, Seen<NodeReport>> {
-    let targets: Vec<_> = probes.iter().map(|p| (&p.uid, p.addr)).collect();
+    let targets: Vec<_> = probes.iter().map(|p| (&p.uid, p.addr, p.silent)).collect();
     all(&targets, asked, access, connector, bounds).await
 }
 
@@ -73,7 +82,7 @@ pub async fn observe_ghosts(
     connector: &dyn Connector,
     bounds: &Bounds,
 ) -> BTreeMap<NodeId, Seen<NodeReport>> {
-    let targets: Vec<_> = addresses.iter().map(|(id, addr)| (id, *addr)).collect();
+    let targets: Vec<_> = addresses.iter().map(|(id, addr)| (id, *addr, true)).collect();
     let mut seen = all(&targets, &[], access, connector, bounds).await;
     for (id, what) in &mut seen {
         if what.now().is_some_and(|report| report.id != *id) {
@@ -84,7 +93,7 @@ pub async fn observe_ghosts(
 }
 
 async fn all<K: Ord + Clone + Send + Sync>(
-    targets: &[(&K, SocketAddr)],
+    targets: &[(&K, SocketAddr, bool)],
     asked: &[String],
     access: &Access,
     connector: &dyn Connector,
@@ -92,12 +101,13 @@ async fn all<K: Ord + Clone + Send + Sync>(
 ) -> BTreeMap<K, Seen<NodeReport>> {
     let limits = Limits { connect: bounds.connect, reply: bounds.reply, ..access.limits };
     let access = Access { limits, ..access.clone() };
+    let brief = Access { limits: Limits { connect: bounds.again, ..limits }, ..access.clone() };
     let mut asks: Vec<BoxFuture<'_, Seen<NodeReport>>> = Vec::with_capacity(targets.len());
-    for (_, addr) in targets {
-        asks.push(seen(*addr, asked, &access, connector).boxed());
+    for (_, addr, silent) in targets {
+        asks.push(seen(*addr, asked, if *silent { &brief } else { &access }, connector).boxed());
     }
     let seen = parallel::all(asks, bounds.parallel).await;
-    targets.iter().map(|(key, _)| (*key).clone()).zip(seen).collect()
+    targets.iter().map(|(key, ..)| (*key).clone()).zip(seen).collect()
 }
 
 async fn seen(
@@ -230,6 +240,7 @@ fn peer(line: NodeLine) -> Peer {
         handshake: line.is(Flag::Handshake),
         failed: line.is(Flag::Failed),
         suspected: line.is(Flag::Suspected),
+        connected: line.connected,
         ip: line.ip.filter(|_| !line.is(Flag::NoAddress)),
         replica_of: line.primary,
         slots: line.slots,

@@ -34,8 +34,10 @@ fn recorded_server(
 }
 
 async fn observe(probes: &[(&str, SocketAddr)]) -> BTreeMap<PodUid, Seen<NodeReport>> {
-    let probes: Vec<Probe> =
-        probes.iter().map(|(uid, addr)| Probe { uid: PodUid::new(*uid), addr: *addr }).collect();
+    let probes: Vec<Probe> = probes
+        .iter()
+        .map(|(uid, addr)| Probe { uid: PodUid::new(*uid), addr: *addr, silent: false })
+        .collect();
     let asked = ["cluster-node-timeout".to_owned(), "nosuch".to_owned()];
     observe_nodes(&probes, &asked, &access(), &FredConnector, &Bounds::default()).await
 }

@@ -36,7 +36,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
         }
         match refusal(v, &p, attempts) {
             Some(no) => blocked.push(no),
-            None if halted && p.step.lane() != Lane::First => {}
+            None if halted && !matches!(p.step.lane(), Lane::First | Lane::Urgent) => {}
             None if needs_note(&p.step, &unnoted) => {}
             None => match gate.pass(&p) {
                 Ok(()) if seen.insert(p.step.clone()) => admitted.push(p),

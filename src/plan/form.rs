@@ -85,7 +85,10 @@ pub(super) fn may_meet(v: &View<'_>) -> bool {
 pub fn complete(v: &View<'_>) -> bool {
     let members: Vec<_> = v.answering().filter(|(m, _)| m.stays()).collect();
     let agreed = members.iter().all(|(_, a)| members.iter().all(|(_, b)| a.id == b.id || agrees(a, b)));
+    // A member that does not answer now may still run with the low node-timeout.
+    let silent = |m: &Member<'_>| m.stays() && m.pod.phase == Phase::Running && m.node().is_none();
     v.s.formed
+        && (v.s.whole || !v.all().any(silent))
         && Slots::all().minus(&v.owned()).is_empty()
         && !v.s.ghosts.values().filter_map(Seen::now).any(|n| !has_real_timeout(v, n))
         && members.iter().all(|(_, n)| n.state_ok)

@@ -4,11 +4,13 @@
 
 mod admit;
 mod adopt;
+pub mod away;
 mod balance;
 mod budget;
 mod consolidate;
 pub mod discard;
 mod even_out;
+mod evidence;
 mod fill;
 mod follow;
 mod forget;
@@ -18,10 +20,12 @@ mod heir;
 mod join;
 pub mod leads;
 mod live;
+mod lost;
 pub mod migrate;
 pub mod newcomers;
 mod objects;
 pub mod place;
+mod recover;
 mod release;
 mod replace;
 mod role;
@@ -44,7 +48,10 @@ const RULES: &[(&str, Rule)] = &[
     ("form", form::rule),
     ("join", join::rule),
     ("follow", follow::rule),
+    ("recover", recover::rule),
+    ("lost", lost::rule),
     ("discard", discard::rule),
+    ("away", away::rule),
     ("release", release::rule),
     ("consolidate", consolidate::rule),
     ("scale in", scale_in::rule),

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     api::ValkeyClusterStatus,
-    model::{Done, Outcome, Proposal, Step, Why, step::Removable},
+    model::{
+        Done, Outcome, Proposal, Step, Why,
+        step::{Promotion, Removable},
+    },
 };
 
 /// The events of a pass, in the order in which things happened.
@@ -20,6 +23,7 @@ pub(super) fn events(
     previous: Option<&ValkeyClusterStatus>,
 ) -> Vec<EventNote> {
     let mut all = steps(done, previous);
+    all.extend(done.iter().filter_map(lost));
     all.extend(done.iter().filter_map(failed));
     all.extend(hand_overs(status, previous));
     all.extend(transitions(status, previous));
@@ -89,12 +93,19 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
                 format!("{} from shard {from} to shard {to}", slots.len()),
             )
         }
-        Step::Forget { id, .. } => (6, "StaleNodeForgotten", "Forgot", id.to_string()),
+        Step::Forget { id, .. } | Step::Abandon { id, .. } => {
+            (6, "StaleNodeForgotten", "Forgot", id.to_string())
+        }
+        Step::Promote { on, .. } => {
+            (0, "FailoverForced", "Takes over:", format!("{} in shard {} ({})", on.pod, on.shard, p.note))
+        }
         Step::DeletePod { name, only_if: Removable::Retired { .. }, .. } => {
             (7, "PodRetired", "Retired", name.to_string())
         }
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
+        // A restored shard is told of as a warning.
         Step::Latch
+        | Step::Restore { .. }
         | Step::SetGate { .. }
         | Step::Note { .. }
         | Step::SetRole { .. }
@@ -111,6 +122,23 @@ fn pod_of(step: &Step) -> String {
         Step::Configure { on, .. } => on.pod.to_string(),
         _ => String::new(),
     }
+}
+
+/// The data of a shard is gone: nobody may miss that.
+fn lost(d: &Done) -> Option<EventNote> {
+    if d.outcome != Outcome::Done {
+        return None;
+    }
+    let note = match &d.proposal.step {
+        Step::Restore { on, slots } => {
+            format!("The data of slots {slots} is lost; {} serves them from now on, empty", on.pod)
+        }
+        Step::Promote { on, by: Promotion::Empty(_), .. } => {
+            format!("The data of shard {} is lost; {} serves its slots from now on, empty", on.shard, on.pod)
+        }
+        _ => return None,
+    };
+    Some(EventNote { warning: true, reason: "ShardLost".to_owned(), note })
 }
 
 /// What Kubernetes refuses, and settings that a server refuses. Other failures are part of the way and in the log.

@@ -56,7 +56,8 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::NoWorker
         | Code::SettingRefused
         | Code::CredentialsLost
-        | Code::ForeignOperator) => Some(Trouble { reason: format!("{code:?}"), message }),
+        | Code::ForeignOperator
+        | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
     }
 }
 

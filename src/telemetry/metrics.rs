@@ -62,6 +62,8 @@ pub struct Metrics {
     part_seconds: HistogramVec,
     steps: IntCounterVec,
     link_losses: IntCounter,
+    forced_failovers: IntCounterVec,
+    shards_lost: IntCounterVec,
     leader: IntGauge,
     blocked: IntGaugeVec,
     shards: IntGaugeVec,
@@ -92,6 +94,7 @@ impl Metrics {
         let of_cluster = |name: &str, help: &str, last: &[&str]| {
             IntGaugeVec::new(opts(name, help), &[&["namespace", "cluster"], last].concat())
         };
+        let lossy = |name: &str, help: &str| IntCounterVec::new(opts(name, help), &["namespace", "cluster"]);
         let this = Self {
             reconciles: IntCounter::with_opts(opts(
                 "reconciles_total",
@@ -117,6 +120,14 @@ impl Metrics {
                 "link_losses_total",
                 "Lost connections to Valkey nodes.",
             ))?,
+            forced_failovers: lossy(
+                "forced_failovers_total",
+                "Replicas that took over from a dead primary at the operator's word.",
+            )?,
+            shards_lost: lossy(
+                "shards_lost_total",
+                "Times that slots began anew, empty, because every copy of them was lost.",
+            )?,
             leader: IntGauge::with_opts(opts(
                 "leader",
                 "1 while this process may act (its lease is valid), else 0.",
@@ -140,13 +151,15 @@ impl Metrics {
         let version =
             IntGaugeVec::new(opts("build_info", "Always 1; the version is the label."), &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 13] = [
+        let all: [Box<dyn Collector>; 15] = [
             Box::new(self.reconciles.clone()),
             Box::new(self.reconcile_errors.clone()),
             Box::new(self.reconcile_seconds.clone()),
             Box::new(self.part_seconds.clone()),
             Box::new(self.steps.clone()),
             Box::new(self.link_losses.clone()),
+            Box::new(self.forced_failovers.clone()),
+            Box::new(self.shards_lost.clone()),
             Box::new(self.leader.clone()),
             Box::new(self.blocked.clone()),
             Box::new(self.shards.clone()),
@@ -183,6 +196,16 @@ impl Metrics {
     /// A connection to a Valkey node was lost.
     pub fn link_lost(&self) {
         self.link_losses.inc();
+    }
+
+    /// A replica took over from a dead primary at the operator's word.
+    pub fn failover_forced(&self, namespace: &str, cluster: &str) {
+        self.forced_failovers.with_label_values(&[namespace, cluster]).inc();
+    }
+
+    /// Slots began anew, empty.
+    pub fn shard_lost(&self, namespace: &str, cluster: &str) {
+        self.shards_lost.with_label_values(&[namespace, cluster]).inc();
     }
 
     /// Whether this process may act.

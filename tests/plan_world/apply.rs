@@ -65,6 +65,35 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         }
         ["peer", a, b, rest @ ..] => peer(s, place(a)?, place(b)?, rest),
         ["ghost", id, rest @ ..] => ghost(s, id, rest),
+        ["dead", at, how] => dead(s, place(at)?, how),
+        ["known"] => {
+            acquaint(s);
+            Ok(())
+        }
+        ["gone", at] => {
+            let (shard, index) = place(at)?;
+            let id = node_id(shard, index);
+            s.nodes.values_mut().for_each(|seen| {
+                if let Seen::Now(n) = seen {
+                    n.peers.remove(&id);
+                }
+            });
+            Ok(())
+        }
+        ["past", "lost"] => {
+            s.past = valkey_cluster_operator::model::Past::default();
+            Ok(())
+        }
+        ["past", "flight", id, ago] => {
+            s.past.flights.insert(NodeId::new(*id), Moment(NOW - parse::<i64>(ago)?));
+            Ok(())
+        }
+        ["past", "silent", at, ago] => {
+            let (shard, index) = place(at)?;
+            let uid = PodUid::new(format!("u{shard}-{index}"));
+            s.past.silent.insert(uid, Moment(NOW - parse::<i64>(ago)?));
+            Ok(())
+        }
         _ => Err("unknown line".to_owned()),
     }
 }
@@ -110,6 +139,10 @@ fn machine(s: &mut Snapshot, name: &str, word: &str) -> Done {
         "closed" => entry.open = false,
         "cordoned" => (entry.open, entry.leaving) = (false, true),
         "zone" => entry.zone = Some(Zone::new(value)),
+        // lost=<ms ago>
+        "lost" => entry.lost_since = Some(Moment(NOW - parse::<i64>(value)?)),
+        "out-of-service" => entry.out_of_service = true,
+        "removed" => drop(s.workers.remove(&WorkerName::new(name))),
         _ => return Err(format!("unknown word {key:?}")),
     }
     Ok(())
@@ -196,6 +229,10 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
                 Role::Replica { of: NodeId::new(value), link: Link { up: false, syncing: false, offset: 1 } };
         }
         "link" => link(n, value)?,
+        "offset" => match &mut n.role {
+            Role::Replica { link, .. } => link.offset = parse(value)?,
+            Role::Primary { .. } => return Err("it is no replica".to_owned()),
+        },
         "epoch" => n.epoch = parse(value)?,
         "keys" => n.keys = parse(value)?,
         "isolated" => n.peers.clear(),
@@ -268,9 +305,31 @@ fn peer(s: &mut Snapshot, who: (Shard, u16), whom: (Shard, u16), words: &[&str])
             "handshake" => p.handshake = true,
             "failed" => p.failed = true,
             "suspected" => p.suspected = true,
+            "unlinked" => p.connected = false,
+            "linked" => p.connected = true,
             "slots" => p.slots = value.replace(',', " ").parse()?,
             "ip" => p.ip = Some(parse(value)?),
             _ => return Err(format!("unknown word {key:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// The process of a member has ended: how its address looks, and what all others see of it.
+fn dead(s: &mut Snapshot, at: (Shard, u16), how: &str) -> Done {
+    let id = node_id(at.0, at.1);
+    let uid = PodUid::new(format!("u{}-{}", at.0, at.1));
+    s.nodes.insert(uid, Seen::Silent(silence(how)?));
+    s.ghosts.insert(id.clone(), Seen::Silent(silence(how)?));
+    for seen in s.nodes.values_mut() {
+        let Seen::Now(n) = seen else { continue };
+        if let Some(p) = n.peers.get_mut(&id) {
+            p.connected = how != "Refused";
+        }
+        if let Role::Replica { of, link } = &mut n.role
+            && *of == id
+        {
+            *link = Link { up: how != "Refused", ..*link };
         }
     }
     Ok(())
@@ -285,6 +344,7 @@ fn ghost(s: &mut Snapshot, id: &str, words: &[&str]) -> Done {
         handshake: false,
         failed: true,
         suspected: false,
+        connected: false,
     };
     let (mut by, mut seen) = (None, None);
     for word in words {

@@ -9,6 +9,8 @@
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
+//! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
+//! past lost                      # the process has just started: nothing is remembered
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -20,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Peer, Phase, Pod, PodName, PodUid,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName, PodUid,
     Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
 
@@ -76,6 +78,9 @@ fn cluster(line: &str) -> Result<Snapshot, String> {
     }
     if state == State::Healthy {
         acquaint(&mut s);
+        let mut past = Past::default();
+        past.see(&s);
+        s.past = past;
     }
     Ok(s)
 }
@@ -110,12 +115,24 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
         applied: BTreeMap::new(),
+        past: Past::default(),
     }
 }
 
 fn worker(name: &str) -> (WorkerName, Worker) {
     let name = WorkerName::new(name);
-    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true, leaving: false })
+    (
+        name.clone(),
+        Worker {
+            hostname: name.to_string(),
+            name,
+            zone: None,
+            open: true,
+            leaving: false,
+            lost_since: None,
+            out_of_service: false,
+        },
+    )
 }
 
 fn ip(shard: Shard, index: u16) -> IpAddr {
@@ -230,5 +247,6 @@ fn listed(ip: IpAddr, r: &NodeReport) -> Peer {
         handshake: false,
         failed: false,
         suspected: false,
+        connected: true,
     }
 }

@@ -33,6 +33,7 @@ impl Valkey {
         for id in &order {
             self.handshakes(id, now, rng);
             self.pings(id, now, rng);
+            self.bus_links(id);
             self.suspect(id, now);
         }
         for id in &order {
@@ -87,6 +88,30 @@ impl Valkey {
             node.view.insert(NodeId::new(format!("?{placeholder}")), entry);
         }
         self.gossip(at, &packet, now);
+    }
+
+    /// A closed link shows at once, one to a silent address only after the node-timeout.
+    fn bus_links(&mut self, id: &NodeId) {
+        let node = &self.nodes[id];
+        let open = |peer: &NodeId, e: &Entry| match e.ip {
+            None => false,
+            Some(ip) => match self.listening(ip, Some(&node.worker)) {
+                Some(there) => there.id == *peer,
+                None => !self.refuses(ip) && !e.suspected && !e.failed,
+            },
+        };
+        let links: Vec<(NodeId, bool)> = node.view.iter().map(|(p, e)| (p.clone(), open(p, e))).collect();
+        let node = self.get_mut(id);
+        for (peer, open) in links {
+            if let Some(entry) = node.view.get_mut(&peer) {
+                entry.connected = open;
+            }
+        }
+    }
+
+    /// Nobody listens at the address, and whoever knocks is told so.
+    pub(crate) fn refuses(&self, ip: std::net::IpAddr) -> bool {
+        !self.dark.contains(&ip) && self.nodes.values().all(|n| n.ip != ip)
     }
 
     fn packet(&self, from: &NodeId, rng: &mut StdRng) -> Packet {

@@ -1,9 +1,12 @@
 //! Effects, one a step, exactly as the executor does them: guard first, then one write.
 
+use std::net::IpAddr;
+
 use valkey_cluster_operator::execute::guard;
+use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::RELEASED;
-use valkey_cluster_operator::model::step::Removable;
-use valkey_cluster_operator::model::{Desired, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
+use valkey_cluster_operator::model::step::{Promotion, Removable};
+use valkey_cluster_operator::model::{Desired, NodeId, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
 
 use super::kubernetes::NewPod;
 use super::observe::Applied;
@@ -45,7 +48,12 @@ impl World {
             Step::DeletePod { name, uid, shard, only_if } => {
                 self.may_delete(name, uid, *only_if).map_err(stale)?;
                 self.before_delete(name, uid, (*shard, *only_if), desired);
-                self.kube.delete(name, self.now, &mut self.rng);
+                if *only_if == Removable::Unreachable {
+                    // Without a grace the object goes at once; the process, if there is one, knows nothing of it.
+                    self.kube.pods.remove(name);
+                } else {
+                    self.kube.delete(name, self.now, &mut self.rng);
+                }
             }
             Step::SetGate { name, uid, ready, .. } => {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
@@ -107,12 +115,66 @@ impl World {
             Step::Keep { on } => self.retire(on, false)?,
             Step::HandOver { on, from } => self.hand_over(on, from)?,
             Step::Release { on, only_if } => self.release(on, *only_if, desired)?,
+            Step::Promote { .. } => self.promote(step)?,
+            Step::Abandon { id, at, on } => self.abandon(id, *at, on)?,
+            Step::Restore { on, slots } => {
+                let facts = self.identity(on).map_err(stale)?;
+                let missing = recovery::restore(&facts, slots).map_err(stale)?;
+                self.valkey.add_slots(&on.node, &missing).map_err(No::Stale)?;
+                self.valkey.bump_epoch(&on.node);
+            }
             Step::Forget { id, on } => {
                 for node in self.may_forget(id, on).map_err(stale)? {
                     if self.valkey.nodes[&node].view.contains_key(id) {
                         self.valkey.forget(&node, id, self.now).map_err(No::Failed)?;
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self, step: &Step) -> Result<(), No> {
+        let Step::Promote { on, dead, at, by, offset, witnesses } = step else { return Ok(()) };
+        let scene = self.scene(on, witnesses, *at, dead).map_err(No::Stale)?;
+        let claim = Claim { dead, by: *by, offset: *offset };
+        if recovery::promote(&scene, claim).map_err(No::Stale)?.is_none() {
+            return Ok(());
+        }
+        let votes = matches!(by, Promotion::Refused | Promotion::Suspected);
+        if let Some(alive) = self.valkey.nodes.get(dead)
+            && !(votes && self.valkey.cut.contains(&alive.worker))
+        {
+            self.watch
+                .broken(self.now, format!("{dead} is alive, and {} is to take its place ({by:?})", on.pod));
+        }
+        let forced = if votes {
+            self.valkey.force(&on.node, self.now, &mut self.rng)
+        } else {
+            self.valkey.take_over(&on.node, self.now, &mut self.rng)
+        };
+        forced.map_err(No::Failed)
+    }
+
+    fn abandon(&mut self, id: &NodeId, at: Option<IpAddr>, on: &[Target]) -> Result<(), No> {
+        let mut todo = Vec::new();
+        for target in on {
+            let facts = self.identity(target).map_err(No::Stale)?;
+            if recovery::abandon(&facts, id).map_err(No::Stale)?.is_some() {
+                todo.push(facts.own.id);
+            }
+        }
+        if at.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id) {
+            return Err(No::Stale(format!("node {id} is alive")));
+        }
+        if self.valkey.nodes.contains_key(id) {
+            self.watch.broken(self.now, format!("{id} is alive and given up with its slots"));
+        }
+        let listed = self.valkey.nodes.values().filter_map(|n| n.view.get(id));
+        self.watch.abandoned = listed.fold(self.watch.abandoned.clone(), |all, e| all.or(&e.slots));
+        for node in todo {
+            if self.valkey.nodes[&node].view.contains_key(id) {
+                self.valkey.forget(&node, id, self.now).map_err(No::Failed)?;
             }
         }
         Ok(())
@@ -155,6 +217,12 @@ impl World {
         }
     }
 
+    /// Others own what it claims, with newer epochs.
+    fn superseded(&self, node: &super::valkey::Node) -> bool {
+        let newer = self.valkey.nodes.values().filter(|n| n.leads() && n.epoch > node.epoch);
+        newer.fold(node.slots.clone(), |left, n| left.minus(&n.slots)).is_empty()
+    }
+
     fn retire(&mut self, on: &Target, leave: bool) -> Result<(), No> {
         let facts = self.identity(on).map_err(No::Stale)?;
         if leave {
@@ -191,7 +259,9 @@ impl World {
         let (shard, only_if) = about;
         self.watch.operator_deletes(uid.clone());
         let Some(node) = self.process(name) else { return };
-        if !node.slots.is_empty() {
+        // One that was cut off may believe anything: what counts is whom the others believe.
+        let believed = only_if != Removable::Unreachable || !self.superseded(node);
+        if !node.slots.is_empty() && believed {
             let why = format!("{name} owns slots {} and is deleted ({only_if:?})", node.slots);
             self.watch.broken(self.now, why);
             return;

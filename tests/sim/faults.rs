@@ -18,7 +18,8 @@ impl World {
             Action::Kill(who) | Action::ForceDelete(who) => {
                 self.find(who).is_none_or(|pod| gentle && !self.survivable(&BTreeSet::from([pod])))
             }
-            Action::Cut(w) => gentle && !self.survivable(&self.pods_on(*w)),
+            Action::Cut(w) | Action::Power(w) => gentle && !self.survivable(&self.pods_on(*w)),
+            Action::KillShard(_) | Action::KillPrimaries(_) | Action::KillAll => gentle,
             _ => false,
         };
         if skipped {
@@ -46,11 +47,17 @@ impl World {
             Action::Cut(w) => {
                 self.valkey.cut.insert(worker(*w));
             }
-            Action::Heal(w) => {
-                if self.valkey.cut.remove(&worker(*w)) {
-                    self.valkey.healed_at = self.now;
+            Action::Heal(w) => self.heal(&worker(*w)),
+            Action::Power(w) => self.power_off(&worker(*w)),
+            Action::Boot(w) => self.boot(&worker(*w)),
+            Action::Fence(w) => {
+                if let Some(object) = self.kube.workers.get_mut(&worker(*w)) {
+                    object.worker.out_of_service = true;
                 }
             }
+            Action::KillShard(s) => self.kill_all(|shard, _| shard == Shard(*s)),
+            Action::KillPrimaries(n) => self.kill_all(|shard, leads| leads && shard.0 < *n),
+            Action::KillAll => self.kill_all(|_, _| true),
             Action::Operators(n) => self.operators.resize(*n, Operator::default()),
             Action::Crash(n) => self.mischief.crash_after = Some(*n),
             Action::Stale(age, n) => self.mischief.stale = Some((*age, *n)),
@@ -128,6 +135,23 @@ impl World {
 
     fn kill(&mut self, who: &Who) {
         if let Some(id) = self.find(who).and_then(|n| self.process(&n).map(|p| p.id.clone())) {
+            self.die(&id, Cause::Environment);
+        }
+    }
+
+    /// All of these at one moment.
+    fn kill_all(&mut self, which: impl Fn(Shard, bool) -> bool) {
+        let pods = self.kube.pods.values();
+        let doomed: Vec<NodeId> = pods
+            .filter_map(|o| {
+                let node = self.process(&o.pod.name)?;
+                which(o.pod.shard, node.leads()).then(|| node.id.clone())
+            })
+            .collect();
+        for id in &doomed {
+            self.valkey.get_mut(id).dies_at = Some((i64::MAX, Cause::Environment));
+        }
+        for id in doomed {
             self.die(&id, Cause::Environment);
         }
     }

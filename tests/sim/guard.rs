@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use valkey_cluster_operator::execute::guard::{self, Facts};
+use valkey_cluster_operator::execute::recovery::{Scene, There};
 use valkey_cluster_operator::model::step::Removable;
 use valkey_cluster_operator::model::{NodeId, Phase, PodName, PodUid, Shard, Target};
 use valkey_cluster_operator::valkey::parse::{Direction, Flag, NodeLine, OpenSlot};
@@ -44,6 +45,28 @@ impl World {
         Ok((calls, refused))
     }
 
+    /// What is read right before a forced failover.
+    pub(crate) fn scene(
+        &self,
+        on: &Target,
+        witnesses: &[Target],
+        at: Option<IpAddr>,
+        dead: &NodeId,
+    ) -> Result<Scene, Stale> {
+        let candidate = self.identity(on)?;
+        let link =
+            |id: &NodeId| self.valkey.nodes.get(id).filter(|n| n.of.is_some()).map(super::observe::link);
+        let others = witnesses.iter().filter_map(|t| self.identity(t).ok());
+        let there = match at.and_then(|ip| self.valkey.listening(ip, None)) {
+            None => There::Nobody,
+            Some(n) if n.id == *dead => There::Itself,
+            Some(_) => There::Another,
+        };
+        let link_of_it = link(&candidate.own.id);
+        let others = others.map(|f| (link(&f.own.id), f)).map(|(l, f)| (f, l)).collect();
+        Ok(Scene { candidate, link: link_of_it, others, there })
+    }
+
     /// Where an id may be forgotten; what one node knows may forbid it for all.
     pub(crate) fn may_forget(&self, id: &NodeId, on: &[Target]) -> Result<Vec<NodeId>, Stale> {
         let read: Vec<Result<Facts, Stale>> = on.iter().map(|t| self.identity(t)).collect();
@@ -68,6 +91,13 @@ impl World {
         let object = object.ok_or_else(|| format!("{name} is gone, or another Pod has the name"))?;
         let node = object.pod.ip.and_then(|ip| self.valkey.listening(ip, None)).filter(|n| n.cluster == 0);
         match (only_if, node.map(read)) {
+            (Removable::Unreachable, _) => {
+                let lost = object.pod.worker.as_ref().and_then(|w| self.kube.workers.get(w));
+                if lost.is_none_or(|w| w.worker.lost_since.is_none()) {
+                    return Err("its worker is heard again".to_owned());
+                }
+                if node.is_some() { Err("its server answers".to_owned()) } else { Ok(()) }
+            }
             (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
             (Removable::NotRunning, _) => Err("its server has started".to_owned()),
             (only_if, facts) => {
@@ -141,7 +171,11 @@ pub(crate) fn read(node: &Node) -> Facts {
 
 fn line(id: &NodeId, e: &Entry) -> NodeLine {
     let mut flags = BTreeSet::from([if e.replica_of.is_some() { Flag::Replica } else { Flag::Primary }]);
-    for (flag, set) in [(Flag::Handshake, e.handshake), (Flag::Failed, e.failed)] {
+    for (flag, set) in [
+        (Flag::Handshake, e.handshake),
+        (Flag::Failed, e.failed),
+        (Flag::Suspected, e.suspected && !e.failed),
+    ] {
         if set {
             flags.insert(flag);
         }
@@ -155,7 +189,7 @@ fn line(id: &NodeId, e: &Entry) -> NodeLine {
         flags,
         primary: e.replica_of.clone(),
         epoch: e.epoch,
-        connected: !e.suspected && !e.failed,
+        connected: e.connected,
         slots: e.slots.clone(),
         open: Vec::new(),
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
 use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots};
 
-use super::valkey::{Node, Valkey, shown};
+use super::valkey::{Node, shown};
 use super::world::World;
 
 /// Ticks that two nodes may claim one slot while an election becomes known.
@@ -16,18 +16,15 @@ const SETTLING: i64 = 30;
 pub(crate) struct Watch {
     /// The first thing that must never happen, with its tick.
     pub first_break: Option<(i64, String)>,
-    /// The environment took the last copy of a shard, or the majority of the slot owners: this version cannot repair that.
-    pub beyond_repair: bool,
+    /// Slots whose dead owner was given up: until they begin anew nobody lists them.
+    pub abandoned: Slots,
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
-<<<<<<< HEAD
     /// Hand-overs that succeeded, and that failed and held the writes for nothing.
     pub hand_overs: (usize, usize),
-=======
     /// Since when a node without slots runs hastily: old facts can do that, and the next look takes it back.
     hasty_since: Option<i64>,
->>>>>>> scale
 }
 
 impl Watch {
@@ -53,23 +50,6 @@ impl Watch {
 
     pub(crate) fn deleted_by_operator(&self, uid: &PodUid) -> bool {
         self.deleted.contains(uid)
-    }
-
-    /// After these are gone, is there a heir for each shard, and a majority to elect it?
-    pub(crate) fn environment_took(&mut self, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
-        let ours = || valkey.nodes.values().filter(|n| n.cluster == 0);
-        let mut owners: BTreeSet<&NodeId> = ours().filter(|n| n.leads()).map(|n| &n.id).collect();
-        owners
-            .extend(ours().flat_map(|n| n.view.iter()).filter(|(_, e)| !e.slots.is_empty()).map(|(i, _)| i));
-        let left = ours().filter(|n| n.leads() && !doomed.contains(&n.id)).count();
-        let heir = |gone: &NodeId| {
-            ours().any(|n| !doomed.contains(&n.id) && n.of.as_ref() == Some(gone) && n.repl.synced)
-        };
-        let orphaned = ours().filter(|n| n.leads() && doomed.contains(&n.id)).any(|n| !heir(&n.id));
-        let silent = owners.iter().filter(|id| !valkey.nodes.contains_key(**id));
-        let unelected = silent.into_iter().any(|id| !heir(id));
-        let lost_majority = left < owners.len() && left < owners.len() / 2 + 1;
-        self.beyond_repair |= orphaned || unelected || lost_majority;
     }
 }
 
@@ -145,7 +125,14 @@ impl World {
             all = all.or(slots);
         }
         let missing = Slots::all().minus(&all);
-        if !missing.is_empty() && !self.watch.beyond_repair {
+        let forgotten = |n: &Node| n.slots.is_empty() && n.view.values().all(|e| e.slots.is_empty());
+        if self.ours().all(forgotten) {
+            // Whoever knew of an owner is dead.
+            self.watch.abandoned = missing.clone();
+        }
+        self.watch.abandoned = self.watch.abandoned.and(&missing);
+        let missing = missing.minus(&self.watch.abandoned);
+        if !missing.is_empty() {
             let listed = self.ours().flat_map(|n| n.view.values()).map(|e| &e.slots);
             let nowhere = listed.fold(missing, |left, s| if s.is_empty() { left } else { left.minus(s) });
             let nowhere = self.ours().fold(nowhere, |left, n| left.minus(&n.slots));
@@ -173,6 +160,10 @@ impl World {
             return Some("the formation was never seen complete".to_owned());
         }
         let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
+        let owned = self.ours().fold(Slots::none(), |all, n| all.or(&n.slots));
+        if owned != Slots::all() {
+            return Some(format!("slots {} have no owner", Slots::all().minus(&owned)));
+        }
         for shard in (0..desired.shards).map(Shard) {
             if let Some(why) = self.shard_unfinished(shard) {
                 return Some(why);
@@ -233,7 +224,8 @@ impl World {
             | Code::MigrationFailed
             | Code::CrashLoop
             | Code::CredentialsLost
-            | Code::ForeignOperator => false,
+            | Code::ForeignOperator
+            | Code::Unproven => false,
         }
     }
 

@@ -11,6 +11,10 @@ use valkey_cluster_operator::model::{
 
 use super::{TICK_MS, ticks};
 
+/// The node controller's patience with a kubelet, in milliseconds (shorter than the default of 40 s, so that lives stay
+/// short).
+const GRACE_MS: i64 = 4000;
+
 /// A Pod as the API server has it, and what the kubelet is about to do with it.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct PodObject {
@@ -36,6 +40,17 @@ const HOLD: i64 = 2850;
 pub(crate) struct WorkerObject {
     pub worker: Worker,
     pub capacity: usize,
+    /// Without power since this tick.
+    pub off: bool,
+    /// Its kubelet has not been heard since this tick.
+    pub away_since: Option<i64>,
+}
+
+impl WorkerObject {
+    /// As the API server shows it: nothing is placed on one whose kubelet is not heard.
+    pub(crate) fn seen(&self) -> Worker {
+        Worker { open: self.worker.open && self.worker.lost_since.is_none(), ..self.worker.clone() }
+    }
 }
 
 /// What the API server holds, and what the machines do.
@@ -67,9 +82,16 @@ pub(crate) enum Kubelet {
 impl Kubernetes {
     pub(crate) fn add_worker(&mut self, name: &str, capacity: usize) {
         let name = WorkerName::new(name);
-        let worker =
-            Worker { name: name.clone(), hostname: name.to_string(), zone: None, open: true, leaving: false };
-        self.workers.insert(name, WorkerObject { worker, capacity });
+        let worker = Worker {
+            name: name.clone(),
+            hostname: name.to_string(),
+            zone: None,
+            open: true,
+            leaving: false,
+            lost_since: None,
+            out_of_service: false,
+        };
+        self.workers.insert(name, WorkerObject { worker, capacity, off: false, away_since: None });
     }
 
     pub(crate) fn create(&mut self, new: NewPod, now: i64) {
@@ -125,6 +147,17 @@ impl Kubernetes {
         }
     }
 
+    /// The node controller marks a worker whose kubelet has not been heard for a while.
+    pub(crate) fn heartbeats(&mut self, now: i64, cut: &BTreeSet<WorkerName>) {
+        for object in self.workers.values_mut() {
+            let away = object.off || cut.contains(&object.worker.name);
+            object.away_since = if away { Some(object.away_since.unwrap_or(now)) } else { None };
+            let late = object.away_since.is_some_and(|since| now - since >= ticks(GRACE_MS));
+            object.worker.lost_since =
+                if late { object.worker.lost_since.or(Some(Moment(now * TICK_MS))) } else { None };
+        }
+    }
+
     pub(crate) fn by_uid(&self, uid: &PodUid) -> Option<&PodObject> {
         self.pods.values().find(|o| o.pod.uid == *uid)
     }
@@ -148,7 +181,13 @@ impl Kubernetes {
     pub(crate) fn tick(&mut self, now: i64, rng: &mut StdRng) -> Vec<Kubelet> {
         self.schedule(now, rng);
         let mut asks = Vec::new();
+        let away: BTreeSet<WorkerName> =
+            self.workers.values().filter(|w| w.away_since.is_some()).map(|w| w.worker.name.clone()).collect();
         for (name, object) in &mut self.pods {
+            // Nobody is there to do anything.
+            if object.pod.worker.as_ref().is_some_and(|w| away.contains(w)) {
+                continue;
+            }
             if object.pod.terminating {
                 if object.stops_at.take_if(|at| *at <= now).is_some() {
                     asks.push(Kubelet::Stop(name.clone()));
@@ -185,7 +224,9 @@ impl Kubernetes {
         for name in waiting {
             let load =
                 |w: &WorkerName| self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(w)).count();
-            let open = self.workers.values().filter(|w| w.worker.open && load(&w.worker.name) < w.capacity);
+            let open = self.workers.values().filter(|w| {
+                w.worker.open && w.worker.lost_since.is_none() && load(&w.worker.name) < w.capacity
+            });
             let wanted = self.pods[&name].wanted.clone();
             let best = open.min_by_key(|w| (Some(&w.worker.name) != wanted.as_ref(), load(&w.worker.name)));
             let chosen = best.map(|w| w.worker.name.clone());

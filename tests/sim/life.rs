@@ -40,7 +40,7 @@ pub(crate) fn live(script: &Script, trace: Trace) -> End {
         }
         world.tick();
         let passes = due_passes(&mut world);
-        if passes.iter().any(|p| busy(p, &world)) {
+        if passes.iter().any(busy) {
             calm_since = world.now;
         }
         if let Some((_, why)) = world.watch.first_break.clone() {
@@ -48,7 +48,7 @@ pub(crate) fn live(script: &Script, trace: Trace) -> End {
         }
         if events.peek().is_none() && world.now - calm_since >= 2 * CALM {
             let pass = world.pass(0);
-            let why = if world.watch.beyond_repair || world.resource.desired.paused {
+            let why = if world.resource.desired.paused {
                 None
             } else {
                 world.unfinished(&pass.plan).map(|why| format!("quiet, and yet: {why}"))
@@ -75,9 +75,8 @@ fn due_passes(world: &mut World) -> Vec<Pass> {
 }
 
 /// A pass with steps, or one that waits for something that can still come.
-fn busy(pass: &Pass, world: &World) -> bool {
-    let hopeless = world.watch.beyond_repair && pass.plan.steps.is_empty();
-    !pass.fresh || !(pass.plan.quiet() || hopeless)
+fn busy(pass: &Pass) -> bool {
+    !pass.fresh || !pass.plan.quiet()
 }
 
 fn end(mut world: World, failure: Option<String>) -> End {

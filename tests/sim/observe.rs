@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    Link, NodeId, NodeReport, Peer, Phase, Pod, PodName, PodUid, Role, Seen, Silence, Snapshot,
+    Link, NodeId, NodeReport, Past, Peer, Phase, Pod, PodName, PodUid, Role, Seen, Silence, Snapshot,
 };
 
 use super::TICK_MS;
@@ -14,13 +14,18 @@ use super::world::World;
 
 impl World {
     /// Looks at everything, now.
-    pub(crate) fn snapshot(&self, applied: &Applied) -> Snapshot {
+    pub(crate) fn snapshot(&self, applied: &Applied, past: &Past) -> Snapshot {
         let pods = self.kube.pods.iter().map(|(n, o)| (n.clone(), o.pod.clone())).collect();
-        self.snapshot_with(pods, applied)
+        self.snapshot_with(pods, applied, past)
     }
 
     /// Looks at the nodes through these Pods, which may be those of a while ago.
-    pub(crate) fn snapshot_with(&self, pods: BTreeMap<PodName, Pod>, applied: &Applied) -> Snapshot {
+    pub(crate) fn snapshot_with(
+        &self,
+        pods: BTreeMap<PodName, Pod>,
+        applied: &Applied,
+        past: &Past,
+    ) -> Snapshot {
         let nodes = self.ask_pods(&pods);
         let ghosts = self.ghosts(&nodes);
         Snapshot {
@@ -35,11 +40,12 @@ impl World {
             credentials_known: true,
             pods,
             taken: BTreeSet::new(),
-            workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.worker.clone())).collect(),
+            workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.seen())).collect(),
             nodes,
             ghosts,
             low_timeout_budget: 40,
             applied: applied.clone(),
+            past: past.clone(),
         }
     }
 
@@ -60,6 +66,7 @@ impl World {
     /// Asks whoever listens at the address; another cluster's process does not take our password.
     fn ask(&self, ip: IpAddr) -> Seen<NodeReport> {
         match self.valkey.nodes.values().find(|n| n.ip == ip) {
+            None if !self.valkey.refuses(ip) => Seen::Silent(Silence::Timeout),
             None => Seen::Silent(Silence::Refused),
             Some(n) if !self.valkey.reach(&n.worker, None) => Seen::Silent(Silence::Timeout),
             Some(n) if n.cluster != 0 => Seen::Silent(Silence::Auth),
@@ -89,14 +96,7 @@ impl World {
         let asked = settings::asked(&self.resource.desired, self.kube.pods.values().map(|o| &o.pod));
         let role = match &node.of {
             None => Role::Primary { slots: node.slots.clone() },
-            Some(of) => {
-                let link = Link {
-                    up: node.repl.up,
-                    syncing: node.repl.sync_until.is_some(),
-                    offset: node.data.values().sum(),
-                };
-                Role::Replica { of: of.clone(), link }
-            }
+            Some(of) => Role::Replica { of: of.clone(), link: link(node) },
         };
         NodeReport {
             id: node.id.clone(),
@@ -118,6 +118,12 @@ impl World {
     }
 }
 
+/// How far it has come: the clients' counters only grow.
+pub(crate) fn link(node: &Node) -> Link {
+    let offset = if node.repl.synced { 1 + node.data.values().sum::<u64>() } else { 0 };
+    Link { up: node.repl.up, syncing: node.repl.sync_until.is_some(), offset }
+}
+
 /// What was set and read back, by node and key.
 pub(crate) type Applied = BTreeMap<(NodeId, String), (String, String)>;
 
@@ -130,6 +136,7 @@ fn peer(e: &super::valkey::Entry) -> Peer {
         handshake: e.handshake,
         failed: e.failed,
         suspected: e.suspected && !e.failed,
+        connected: e.connected,
     }
 }
 

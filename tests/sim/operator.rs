@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Plan, Proposal, Slots, Snapshot, Step, View,
+    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Snapshot, Step, View,
 };
 use valkey_cluster_operator::plan;
 
@@ -19,6 +19,7 @@ const MEMORY: usize = 20;
 pub(crate) struct Operator {
     pub attempts: Attempts,
     pub applied: Applied,
+    pub past_looks: Past,
     pub generation: i64,
     pub next_pass: i64,
     /// What it saw in earlier passes: what a cache may still show.
@@ -40,6 +41,7 @@ impl World {
     pub(crate) fn pass(&mut self, number: usize) -> Pass {
         let mut operator = std::mem::take(&mut self.operators[number]);
         let (snapshot, fresh) = self.look(&mut operator);
+        operator.past_looks.see(&snapshot);
         if snapshot.desired.generation != operator.generation {
             operator.generation = snapshot.desired.generation;
             operator.attempts.clear();
@@ -65,10 +67,6 @@ impl World {
     fn record(&mut self, view: &View<'_>) {
         if !self.resource.whole && plan::form::complete(view) {
             self.resource.whole = true;
-            // What the environment took between the look and this record is lost like anything later.
-            let owned = self.valkey.nodes.values().filter(|n| n.cluster == 0);
-            let owned = owned.fold(Slots::none(), |all, n| all.or(&n.slots));
-            self.watch.beyond_repair |= owned != Slots::all();
         }
         if self.resource.whole {
             // Shards whose slots others have are forgotten; one that is merely silent is not.
@@ -81,7 +79,7 @@ impl World {
     }
 
     fn look(&mut self, operator: &mut Operator) -> (Snapshot, bool) {
-        let fresh = self.snapshot(&operator.applied);
+        let fresh = self.snapshot(&operator.applied, &operator.past_looks);
         operator.past.push_front(fresh.clone());
         operator.past.truncate(MEMORY);
         let back = |age: usize, past: &VecDeque<Snapshot>| past.get(age.min(past.len() - 1)).cloned();
@@ -89,13 +87,23 @@ impl World {
             && let Some(old) = back(age, &operator.past)
         {
             self.mischief.stale = (left > 0).then_some((age, left));
-            return (Snapshot { now: fresh.now, applied: fresh.applied, ..old }, false);
+            // What this process has written and remembered itself it knows, however old its caches are.
+            let old = Snapshot {
+                now: fresh.now,
+                applied: fresh.applied,
+                past: fresh.past,
+                formed: fresh.formed,
+                whole: fresh.whole,
+                served: fresh.served,
+                ..old
+            };
+            return (old, false);
         }
         if let Some((age, left)) = take_one(&mut self.mischief.stale_pods)
             && let Some(old) = back(age, &operator.past)
         {
             self.mischief.stale_pods = (left > 0).then_some((age, left));
-            return (self.snapshot_with(old.pods, &operator.applied), false);
+            return (self.snapshot_with(old.pods, &operator.applied, &operator.past_looks), false);
         }
         (fresh, true)
     }
@@ -133,7 +141,8 @@ impl World {
         let slow = self.mischief.slow > 0;
         self.mischief.slow = self.mischief.slow.saturating_sub(1);
         while !lanes.is_empty() {
-            let at = if lanes.contains_key(&Lane::First) { 0 } else { self.rng.random_range(0..lanes.len()) };
+            let ahead = lanes.contains_key(&Lane::Urgent) || lanes.contains_key(&Lane::First);
+            let at = if ahead { 0 } else { self.rng.random_range(0..lanes.len()) };
             let lane = lanes.keys().nth(at).expect("below the length").clone();
             let Some(proposal) = lanes.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 lanes.remove(&lane);
@@ -148,7 +157,10 @@ impl World {
             }
             let outcome = self.execute(&proposal.step, desired, &mut operator.applied);
             match &outcome {
-                Outcome::Done => operator.attempts.done(&proposal.step, self.moment()),
+                Outcome::Done => {
+                    operator.attempts.done(&proposal.step, self.moment());
+                    operator.past_looks.done(&proposal.step, self.moment());
+                }
                 Outcome::Failed(why) => operator.attempts.failed(&proposal.step, self.moment(), why),
                 Outcome::Stale(_) => {}
             }

@@ -52,7 +52,7 @@ fn peace(start: &Start) -> Vec<Action> {
         Action::Config("maxmemory-policy".into(), None),
     ];
     for w in 1..=u16::try_from(start.workers).expect("few workers") {
-        out.extend([Action::Uncordon(w), Action::Capacity(w, 100), Action::Heal(w)]);
+        out.extend([Action::Uncordon(w), Action::Capacity(w, 100), Action::Heal(w), Action::Boot(w)]);
     }
     out
 }
@@ -73,7 +73,7 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
     let small = rng.random_range(0..6);
     let both = |a: Action, b: Action| vec![(When::At(at), a), (When::At(later), b)];
     let one = |a: Action| vec![(When::At(at), a)];
-    match rng.random_range(0..29) {
+    match rng.random_range(0..32) {
         0 | 1 => one(Action::Crash(small)),
         2 => one(Action::Stale(rng.random_range(1..12), rng.random_range(1..8))),
         3 => one(Action::StalePods(rng.random_range(1..12), rng.random_range(1..8))),
@@ -97,6 +97,12 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
         21 => both(Action::Paused(true), Action::Paused(false)),
         22 => one(Action::Stranger),
         26..=28 => one(Action::Shards(rng.random_range(1..=6))),
+        29 | 30 => both(Action::Power(w), Action::Boot(w)),
+        31 => one(match rng.random_range(0..3) {
+            0 => Action::KillShard(rng.random_range(0..start.shards)),
+            1 => Action::KillPrimaries(rng.random_range(1..=start.shards)),
+            _ => Action::KillAll,
+        }),
         _ => one(if rng.random_bool(0.5) { Action::Drift } else { Action::Shards(rng.random_range(1..=4)) }),
     }
 }

@@ -45,6 +45,17 @@ pub(crate) enum Action {
     /// The worker's network is gone; its processes live on.
     Cut(u16),
     Heal(u16),
+    /// The worker loses its power: its processes are gone, and nobody there refuses or reports anything.
+    Power(u16),
+    Boot(u16),
+    /// A person vouches that the worker is off.
+    Fence(u16),
+    /// SIGKILL of every member of a shard at one moment.
+    KillShard(u16),
+    /// SIGKILL of the primaries of the first so many shards at one moment.
+    KillPrimaries(u16),
+    /// SIGKILL of everything.
+    KillAll,
     /// So many operators work at the same time.
     Operators(usize),
     /// The next pass that has more steps dies after so many, with all memory.
@@ -109,6 +120,12 @@ impl fmt::Display for Action {
             Action::Capacity(w, n) => write!(f, "capacity w{w} {n}"),
             Action::Cut(w) => write!(f, "cut w{w}"),
             Action::Heal(w) => write!(f, "heal w{w}"),
+            Action::Power(w) => write!(f, "power-off w{w}"),
+            Action::Boot(w) => write!(f, "boot w{w}"),
+            Action::Fence(w) => write!(f, "out-of-service w{w}"),
+            Action::KillShard(s) => write!(f, "kill shard {s}"),
+            Action::KillPrimaries(n) => write!(f, "kill primaries {n}"),
+            Action::KillAll => write!(f, "kill everything"),
             Action::Operators(n) => write!(f, "operators {n}"),
             Action::Crash(n) => write!(f, "crash after {n}"),
             Action::Stale(age, n) => write!(f, "stale {age} for {n}"),
@@ -227,6 +244,9 @@ fn action(text: &str) -> Result<Action, String> {
             None => Action::Config((*pair).to_owned(), None),
         },
         ["paused", yes] => Action::Paused(yes.parse().map_err(|_| format!("true or false: {text:?}"))?),
+        ["kill", "shard", _] => Action::KillShard(short(2)?),
+        ["kill", "primaries", _] => Action::KillPrimaries(short(2)?),
+        ["kill", "everything"] => Action::KillAll,
         ["kill", rest @ ..] => Action::Kill(who(rest)?),
         ["delete", rest @ ..] => Action::Delete(who(rest)?),
         ["force-delete", rest @ ..] => Action::ForceDelete(who(rest)?),
@@ -235,6 +255,9 @@ fn action(text: &str) -> Result<Action, String> {
         ["capacity", _, _] => Action::Capacity(short(1)?, n(2)?),
         ["cut", _] => Action::Cut(short(1)?),
         ["heal", _] => Action::Heal(short(1)?),
+        ["power-off", _] => Action::Power(short(1)?),
+        ["boot", _] => Action::Boot(short(1)?),
+        ["out-of-service", _] => Action::Fence(short(1)?),
         ["operators", _] => Action::Operators(n(1)?),
         ["crash", "after", _] => Action::Crash(n(2)?),
         ["stale", _, "for", _] => Action::Stale(n(1)?, n(3)?),

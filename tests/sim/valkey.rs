@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub suspected: bool,
     pub failed: bool,
     pub failed_at: i64,
+    /// The bus link to it is open.
+    pub connected: bool,
     pub since: i64,
     pub heard: i64,
     /// Which primaries said that it is gone, and when.
@@ -47,6 +49,7 @@ impl Entry {
             suspected: false,
             failed: false,
             failed_at: 0,
+            connected: true,
             since: now,
             heard: now,
             reports: BTreeMap::new(),
@@ -136,6 +139,8 @@ pub(crate) struct Valkey {
     pub healed_at: i64,
     /// Jobs, the newest first.
     pub transfers: Vec<super::migration::Transfer>,
+    /// Addresses on workers without power: nobody there even refuses.
+    pub dark: BTreeSet<IpAddr>,
     next: u64,
 }
 
@@ -245,6 +250,16 @@ impl Valkey {
             }
         }
         Ok(())
+    }
+
+    /// An epoch above all that it knows.
+    pub(crate) fn bump_epoch(&mut self, on: &NodeId) {
+        let node = self.get_mut(on);
+        let highest = node.view.values().map(|e| e.epoch).max().unwrap_or(0).max(node.current_epoch);
+        if node.epoch == 0 || node.epoch < highest {
+            node.current_epoch = highest + 1;
+            node.epoch = node.current_epoch;
+        }
     }
 
     pub(crate) fn config_set(&mut self, on: &NodeId, key: &str, value: &str) -> Result<(), Refusal> {

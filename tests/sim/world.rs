@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
 use valkey_cluster_operator::model::snapshot::RELEASED;
+use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
     Version, WorkerName,
@@ -122,6 +122,7 @@ impl World {
     pub(crate) fn tick(&mut self) {
         self.now += 1;
         self.holds();
+        self.kube.heartbeats(self.now, &self.valkey.cut);
         for ask in self.kube.tick(self.now, &mut self.rng) {
             match ask {
                 Kubelet::Start(name) => self.start(&name),
@@ -282,6 +283,57 @@ impl World {
         }
     }
 
+    /// A worker loses its power: its processes are gone, and nobody says so.
+    pub(crate) fn power_off(&mut self, worker: &WorkerName) {
+        if let Some(object) = self.kube.workers.get_mut(worker) {
+            object.off = true;
+        }
+        let here: Vec<NodeId> =
+            self.valkey.nodes.values().filter(|n| n.worker == *worker).map(|n| n.id.clone()).collect();
+        // All at one moment: none of them is a copy of another.
+        for id in &here {
+            self.valkey.get_mut(id).dies_at = Some((i64::MAX, Cause::Environment));
+        }
+        for id in here {
+            self.environment_takes(&id);
+            if let Some(node) = self.valkey.nodes.remove(&id) {
+                self.valkey.dark.insert(node.ip);
+            }
+        }
+    }
+
+    /// It has power again: its kubelet says which servers have ended, and ends what nobody wants any more.
+    pub(crate) fn boot(&mut self, worker: &WorkerName) {
+        let Some(object) = self.kube.workers.get_mut(worker).filter(|o| o.off) else { return };
+        object.off = false;
+        let (at, now) = (self.moment(), self.now);
+        let here = self.kube.pods.values_mut().filter(|o| o.pod.worker.as_ref() == Some(worker));
+        for object in here.filter(|o| o.pod.phase == Phase::Running) {
+            let ran = now - object.started_at.unwrap_or(now);
+            object.pod.phase = Phase::Finished { at, ran_ms: ran * TICK_MS };
+            object.process = None;
+        }
+        let still_off = self.kube.workers.values().any(|o| o.off);
+        if !still_off {
+            for ip in std::mem::take(&mut self.valkey.dark) {
+                self.kube.free(ip);
+            }
+        }
+        self.wake();
+    }
+
+    /// The network of a worker is back: its kubelet ends processes whose Pods are gone.
+    pub(crate) fn heal(&mut self, worker: &WorkerName) {
+        if !self.valkey.cut.remove(worker) {
+            return;
+        }
+        let known: BTreeSet<NodeId> = self.kube.pods.values().filter_map(|o| o.process.clone()).collect();
+        let zombies = self.valkey.nodes.values_mut().filter(|n| n.worker == *worker && n.cluster == 0);
+        for zombie in zombies.filter(|n| !known.contains(&n.id) && n.dies_at.is_none()) {
+            zombie.dies_at = Some((self.now + self.rng.random_range(10..=30), Cause::Operator));
+        }
+    }
+
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
     fn environment_takes(&mut self, id: &NodeId) {
         let ending = self
@@ -294,9 +346,6 @@ impl World {
         doomed.extend(self.valkey.nodes.values().filter(|n| n.dies_at.is_some()).map(|n| n.id.clone()));
         doomed.insert(id.clone());
         self.clients.excuse(&self.valkey, &doomed);
-        if self.resource.whole || self.clients.writing {
-            self.watch.environment_took(&self.valkey, &doomed);
-        }
     }
 
     /// Its process by the Pod's name, when it runs.

@@ -19,8 +19,8 @@ use valkey_cluster_operator::execute::valkey::{Applied, ValkeyExecutor};
 use valkey_cluster_operator::hints::FAST_NODES;
 use valkey_cluster_operator::model::settings::{self, NODE_TIMEOUT_MS};
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Moment, Object, Outcome, Phase, Plan, Pod, PodName, PodUid, Shard, Snapshot, Step,
-    View, Worker, WorkerName,
+    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Plan, Pod, PodName, PodUid, Shard, Snapshot,
+    Step, View, Worker, WorkerName,
 };
 use valkey_cluster_operator::observe;
 use valkey_cluster_operator::observe::valkey::{Bounds, Probe, observe_ghosts, observe_nodes};
@@ -186,8 +186,11 @@ impl World {
     async fn snapshot(&self) -> Result<Snapshot> {
         let access = observe::access(&self.credentials);
         let address = |number: &usize| self.processes.addr(*number);
-        let probes: Vec<Probe> =
-            self.numbers.iter().map(|(uid, n)| Probe { uid: uid.clone(), addr: address(n) }).collect();
+        let probes: Vec<Probe> = self
+            .numbers
+            .iter()
+            .map(|(uid, n)| Probe { uid: uid.clone(), addr: address(n), silent: false })
+            .collect();
         let asked = settings::asked(&self.desired, self.pods.values());
         let nodes = observe_nodes(&probes, &asked, &access, &FredConnector, &Bounds::default()).await;
         let applied = self.applied.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.clone();
@@ -208,6 +211,7 @@ impl World {
             ghosts: BTreeMap::new(),
             low_timeout_budget: if self.whole { 0 } else { FAST_NODES },
             applied,
+            past: Past::default(),
         };
         let view = View::new(&snapshot);
         let mut ghosts = BTreeMap::new();
@@ -316,7 +320,18 @@ impl World {
 
 fn worker(number: u16) -> (WorkerName, Worker) {
     let name = WorkerName::new(format!("w{number}"));
-    (name.clone(), Worker { hostname: name.to_string(), name, zone: None, open: true, leaving: false })
+    (
+        name.clone(),
+        Worker {
+            hostname: name.to_string(),
+            name,
+            zone: None,
+            open: true,
+            leaving: false,
+            lost_since: None,
+            out_of_service: false,
+        },
+    )
 }
 
 fn now() -> Moment {

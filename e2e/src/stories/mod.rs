@@ -12,6 +12,7 @@ mod setup;
 mod stage;
 
 mod bad_input;
+mod crash;
 mod create;
 mod delete;
 mod demo;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Story> {
         isolation::STORY,
         settled::STORY,
         heal::STORY,
+        crash::STORY,
         replicas::STORY,
         evict::STORY,
         upgrade::STORY,

@@ -20,7 +20,7 @@ async fn slots_move_on_real_servers() {
         let nodes = w.until("four answer", |n| n.len() == 4).await;
         w.ids = nodes.iter().map(|n| n.id.clone()).collect();
         w.until("all are 3 s old", |n| n.iter().all(|n| n.uptime_ms >= 3000)).await;
-        form(&w).await;
+        form(&w, 2).await;
         write(&w).await;
         let slots: Slots = "0-99 3290-3310 5000".parse().unwrap();
         let jobs = nodes[0].version >= JOBS_SINCE;

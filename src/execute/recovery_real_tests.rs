@@ -1,0 +1,153 @@
+//! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
+
+use super::*;
+use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Pod, Revision, Snapshot, Template};
+use crate::plan::plan;
+
+/// Shards of the cluster: with three, two are left to vote.
+const SHARDS: u16 = 3;
+
+/// What the operator's process would know of these servers.
+fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
+    let shards = usize::from(SHARDS);
+    let pods: Vec<Pod> = (0..w.servers.len())
+        .map(|i| Pod {
+            name: PodName::new(format!("pod-{i}")),
+            uid: PodUid::new(i.to_string()),
+            shard: Shard(u16::try_from(i % shards).unwrap()),
+            index: u16::try_from(i / shards).unwrap(),
+            revision: Revision::new("r"),
+            failures: 0,
+            worker: None,
+            ip: Some(w.servers[i].ip),
+            phase: Phase::Running,
+            terminating: false,
+            disrupted: false,
+            before: BTreeMap::new(),
+            leads: false,
+            gate: Some(true),
+            created: Moment(0),
+            trouble: None,
+        })
+        .collect();
+    let nodes: BTreeMap<PodUid, Seen<NodeReport>> =
+        seen.into_iter().enumerate().map(|(i, s)| (PodUid::new(i.to_string()), s)).collect();
+    Snapshot {
+        now: Moment(100_000),
+        desired: Desired {
+            key: ClusterKey { namespace: "n".into(), name: "c".into(), uid: "u".into() },
+            generation: 1,
+            shards: SHARDS,
+            replicas: 1,
+            max_disrupted_shards: 1,
+            budget: true,
+            template: Template::default(),
+            config: BTreeMap::new(),
+            paused: false,
+            deleting: false,
+        },
+        revision: Revision::new("r"),
+        formed: true,
+        whole: true,
+        served: (0..SHARDS).map(Shard).collect(),
+        drifted: BTreeSet::new(),
+        foreign: None,
+        credentials_known: true,
+        pods: pods.into_iter().map(|p| (p.name.clone(), p)).collect(),
+        taken: BTreeSet::new(),
+        workers: BTreeMap::new(),
+        nodes,
+        ghosts: BTreeMap::new(),
+        low_timeout_budget: 0,
+        applied: BTreeMap::new(),
+        past: past.clone(),
+    }
+}
+
+fn promotions(s: &Snapshot) -> Vec<Step> {
+    let steps = plan(s, &Attempts::default()).steps;
+    steps.into_iter().map(|p| p.step).filter(|s| matches!(s, Step::Promote { .. })).collect()
+}
+
+/// Looks, plans and acts as a pass does, until the node with this number owns slots.
+async fn recover(w: &World, past: &Past, heir: usize) -> usize {
+    let begun = Instant::now();
+    let mut tried = 0;
+    while begun.elapsed() < Duration::from_secs(5) {
+        let seen = w.see().await;
+        if seen[heir].now().is_some_and(|n| !n.slots().is_empty()) {
+            return tried;
+        }
+        if tried == 0 {
+            for step in promotions(&snapshot(w, seen, past)) {
+                let outcome = w.executor.run(&step).await;
+                eprintln!("  {step}: {outcome:?}");
+                tried += usize::from(outcome == Outcome::Done);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("node {heir} has not taken over within 5 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs VALKEY_SERVERS: a colon-separated list of valkey-server programs"]
+async fn a_killed_primary_has_its_heir_at_once_on_real_servers() {
+    for (group, program) in real_programs().into_iter().enumerate() {
+        let mut w = World::new(&program, u8::try_from(group + 100).unwrap());
+        w.add(6);
+        let nodes = w.until("six answer", |n| n.len() == 6).await;
+        w.ids = nodes.iter().map(|n| n.id.clone()).collect();
+        w.until("all are 3 s old", |n| n.iter().all(|n| n.uptime_ms >= 3000)).await;
+        form(&w, usize::from(SHARDS)).await;
+        w.write(0, 10).await;
+        w.until("its replica has the keys", |n| n[3].keys == 10).await;
+
+        let mut past = Past::default();
+        let calm = snapshot(&w, w.see().await, &past);
+        past.see(&calm);
+        assert!(promotions(&calm).is_empty(), "nobody is dead");
+        // Whoever claims that a living primary is dead is stopped by the guard.
+        let witnesses = vec![w.on(1), w.on(2)];
+        let by = crate::model::step::Promotion::Refused;
+        let lie = Step::Promote {
+            on: w.on(3),
+            dead: w.ids[0].clone(),
+            at: Some(w.servers[0].ip),
+            by,
+            offset: 0,
+            witnesses,
+        };
+        w.stale(lie, "it is alive").await;
+
+        let (events, mut changes) = tokio::sync::mpsc::unbounded_channel();
+        let links = Links::new(Arc::clone(&w.executor.connector), LinkSettings::default(), events);
+        links.keep(&(), &[(0, w.servers[0].addr())], &w.executor.access);
+        assert_eq!(changes.recv().await.unwrap().change, Change::Up);
+        let killed = Instant::now();
+        w.servers[0].kill().await;
+        assert!(matches!(changes.recv().await.unwrap().change, Change::Lost(_)));
+        let woken = killed.elapsed();
+        let forced = recover(&w, &past, 3).await;
+        let took = killed.elapsed();
+        eprintln!("{}: woken after {woken:?}, promoted after {took:?}", nodes[0].version);
+        assert_eq!(forced, 1, "one failover was forced, and Valkey's own election was not needed");
+        assert!(took < Duration::from_secs(2), "ten times what a busy machine needs: {took:?}");
+        let nodes = w.until("five answer", |n| n.len() == 5).await;
+        assert_eq!(nodes[2].keys, 10, "what the replica had is there");
+
+        // Now two of three owners are left; when one more dies nobody can elect, and proof is needed.
+        let seen = w.see().await;
+        let mut past = Past::default();
+        past.see(&snapshot(&w, seen, &past));
+        links.keep(&(), &[(1, w.servers[1].addr())], &w.executor.access);
+        assert_eq!(changes.recv().await.unwrap().change, Change::Up);
+        let killed = Instant::now();
+        w.servers[1].kill().await;
+        w.servers[2].kill().await;
+        assert!(matches!(changes.recv().await.unwrap().change, Change::Lost(_)));
+        recover(&w, &past, 4).await;
+        recover(&w, &past, 5).await;
+        eprintln!("  a majority: both took over within {:?}", killed.elapsed());
+    }
+}

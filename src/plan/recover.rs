@@ -1,0 +1,221 @@
+//! Recover: the replica of a dead primary takes over at once, instead of after Valkey's own election (2–4 s).
+//!
+//! A failover is forced only where the primary cannot be alive and heard: its address refuses, every replica has lost it
+//! and so has another node; or it is silent and the majority of the slot owners suspects it. The replica must have been
+//! seen in sync with this very primary. Without that hint, or without a second witness, Valkey's own election decides.
+//! Where nobody is left to elect, a replica takes over without votes only when its primary is proven dead.
+//!
+//! One at a time: candidates that stand together deny each other votes, and one that is under way cannot be seen.
+
+use std::cmp::Reverse;
+
+use super::evidence::{Absent, How, absent, holds_nothing, owners, proof_of, quorum, votes};
+use super::forget::short;
+use crate::model::past::FLIGHT_MS;
+use crate::model::step::{Promotion, Proof};
+use crate::model::{
+    Blocked, Code, Member, NodeReport, Plan, Proposal, Stage, Step, Target, View, Waiting, Why,
+};
+
+/// Nodes, apart from the other replicas, that are asked again before a failover is forced.
+const WITNESSES: usize = 8;
+
+/// A node that has been silent for less, in milliseconds, is no case for a person yet.
+const PATIENCE_MS: i64 = 5_000;
+
+pub(super) fn rule(v: &View<'_>) -> Plan {
+    let mut plan = Plan::default();
+    if !v.s.whole {
+        return plan;
+    }
+    let mut under_way = v.s.past.flights.iter().any(|(_, at)| v.s.now < at.plus_ms(FLIGHT_MS));
+    for gone in absent(v) {
+        match verdict(v, &gone) {
+            Verdict::Promote(step, note) if !under_way => {
+                under_way = true;
+                plan.steps.push(Proposal::new(step, Why::Repair, note));
+            }
+            Verdict::Promote(..) => plan.waiting.push(electing(&gone, "another failover is under way")),
+            Verdict::Wait(why) => plan.waiting.push(electing(&gone, why)),
+            Verdict::Blocked(message) => {
+                plan.blocked.push(Blocked { code: Code::Unproven, shard: gone.shard(), message });
+            }
+            Verdict::Nothing => {}
+        }
+    }
+    plan
+}
+
+enum Verdict {
+    Promote(Step, String),
+    Wait(&'static str),
+    Blocked(String),
+    /// Another rule, or nobody, has something to say.
+    Nothing,
+}
+
+fn electing(gone: &Absent<'_, '_>, why: &str) -> Waiting {
+    let message = format!("node {} with slots {} is gone: {why}", short(gone.id), gone.slots);
+    Waiting { shard: gone.shard(), stage: Stage::Electing, message }
+}
+
+fn verdict(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
+    if matches!(gone.how, How::Alive | How::Unclear) || gone.heirs.is_empty() {
+        return match (gone.how, gone.heirs.is_empty()) {
+            (How::Silent, true) => unproven(v, gone),
+            _ => Verdict::Nothing,
+        };
+    }
+    let suspected = gone.how == How::Silent && gone.is_suspected(v);
+    // The link to a worker without power stays open until its own time-out.
+    let certain = gone.pod.is_some_and(|m| proof_of(v, m).is_some());
+    match heir(v, gone, suspected || certain) {
+        Some((heir, offset)) => with_heir(v, gone, heir, offset, suspected),
+        None => without_heir(v, gone),
+    }
+}
+
+/// The best of those that were seen in sync, with how far it had come then: members that stay before such as leave, then
+/// the one with the most data.
+fn heir<'v, 'a>(v: &View<'a>, gone: &Absent<'v, 'a>, unheard: bool) -> Option<(&'v Member<'a>, u64)> {
+    let qualified = gone.heirs.iter().filter_map(|m| {
+        let (node, (_, link)) = (m.node()?, m.link()?);
+        let seen = v.s.past.synced_with(&node.id, gone.id)?;
+        let sound = (unheard || !link.up) && !link.syncing && !node.loading && link.offset >= seen;
+        sound.then_some((*m, seen, link.offset))
+    });
+    best(qualified).map(|(m, seen, _)| (m, seen))
+}
+
+fn best<'v, 'a: 'v>(
+    all: impl Iterator<Item = (&'v Member<'a>, u64, u64)>,
+) -> Option<(&'v Member<'a>, u64, u64)> {
+    all.max_by_key(|(m, _, offset)| {
+        let retiring = m.node().is_some_and(NodeReport::is_retiring);
+        (m.stays(), !retiring, *offset, Reverse(m.pod.index))
+    })
+}
+
+fn with_heir(
+    v: &View<'_>,
+    gone: &Absent<'_, '_>,
+    heir: &Member<'_>,
+    offset: u64,
+    suspected: bool,
+) -> Verdict {
+    let Some(on) = heir.target() else { return Verdict::Nothing };
+    if votes(v, &on.node, gone.id) < quorum(v) {
+        return match gone.proof(v) {
+            Some(proof) => take_over(v, gone, on, Promotion::Takeover(proof), offset),
+            None => unproven(v, gone),
+        };
+    }
+    let note = |what: &str| format!("its primary {} is gone: {what}", short(gone.id));
+    if suspected {
+        let note = note("silent, and the majority of the slot owners suspects it");
+        return Verdict::Promote(step(v, gone, on, Promotion::Suspected, offset), note);
+    }
+    if gone.how == How::Silent {
+        return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
+    }
+    if gone.is_heard() {
+        return Verdict::Wait("a replica still hears it");
+    }
+    if gone.unheard_by(v, Some(&on.node)) == 0 {
+        return Verdict::Wait("no other node has lost it yet");
+    }
+    let note = note("it refuses, and others have lost it, too");
+    Verdict::Promote(step(v, gone, on, Promotion::Refused, offset), note)
+}
+
+/// Nobody is known to have been in sync. Where Valkey can elect, it knows better; where it cannot, and the primary is
+/// proven dead, waiting helps nobody: the replica with the most data takes over, and one without any as the last resort.
+fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
+    let Some(proof) = gone.proof(v) else {
+        return if gone.how == How::Silent && owners(v).count() < quorum(v) {
+            unproven(v, gone)
+        } else {
+            Verdict::Wait("Valkey elects one of its replicas")
+        };
+    };
+    let empty = gone.heirs.iter().all(|m| holds_nothing(m));
+    let all_known = super::lost::copies_elsewhere(v, gone).next().is_none();
+    if empty && all_known {
+        let first = gone.heirs.iter().filter(|m| m.stays()).min_by_key(|m| m.pod.index);
+        let Some(on) = first.or(gone.heirs.first()).and_then(|m| m.target()) else { return Verdict::Nothing };
+        return take_over(v, gone, on, Promotion::Empty(proof), 0);
+    }
+    let able = |m: &&Member<'_>| m.node().is_some_and(|n| votes(v, &n.id, gone.id) >= quorum(v));
+    if gone.heirs.iter().any(able) {
+        return Verdict::Wait("Valkey elects one of its replicas");
+    }
+    let with_data = gone.heirs.iter().filter_map(|m| {
+        let (node, (_, link)) = (m.node()?, m.link()?);
+        let sound = !link.up && !link.syncing && !node.loading && link.offset > 0 && node.keys > 0;
+        sound.then_some((*m, 0, link.offset))
+    });
+    match best(with_data).and_then(|(m, _, _)| m.target()) {
+        Some(on) => take_over(v, gone, on, Promotion::Takeover(proof), 0),
+        None => Verdict::Wait("its replicas are not done with their syncs"),
+    }
+}
+
+fn take_over(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: u64) -> Verdict {
+    let proof = match by {
+        Promotion::Takeover(proof) | Promotion::Empty(proof) => words(proof),
+        Promotion::Refused | Promotion::Suspected => "",
+    };
+    let what = match by {
+        Promotion::Empty(_) => "no copy of its data is left",
+        _ => "too few slot owners are left to elect",
+    };
+    let note = format!("its primary {} is dead ({proof}), and {what}", short(gone.id));
+    Verdict::Promote(step(v, gone, on, by, offset), note)
+}
+
+fn words(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Ended => "its container has ended",
+        Proof::NoWorker => "its worker was removed",
+        Proof::OutOfService => "its worker is tainted as out of service",
+        Proof::Refused => "it refuses, and others have lost it, too",
+    }
+}
+
+/// The witnesses: every other replica of it, and slot owners. All of these where their majority is what counts.
+fn step(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: u64) -> Step {
+    let siblings = gone.heirs.iter().filter_map(|m| m.target()).filter(|t| t.node != on.node);
+    let others = v
+        .answering()
+        .filter(|(m, n)| n.id != on.node && !n.is_isolated() && m.link().is_none_or(|(of, _)| of != gone.id));
+    let (owning, rest): (Vec<_>, Vec<_>) = others.partition(|(_, n)| !n.slots().is_empty());
+    let most = if by == Promotion::Suspected { owning.len() } else { WITNESSES };
+    let others = owning.into_iter().chain(rest).take(most).filter_map(|(m, _)| m.target());
+    let witnesses = siblings.chain(others).collect();
+    Step::Promote { on, dead: gone.id.clone(), at: gone.at, by, offset, witnesses }
+}
+
+/// The end of the last copy is not proven, and nobody can elect: only a person knows.
+fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
+    if gone.how == How::Closed {
+        return Verdict::Wait("no other node has lost it yet");
+    }
+    if gone.pod.is_some_and(|m| v.s.past.silent_for(&m.pod.uid, v.s.now) < PATIENCE_MS) {
+        return Verdict::Wait("it is silent");
+    }
+    let worker = gone.pod.and_then(|m| m.pod.worker.as_ref());
+    let worker = worker.map_or_else(|| "its worker".to_owned(), |w| format!("worker {w}"));
+    let why = if gone.heirs.is_empty() {
+        "no copy of them answers"
+    } else if owners(v).count() < quorum(v) {
+        "too few slot owners answer to elect a replica"
+    } else {
+        return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
+    };
+    Verdict::Blocked(format!(
+        "slots {} are without an owner: node {} is silent and not proven dead, and {why}; if {worker} is off for good, \
+         say so: kubectl taint node <worker> node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        gone.slots,
+        short(gone.id)
+    ))
+}
