@@ -22,8 +22,8 @@ use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::snapshot::serving;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot, View,
-    settings,
+    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot,
+    View, settings,
 };
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};

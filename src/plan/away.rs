@@ -1,9 +1,10 @@
 //! Members on a worker that is away: replaced elsewhere after a bounded delay, because nothing is on a disk there.
 //!
 //! Only when the worker's kubelet has not been heard, the node in the Pod is silent, both for long enough that a blink of
-//! half of the workers replaces nobody, and nobody lists the node with slots: a primary has its heir first.
+//! half of the workers replaces nobody, and nobody lists the node with slots: a primary has its heir first. And only while
+//! the majority of the slot owners answers: else it may be the operator that is cut off.
 
-use super::evidence::absent;
+use super::evidence::{absent, owners, quorum};
 use crate::model::{Member, Phase, Plan, Proposal, Seen, Silence, Step, View, Why, step::Removable};
 
 /// How long a member has to be silent, in milliseconds, before it is replaced elsewhere.
@@ -11,7 +12,8 @@ pub const AWAY_MS: i64 = 12_000;
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
-    if v.s.whole {
+    // Whoever sees only a minority may be the one that is away.
+    if v.s.whole && owners(v).count() >= quorum(v) {
         let owners: Vec<_> = absent(v).into_iter().filter_map(|gone| gone.at).collect();
         let away = v.all().filter(|m| is_away(v, m) && m.pod.ip.is_none_or(|ip| !owners.contains(&ip)));
         plan.steps.extend(away.map(delete));

@@ -22,8 +22,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName, PodUid,
-    Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName,
+    PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
 
 /// The clock of every case, in milliseconds.

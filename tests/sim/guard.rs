@@ -110,7 +110,7 @@ impl World {
     /// What a node says of itself, and its primary of it, before its Pod is deleted or released.
     pub(crate) fn may_go(&self, only_if: Removable, facts: &Facts) -> Result<(), Stale> {
         match only_if {
-            Removable::NotRunning => Err("its server has started".to_owned()),
+            Removable::NotRunning | Removable::Unreachable => Err("its server has started".to_owned()),
             Removable::Unused => guard::unused(facts),
             Removable::Empty => guard::empty(facts),
             Removable::Retired { others } | Removable::Replaced { others } => {

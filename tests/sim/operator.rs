@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Snapshot, Step, View,
+    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Slots, Snapshot, Step, View,
 };
 use valkey_cluster_operator::plan;
 

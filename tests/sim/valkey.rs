@@ -164,6 +164,16 @@ impl Valkey {
         from == Some(to) || !(self.cut.contains(to) || from.is_some_and(|w| self.cut.contains(w)))
     }
 
+    /// It can reach the majority of the slot owners that it knows.
+    pub(crate) fn hears_majority(&self, id: &NodeId) -> bool {
+        let node = &self.nodes[id];
+        let owners = node.view.iter().filter(|(_, e)| !e.slots.is_empty());
+        let reached = |(peer, e): &(&NodeId, &Entry)| {
+            e.ip.and_then(|ip| self.listening(ip, Some(&node.worker))).is_some_and(|n| n.id == **peer)
+        };
+        owners.filter(reached).count() + usize::from(node.leads()) > node.voters() / 2
+    }
+
     pub(crate) fn get_mut(&mut self, id: &NodeId) -> &mut Node {
         self.nodes.get_mut(id).expect("the caller has just seen it")
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use rand::rngs::StdRng;
-use valkey_cluster_operator::model::snapshot::RELEASED;
 use rand::{Rng, SeedableRng};
+use valkey_cluster_operator::model::snapshot::RELEASED;
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
     Version, WorkerName,
@@ -273,6 +273,11 @@ impl World {
             self.environment_takes(id);
         }
         let Some(node) = self.valkey.nodes.remove(id) else { return };
+        // Slots that nobody has heard of yet go with their owner.
+        let listed =
+            self.valkey.nodes.values().flat_map(|n| n.view.values().map(|e| &e.slots).chain([&n.slots]));
+        let unheard = listed.fold(node.slots.clone(), |left, s| left.minus(s));
+        self.watch.abandoned = self.watch.abandoned.or(&unheard);
         self.wake();
         self.kube.free(node.ip);
         let (at, now) = (self.moment(), self.now);
