@@ -65,11 +65,19 @@ pub async fn run(ctx: Arc<Ctx>, stop: CancellationToken) {
 async fn one_secret(secret: &SecretMeta, ctx: &Arc<Ctx>) -> Result<Action> {
     // A Secret of ours without these is not the one with the passwords.
     let Some(cluster) = cluster_of(secret) else { return Ok(Action::await_change()) };
-    if ctx.knows(&cluster) {
+    let strays = strays(&cluster, ctx);
+    if ctx.knows(&cluster) && strays.is_empty() {
         return Ok(Action::requeue(SETTLED));
     }
     if !ctx.leadership.valid_now() {
         return Err(Error::NotLeading);
+    }
+    if !strays.is_empty() {
+        // The operator's own password is the same for all clusters that had this name one after another.
+        if let Some(credentials) = credentials(secret, &cluster, ctx).await? {
+            release(&strays, &credentials, ctx).await;
+        }
+        return Ok(Action::requeue(HOLDING));
     }
     // The caches lag: a live look decides.
     let clusters = Api::<ValkeyCluster>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
@@ -78,17 +86,28 @@ async fn one_secret(secret: &SecretMeta, ctx: &Arc<Ctx>) -> Result<Action> {
         let pods = Api::<Pod>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
         let of_it = ListParams::default().labels(&format!("{}={}", labels::CLUSTER_UID, cluster.uid));
         // Each Pod that goes wakes us again; Pods that were orphaned on purpose may stay for as long as they like.
-        let left = pods.list(&of_it).await?.items;
-        if left.is_empty() {
+        if pods.list_metadata(&of_it.limit(1)).await?.items.is_empty() {
             delete(secret, &cluster, ctx).await?;
-        } else if let Some(credentials) = credentials(secret, &cluster, ctx).await? {
-            if release(&left, &credentials, ctx).await > 0 {
-                return Ok(Action::requeue(HOLDING));
-            }
         }
     }
     ctx.backoff.clear(&cluster);
     Ok(Action::requeue(SETTLED))
+}
+
+/// Pods of this cluster's name that were told to go and whose `ValkeyCluster` is gone: nobody else releases them.
+fn strays(cluster: &ClusterKey, ctx: &Ctx) -> Vec<Arc<Pod>> {
+    let of_name = |p: &Pod| {
+        p.metadata.namespace.as_ref() == Some(&cluster.namespace)
+            && p.metadata.deletion_timestamp.is_some()
+            && p.labels().get(labels::CLUSTER) == Some(&cluster.name)
+    };
+    let known = |p: &Pod| {
+        let uid = p.labels().get(labels::CLUSTER_UID).cloned().unwrap_or_default();
+        ctx.knows(&ClusterKey { uid, ..cluster.clone() })
+    };
+    ctx.stores.pods.state_filter(|p| {
+        of_name(p) && !known(p) && observe::kube::pod(p).is_some_and(|m| m.phase == Phase::Running)
+    })
 }
 
 /// The passwords that the Pods still run with.
@@ -101,12 +120,10 @@ async fn credentials(secret: &SecretMeta, cluster: &ClusterKey, ctx: &Ctx) -> Re
     Ok(Some(Credentials::from_secret(&live).map_err(|e| anyhow::anyhow!("{e}"))?))
 }
 
-/// Releases the Pods that were told to go; how many of them still run. The mark names the Pod, so that whoever else has
-/// its address by now is not released by it.
-async fn release(pods: &[Pod], credentials: &Credentials, ctx: &Ctx) -> usize {
+/// Releases the Pods. The mark names the Pod, so that whoever else has its address by now is not released by it.
+async fn release(pods: &[Arc<Pod>], credentials: &Credentials, ctx: &Ctx) {
     let access = access(credentials);
-    let held = pods.iter().filter_map(observe::kube::pod);
-    let held: Vec<_> = held.filter(|p| p.terminating && p.phase == Phase::Running).collect();
+    let held: Vec<_> = pods.iter().filter_map(|p| observe::kube::pod(p)).collect();
     let mut told: Vec<BoxFuture<'_, ()>> = Vec::with_capacity(held.len());
     for pod in &held {
         let access = &access;
@@ -121,7 +138,6 @@ async fn release(pods: &[Pod], credentials: &Credentials, ctx: &Ctx) -> usize {
         );
     }
     parallel::all(told, PARALLEL).await;
-    held.len()
 }
 
 async fn let_go(at: SocketAddr, pod: &model::Pod, access: &Access, ctx: &Ctx) -> Result<(), WireError> {

@@ -72,10 +72,8 @@ impl Executor<'_> {
     async fn secret(&self) -> kube::Result<Outcome> {
         let known = lock(self.hints).credentials.clone();
         let credentials = known.unwrap_or_else(|| Credentials::new(password(), password()));
-        let mut wanted = build::secret(&self.s.desired, &credentials);
-        if self.s.formed {
-            wanted.annotations_mut().insert(labels::FORMED.to_owned(), "true".to_owned());
-        }
+        let mut wanted = self.secret_with(&credentials);
+        let mut credentials = credentials;
         let api = self.api::<Secret>();
         match api.create(&PostParams::default(), &wanted).await {
             Ok(_) => {}
@@ -83,6 +81,11 @@ impl Executor<'_> {
                 let live = api.get(&wanted.name_any()).await?;
                 if live.annotations().get(labels::CLUSTER_UID) == Some(&self.s.desired.key.uid) {
                     return Ok(Outcome::Stale("the Secret exists".to_owned()));
+                }
+                // Pods of the former cluster of this name may still hold on until they are released.
+                if let Ok(former) = Credentials::from_secret(&live) {
+                    credentials.operator = former.operator;
+                    wanted = self.secret_with(&credentials);
                 }
                 wanted.metadata.resource_version = live.resource_version();
                 let params = PatchParams::apply(labels::OPERATOR).force();
@@ -92,6 +95,14 @@ impl Executor<'_> {
         }
         lock(self.hints).credentials = Some(credentials);
         Ok(Outcome::Done)
+    }
+
+    fn secret_with(&self, credentials: &Credentials) -> Secret {
+        let mut wanted = build::secret(&self.s.desired, credentials);
+        if self.s.formed {
+            wanted.annotations_mut().insert(labels::FORMED.to_owned(), "true".to_owned());
+        }
+        wanted
     }
 
     /// The latch, first on the Secret (which outlives a lost status), then in the status.

@@ -17,7 +17,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
         steps.iter().any(|p| p.step.lane() == Lane::First && attempts.held_back(&p.step, v.s.now).is_some());
     let busy = !waiting.is_empty() || steps.iter().any(|p| !is_aside(p));
     let leaving = leaving(&steps);
-    let moving: BTreeSet<Shard> = steps.iter().flat_map(|p| ends(&p.step)).flatten().collect();
+    let moving: BTreeSet<Shard> = steps.iter().filter_map(|p| ends(&p.step)).flatten().collect();
     let mut gate = Gate::new(v, attempts);
     let unnoted = unnoted(&steps, v, attempts);
     let mut seen = BTreeSet::new();

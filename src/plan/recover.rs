@@ -31,9 +31,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut under_way = v.s.past.flights.iter().any(|(_, at)| v.s.now < at.plus_ms(FLIGHT_MS));
     for gone in absent(v) {
         match verdict(v, &gone) {
-            Verdict::Promote(step, note) if !under_way => {
+            Verdict::Promote(proposal) if !under_way => {
                 under_way = true;
-                plan.steps.push(Proposal::new(step, Why::Repair, note));
+                plan.steps.push(*proposal);
             }
             Verdict::Promote(..) => plan.waiting.push(electing(&gone, "another failover is under way")),
             Verdict::Wait(why) => plan.waiting.push(electing(&gone, why)),
@@ -47,11 +47,15 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 }
 
 enum Verdict {
-    Promote(Step, String),
+    Promote(Box<Proposal>),
     Wait(&'static str),
     Blocked(String),
     /// Another rule, or nobody, has something to say.
     Nothing,
+}
+
+fn promote(step: Step, note: String) -> Verdict {
+    Verdict::Promote(Box::new(Proposal::new(step, Why::Repair, note)))
 }
 
 fn electing(gone: &Absent<'_, '_>, why: &str) -> Waiting {
@@ -113,7 +117,7 @@ fn with_heir(
     let note = |what: &str| format!("its primary {} is gone: {what}", short(gone.id));
     if suspected {
         let note = note("silent, and the majority of the slot owners suspects it");
-        return Verdict::Promote(step(v, gone, on, Promotion::Suspected, offset), note);
+        return promote(step(v, gone, on, Promotion::Suspected, offset), note);
     }
     if gone.how == How::Silent {
         return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
@@ -125,7 +129,7 @@ fn with_heir(
         return Verdict::Wait("no other node has lost it yet");
     }
     let note = note("it refuses, and others have lost it, too");
-    Verdict::Promote(step(v, gone, on, Promotion::Refused, offset), note)
+    promote(step(v, gone, on, Promotion::Refused, offset), note)
 }
 
 /// Nobody is known to have been in sync. Where Valkey can elect, it knows better; where it cannot, and the primary is
@@ -170,7 +174,7 @@ fn take_over(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, off
         _ => "too few slot owners are left to elect",
     };
     let note = format!("its primary {} is dead ({proof}), and {what}", short(gone.id));
-    Verdict::Promote(step(v, gone, on, by, offset), note)
+    promote(step(v, gone, on, by, offset), note)
 }
 
 fn words(proof: Proof) -> &'static str {

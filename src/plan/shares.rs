@@ -24,10 +24,11 @@ pub fn moves(owners: &BTreeMap<Shard, Slots>, wanted: u16) -> Vec<Move> {
     if wanted == 0 {
         return Vec::new();
     }
-    let mut book = Book::new(owners, wanted);
-    if book.surplus.is_empty() {
+    let sizes = sizes(owners, wanted);
+    if owners.iter().all(|(shard, slots)| slots.len() <= sizes.get(shard).copied().unwrap_or(0)) {
         return Vec::new();
     }
+    let mut book = Book::new(owners, &sizes);
     book.neighbours();
     book.rest();
     book.moves()
@@ -52,7 +53,7 @@ struct Book {
 }
 
 impl Book {
-    fn new(owners: &BTreeMap<Shard, Slots>, wanted: u16) -> Self {
+    fn new(owners: &BTreeMap<Shard, Slots>, sizes: &BTreeMap<Shard, u16>) -> Self {
         let mut owner = vec![None; usize::from(SLOTS)];
         for (shard, slots) in owners {
             for r in slots.ranges() {
@@ -61,7 +62,6 @@ impl Book {
                 }
             }
         }
-        let sizes = sizes(owners, wanted);
         let size = |s: &Shard| sizes.get(s).copied().unwrap_or(0);
         let have = |s: &Shard| owners.get(s).map_or(0, Slots::len);
         let surplus = owners.keys().map(|s| (*s, have(s).saturating_sub(size(s)))).filter(|(_, n)| *n > 0);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::ValkeyClusterStatus,
     model::{
-        Done, Outcome, Proposal, Step, Why,
+        Done, Object, Outcome, Proposal, Step, Why,
         step::{Promotion, Removable},
     },
 };
@@ -52,20 +52,12 @@ fn steps(done: &[Done], previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote
 /// Rank among the events of a pass, reason, and the sentence in two parts. None for what nobody needs to know.
 fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, String)> {
     Some(match &p.step {
-        Step::Apply(object) => {
-            use crate::model::Object::{Budget, ConfigMap, Secret, Service};
-            let reason = match (object, new) {
-                // It follows the members that serve, all the time.
-                (Budget, _) => return None,
-                (Secret, true) => "SecretCreated",
-                (Secret, false) => "SecretUpdated",
-                (ConfigMap, true) => "ConfigMapCreated",
-                (ConfigMap, false) => "ConfigMapUpdated",
-                (Service, true) => "ServiceCreated",
-                (Service, false) => "ServiceUpdated",
-            };
-            (0, reason, if new { "Created the" } else { "Updated the" }, format!("{object:?}"))
-        }
+        Step::Apply(object) => (
+            0,
+            applied(*object, new)?,
+            if new { "Created the" } else { "Updated the" },
+            format!("{object:?}"),
+        ),
         Step::CreatePod { name, .. } => (1, "PodCreated", "Created", name.to_string()),
         Step::Meet { on, with } => {
             (2, "ClusterMeet", "Introduced", format!("{} to {} nodes", on.pod, with.len()))
@@ -114,6 +106,19 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::SetEpoch { .. }
         | Step::Retire { .. }
         | Step::Keep { .. } => return None,
+    })
+}
+
+fn applied(object: Object, new: bool) -> Option<&'static str> {
+    Some(match (object, new) {
+        // It follows the members that serve, all the time.
+        (Object::Budget, _) => return None,
+        (Object::Secret, true) => "SecretCreated",
+        (Object::Secret, false) => "SecretUpdated",
+        (Object::ConfigMap, true) => "ConfigMapCreated",
+        (Object::ConfigMap, false) => "ConfigMapUpdated",
+        (Object::Service, true) => "ServiceCreated",
+        (Object::Service, false) => "ServiceUpdated",
     })
 }
 

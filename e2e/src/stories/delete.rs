@@ -23,6 +23,8 @@ pub(super) const STORY: Story = Story {
 
 /// From the deletion until nothing is left.
 const GONE: Duration = Duration::from_secs(5);
+/// Seconds: a Pod that nobody releases holds on until 15 s before this.
+const SHORT_GRACE: i64 = 25;
 /// With nobody to help, Pods end at the latest with their grace period, and the garbage collector needs a moment more.
 const LEEWAY: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_mins(2);
@@ -170,7 +172,9 @@ async fn namespace(stage: &Stage) -> Result<()> {
 }
 
 async fn without_operator(stage: &Stage) -> Result<()> {
-    let cluster = made(stage).await?;
+    let spec = json!({ "shards": 3, "replicas": 1, "terminationGracePeriodSeconds": SHORT_GRACE });
+    let cluster = stage.cluster(spec).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
     let pods = cluster.pods().await?;
     let grace =
         pods.values().filter_map(|p| p.spec.as_ref()?.termination_grace_period_seconds).max().unwrap_or(30);
