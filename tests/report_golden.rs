@@ -429,6 +429,11 @@ fn pods_of_an_earlier_spec_are_told_of() {
     let mut s = formed(1);
     s.revision = Revision::new("r2");
     let status = said(&s, Some(&healthy())).status;
+    let operation = status.operation.unwrap();
+    assert_eq!((operation.kind.to_string(), operation.done, operation.total), ("Upgrading".to_owned(), 0, 6));
+    assert_eq!(status.state.unwrap().to_string(), "Reconciling");
+    s.desired.paused = true;
+    let status = said(&s, Some(&healthy())).status;
     assert_eq!(status.state.unwrap().to_string(), "Ready");
     assert_eq!(status.message, "Cluster is healthy; 6 pods were made from an earlier spec");
 }
