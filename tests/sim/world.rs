@@ -273,11 +273,7 @@ impl World {
             self.environment_takes(id);
         }
         let Some(node) = self.valkey.nodes.remove(id) else { return };
-        // Slots that nobody has heard of yet go with their owner.
-        let listed =
-            self.valkey.nodes.values().flat_map(|n| n.view.values().map(|e| &e.slots).chain([&n.slots]));
-        let unheard = listed.fold(node.slots.clone(), |left, s| left.minus(s));
-        self.watch.abandoned = self.watch.abandoned.or(&unheard);
+        self.forgotten_with(&node);
         self.wake();
         self.kube.free(node.ip);
         let (at, now) = (self.moment(), self.now);
@@ -303,6 +299,7 @@ impl World {
             self.environment_takes(&id);
             if let Some(node) = self.valkey.nodes.remove(&id) {
                 self.valkey.dark.insert(node.ip);
+                self.forgotten_with(&node);
             }
         }
     }
@@ -337,6 +334,14 @@ impl World {
         for zombie in zombies.filter(|n| !known.contains(&n.id) && n.dies_at.is_none()) {
             zombie.dies_at = Some((self.now + self.rng.random_range(10..=30), Cause::Operator));
         }
+    }
+
+    /// Slots of which only this process knew an owner go with it.
+    fn forgotten_with(&mut self, gone: &Node) {
+        let knows = |n: &Node| n.view.values().fold(n.slots.clone(), |all, e| all.or(&e.slots));
+        let others = self.valkey.nodes.values().filter(|n| n.cluster == 0);
+        let left = others.fold(knows(gone), |left, n| left.minus(&knows(n)));
+        self.watch.abandoned = self.watch.abandoned.or(&left);
     }
 
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
