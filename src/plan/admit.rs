@@ -134,6 +134,8 @@ struct Gate {
     most: usize,
     /// The shard whose hand-over is on its way, if one is.
     moving: Option<Shard>,
+    /// A failover was forced a moment ago, and nobody can see yet how it ended.
+    forced: bool,
     /// Shards that changed their primary so short a time ago that 8.0 denies another vote.
     resting: BTreeSet<Shard>,
 }
@@ -145,6 +147,7 @@ impl Gate {
             disrupted: budget::disrupted(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
             moving: attempts.handing_over(v.s.now).find(|(s, node)| !leads(*s, node)).map(|(s, _)| s),
+            forced: !v.s.past.flights.is_empty(),
             resting: attempts.resting(v).collect(),
         }
     }
@@ -179,6 +182,9 @@ impl Gate {
         let wait = |message| No::Waiting(Waiting { shard: Some(shard), stage: Stage::HandingOver, message });
         if let Some(other) = self.moving {
             return Err(wait(format!("shard {shard} hands over after shard {other}")));
+        }
+        if self.forced {
+            return Err(wait(format!("shard {shard} hands over after the failover that is under way")));
         }
         if self.resting.contains(&shard) {
             return Err(wait(format!("shard {shard} has just changed its primary")));
