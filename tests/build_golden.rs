@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use valkey_cluster_operator::{
     build::{self, Credentials, PodPlan, install, labels},
-    model::{ClusterKey, Desired, Shard, Template},
+    model::{ClusterKey, Desired, Scheduling, Shard, Template},
 };
 
 fn golden(file: &str, text: &str) {
@@ -68,6 +68,7 @@ fn full() -> Desired {
         pod_security_context: PodSecurityContext { run_as_user: Some(1001), ..PodSecurityContext::default() },
         termination_grace_period_seconds: 120,
         restarted_at: None,
+        scheduling: Scheduling::default(),
     };
     desired.config = [
         ("cluster-node-timeout", "5000"),
@@ -278,4 +279,40 @@ fn kustomize_replaces_the_image_by_its_name() {
     let (name, tag) = install::IMAGE.rsplit_once(':').unwrap();
     assert!(kustomization.contains(&format!("name: {name}\n")), "{name}");
     assert!(kustomization.contains(&format!("newTag: {tag}\n")), "{tag}");
+}
+
+#[test]
+fn what_the_spec_asks_of_the_scheduler_is_handed_on_beside_our_own_wishes() {
+    let mut desired = minimal();
+    let before = build::revision(&desired);
+    desired.template.scheduling = Scheduling {
+        node_selector: [("pool".to_owned(), "cache".to_owned())].into(),
+        tolerations: serde_json::from_value(
+            serde_json::json!([{ "key": "dedicated", "operator": "Exists" }]),
+        )
+        .unwrap(),
+        affinity: serde_json::from_value(serde_json::json!({ "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{ "weight": 1, "podAffinityTerm": {
+                "topologyKey": "rack", "labelSelector": {} } }] } }))
+        .unwrap(),
+        priority_class_name: Some("important".into()),
+        ..Scheduling::default()
+    };
+    assert_ne!(build::revision(&desired), before, "new demands need new pods");
+    let plan = PodPlan {
+        name: "valkey-c-0-0".into(),
+        shard: Shard(0),
+        index: 0,
+        worker_hostname: Some("w1".into()),
+        failures: 0,
+    };
+    let spec = build::pod(&desired, &build::revision(&desired), &plan).spec.unwrap();
+    assert_eq!(spec.node_selector.unwrap()["pool"], "cache");
+    assert_eq!(spec.tolerations.unwrap().len(), 1);
+    assert_eq!(spec.priority_class_name.as_deref(), Some("important"));
+    let affinity = spec.affinity.unwrap();
+    let apart = affinity.pod_anti_affinity.unwrap().preferred_during_scheduling_ignored_during_execution;
+    assert_eq!(apart.unwrap().len(), 2, "that of the spec and ours");
+    let chosen = affinity.node_affinity.unwrap().preferred_during_scheduling_ignored_during_execution;
+    assert_eq!(chosen.unwrap().len(), 1);
 }

@@ -76,12 +76,17 @@ pub fn pod(desired: &Desired, revision: &Revision, plan: &PodPlan) -> Pod {
 fn spec(desired: &Desired, plan: &PodPlan) -> PodSpec {
     let template = &desired.template;
     let secrets = &template.image_pull_secrets;
+    let scheduling = &template.scheduling;
     PodSpec {
         containers: vec![server(desired)],
         volumes: Some(volumes(&desired.key.name)),
         restart_policy: Some("Never".to_owned()),
         readiness_gates: Some(vec![PodReadinessGate { condition_type: READINESS_GATE.to_owned() }]),
         affinity: Some(affinity(desired, plan)),
+        node_selector: some(&scheduling.node_selector, BTreeMap::is_empty),
+        tolerations: some(&scheduling.tolerations, Vec::is_empty),
+        topology_spread_constraints: some(&scheduling.topology_spread_constraints, Vec::is_empty),
+        priority_class_name: scheduling.priority_class_name.clone(),
         security_context: Some(pod_security(&template.pod_security_context)),
         image_pull_secrets: (!secrets.is_empty()).then(|| secrets.clone()),
         termination_grace_period_seconds: Some(template.termination_grace_period_seconds),
@@ -89,6 +94,10 @@ fn spec(desired: &Desired, plan: &PodPlan) -> PodSpec {
         automount_service_account_token: Some(false),
         ..Default::default()
     }
+}
+
+fn some<T: Clone>(value: &T, is_empty: fn(&T) -> bool) -> Option<T> {
+    (!is_empty(value)).then(|| value.clone())
 }
 
 fn server(desired: &Desired) -> Container {
@@ -188,29 +197,29 @@ fn affinity(desired: &Desired, plan: &PodPlan) -> Affinity {
             ..Default::default()
         },
     };
-    Affinity {
-        node_affinity: plan.worker_hostname.as_deref().map(chosen),
-        pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![apart]),
-            required_during_scheduling_ignored_during_execution: None,
-        }),
-        pod_affinity: None,
+    // What the spec asks for stays; our wishes come beside it.
+    let mut all = desired.template.scheduling.affinity.clone().unwrap_or_default();
+    let near = all.pod_anti_affinity.get_or_insert_with(PodAntiAffinity::default);
+    near.preferred_during_scheduling_ignored_during_execution.get_or_insert_with(Vec::new).push(apart);
+    if let Some(hostname) = &plan.worker_hostname {
+        let nodes = all.node_affinity.get_or_insert_with(NodeAffinity::default);
+        nodes
+            .preferred_during_scheduling_ignored_during_execution
+            .get_or_insert_with(Vec::new)
+            .push(chosen(hostname));
     }
+    all
 }
 
-fn chosen(hostname: &str) -> NodeAffinity {
+fn chosen(hostname: &str) -> PreferredSchedulingTerm {
     let requirement = NodeSelectorRequirement {
         key: HOSTNAME.to_owned(),
         operator: "In".to_owned(),
         values: Some(vec![hostname.to_owned()]),
     };
-    let term = PreferredSchedulingTerm {
+    PreferredSchedulingTerm {
         weight: CHOSEN,
         preference: NodeSelectorTerm { match_expressions: Some(vec![requirement]), match_fields: None },
-    };
-    NodeAffinity {
-        preferred_during_scheduling_ignored_during_execution: Some(vec![term]),
-        required_during_scheduling_ignored_during_execution: None,
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::quantity;
-use crate::model::{Desired, Revision, settings};
+use crate::model::{Desired, Revision, Scheduling, settings};
 
 /// Digits of the hash that are kept: 48 bits, far more than a cluster ever has revisions.
 const DIGITS: usize = 12;
@@ -26,6 +26,8 @@ struct Fixed<'a> {
     termination_grace_period_seconds: i64,
     config: BTreeMap<&'a str, &'a str>,
     restarted_at: Option<&'a str>,
+    /// Left out of the text where nothing is asked for, as everything that is empty.
+    scheduling: BTreeMap<&'a str, Value>,
 }
 
 /// The revision that pods of this spec have.
@@ -43,10 +45,23 @@ pub fn revision(desired: &Desired) -> Revision {
         termination_grace_period_seconds: template.termination_grace_period_seconds,
         config: at_start(&desired.config).collect(),
         restarted_at: template.restarted_at.as_deref(),
+        scheduling: scheduling(&template.scheduling),
     };
     let mut text = String::new();
     canonical(&serde_json::to_value(&fixed).unwrap_or_default(), &mut text);
     Revision::new(hex(&Sha256::digest(text.as_bytes())).get(..DIGITS).unwrap_or_default())
+}
+
+fn scheduling(given: &Scheduling) -> BTreeMap<&str, Value> {
+    let value = |v: serde_json::Result<Value>| v.unwrap_or_default();
+    let all = [
+        ("nodeSelector", value(serde_json::to_value(&given.node_selector))),
+        ("tolerations", value(serde_json::to_value(&given.tolerations))),
+        ("affinity", value(serde_json::to_value(&given.affinity))),
+        ("topologySpreadConstraints", value(serde_json::to_value(&given.topology_spread_constraints))),
+        ("priorityClassName", value(serde_json::to_value(&given.priority_class_name))),
+    ];
+    all.into_iter().filter(|(_, v)| !is_empty(v)).collect()
 }
 
 /// The settings that a running server does not change.

@@ -93,6 +93,10 @@ pub fn promote(s: &Scene, claim: Claim<'_>) -> Result<Option<()>, String> {
     if link.offset < claim.offset {
         return Err("its data was replaced since it was seen in sync".to_owned());
     }
+    let claimed = line(&s.candidate, dead).map(|n| n.slots.clone()).unwrap_or_default();
+    if let Some((owner, _)) = s.others.iter().find(|(f, _)| !f.own.slots.and(&claimed).is_empty()) {
+        return Err(format!("{} owns slots that it lists for {dead}", owner.own.id));
+    }
     match claim.by {
         Promotion::Suspected => suspected(s, dead),
         Promotion::Refused | Promotion::Takeover(Proof::Refused) | Promotion::Empty(Proof::Refused) => {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+    TopologySpreadConstraint,
+};
 
 use super::ids::{ClusterKey, Shard};
 
@@ -44,8 +47,25 @@ pub struct Template {
     pub pod_security_context: PodSecurityContext,
     /// Seconds between the wish to stop a Pod and its end.
     pub termination_grace_period_seconds: i64,
+    /// Which workers may have the Pods, and how urgent they are.
+    pub scheduling: Scheduling,
     /// A change of it asks for new Pods.
     pub restarted_at: Option<String>,
+}
+
+/// What the spec asks of the scheduler, handed on as it is.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Scheduling {
+    /// Labels that a worker must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that do not keep the Pods away.
+    pub tolerations: Vec<Toleration>,
+    /// Further wishes and demands; the operator's own wishes are added to them.
+    pub affinity: Option<Affinity>,
+    /// How evenly the Pods are spread.
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Which Pods may be pushed aside for them.
+    pub priority_class_name: Option<String>,
 }
 
 impl Desired {

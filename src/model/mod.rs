@@ -11,7 +11,7 @@ pub mod snapshot;
 pub mod step;
 pub mod view;
 
-pub use desired::{Desired, Template};
+pub use desired::{Desired, Scheduling, Template};
 pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};

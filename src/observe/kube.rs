@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod as KubePod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod as KubePod, PodStatus, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::build::labels;
-use crate::model::{Moment, Phase, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker, WorkerName, Zone};
+use crate::model::{
+    Moment, Phase, Pod, PodName, PodUid, Revision, Scheduling, Shard, Trouble, Worker, WorkerName, Zone,
+};
 
 /// Taints of workers that somebody removes: the cordon itself, cluster autoscaler, Karpenter, and a person's word that the
 /// machine is off. A mere candidate (`DeletionCandidateOfClusterAutoscaler`) is not among them.
@@ -124,8 +126,8 @@ fn last_words(log: &str) -> String {
 /// What a person or a controller puts on a worker that is off for good: its Pods are then moved, volumes and all.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
-/// A worker.
-pub fn worker(n: &Node) -> Worker {
+/// A worker, as Pods with these demands may use it. Required node affinity is the scheduler's to judge.
+pub fn worker(n: &Node, scheduling: &Scheduling) -> Worker {
     let labels: &BTreeMap<String, String> = n.labels();
     let spec = n.spec.clone().unwrap_or_default();
     let mut conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
@@ -136,16 +138,33 @@ pub fn worker(n: &Node) -> Worker {
     let lost_since =
         lost.map(|c| c.last_transition_time.as_ref().map_or_else(Moment::default, |t| moment(t.0)));
     let cordoned = spec.unschedulable.unwrap_or(false);
-    let closed = spec.taints.iter().flatten().any(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
+    let repels = |t: &Taint| {
+        matches!(t.effect.as_str(), "NoSchedule" | "NoExecute")
+            && !scheduling.tolerations.iter().any(|toleration| tolerates(toleration, t))
+    };
+    let closed = spec.taints.iter().flatten().any(repels);
+    let selected = scheduling.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     Worker {
         name: WorkerName::new(n.name_any()),
         hostname: labels.get("kubernetes.io/hostname").cloned().unwrap_or_else(|| n.name_any()),
         zone: labels.get("topology.kubernetes.io/zone").map(Zone::new),
-        open: ready && !closed && !cordoned,
+        open: ready && !closed && !cordoned && selected,
         leaving: cordoned || spec.taints.iter().flatten().any(|t| LEAVING.contains(&t.key.as_str())),
         lost_since,
         out_of_service: spec.taints.iter().flatten().any(|t| t.key == OUT_OF_SERVICE),
     }
+}
+
+/// As the scheduler sees it: no key tolerates all keys, no effect all effects, and `Exists` every value.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let same = |given: &Option<String>, has: &str| given.as_deref().is_none_or(|g| g.is_empty() || g == has);
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    let value = toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
+    let keyed = toleration.key.as_deref().is_some_and(|k| !k.is_empty());
+    (keyed || exists)
+        && same(&toleration.key, &taint.key)
+        && same(&toleration.effect, &taint.effect)
+        && (exists || value)
 }
 
 #[cfg(test)]
@@ -210,7 +229,7 @@ mod tests {
         let of = |spec: serde_json::Value, ready: &str| {
             let n = json!({ "metadata": { "name": "w1", "labels": { "topology.kubernetes.io/zone": "a" } }, "spec": spec,
                 "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
-            worker(&serde_json::from_value(n).unwrap())
+            worker(&serde_json::from_value(n).unwrap(), &Scheduling::default())
         };
         assert!(of(json!({}), "True").open);
         assert!(!of(json!({}), "Unknown").open);
@@ -221,5 +240,37 @@ mod tests {
         assert!(!of(json!({ "taints": [{ "key": "x", "effect": "NoSchedule" }] }), "True").open);
         assert!(of(json!({ "taints": [{ "key": "x", "effect": "PreferNoSchedule" }] }), "True").open);
         assert_eq!(of(json!({}), "True").zone, Some(Zone::new("a")));
+        assert!(of(json!({ "unschedulable": true }), "True").leaving);
+        assert!(
+            of(json!({ "taints": [{ "key": "karpenter.sh/disrupted", "effect": "NoSchedule" }] }), "True")
+                .leaving
+        );
+        assert!(!of(json!({ "taints": [{ "key": "x", "effect": "NoSchedule" }] }), "True").leaving);
+    }
+
+    #[test]
+    fn what_the_spec_tolerates_and_selects() {
+        let n: Node = serde_json::from_value(json!({
+            "metadata": { "name": "w1", "labels": { "pool": "cache" } },
+            "spec": { "taints": [{ "key": "dedicated", "value": "cache", "effect": "NoSchedule" }] },
+            "status": { "conditions": [{ "type": "Ready", "status": "True" }] } }))
+        .unwrap();
+        let open = |selector: serde_json::Value, tolerations: serde_json::Value| {
+            let scheduling = Scheduling {
+                node_selector: serde_json::from_value(selector).unwrap(),
+                tolerations: serde_json::from_value(tolerations).unwrap(),
+                ..Scheduling::default()
+            };
+            worker(&n, &scheduling).open
+        };
+        assert!(!open(json!({}), json!([])));
+        assert!(open(json!({}), json!([{ "key": "dedicated", "value": "cache" }])));
+        assert!(open(json!({ "pool": "cache" }), json!([{ "operator": "Exists" }])));
+        assert!(!open(json!({ "pool": "other" }), json!([{ "operator": "Exists" }])));
+        assert!(!open(json!({}), json!([{ "key": "dedicated", "value": "other" }])));
+        assert!(!open(
+            json!({}),
+            json!([{ "key": "dedicated", "operator": "Exists", "effect": "NoExecute" }])
+        ));
     }
 }

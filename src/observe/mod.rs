@@ -23,7 +23,7 @@ use crate::hints::{Hints, lock};
 use crate::model::snapshot::serving;
 use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot,
-    View, settings,
+    View, Worker, WorkerName, settings,
 };
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
@@ -70,11 +70,11 @@ pub async fn observe(
     } else {
         ctx.hints.fast(&key.uid, desired.members())
     };
-    let (mut drifted, mut foreign) =
-        if urgent { Default::default() } else { drifted(ctx, &desired, credentials.is_some()).await? };
-    if !urgent && budget_differs(ctx, &desired, serving(&pods), &mut foreign).await? {
-        drifted.insert(Object::Budget);
-    }
+    let (drifted, foreign) = if urgent {
+        Default::default()
+    } else {
+        drifted(ctx, &desired, credentials.is_some(), serving(&pods)).await?
+    };
     let mut snapshot = Snapshot {
         now,
         revision: build::revision(&desired),
@@ -86,7 +86,7 @@ pub async fn observe(
         credentials_known: credentials.is_some(),
         pods,
         taken,
-        workers: ctx.workers().iter().map(|n| kube::worker(n)).map(|w| (w.name.clone(), w)).collect(),
+        workers: workers(ctx, &desired),
         nodes,
         ghosts: BTreeMap::new(),
         low_timeout_budget,
@@ -98,6 +98,12 @@ pub async fn observe(
     // What is seen now is what the next look remembers.
     lock(hints).past.see(&snapshot);
     Ok(snapshot)
+}
+
+fn workers(ctx: &Ctx, desired: &Desired) -> BTreeMap<WorkerName, Worker> {
+    let all = ctx.workers();
+    let seen = all.iter().map(|n| kube::worker(n, &desired.template.scheduling));
+    seen.map(|w| (w.name.clone(), w)).collect()
 }
 
 /// Somebody lists slots under an id that does not answer: this pass is about nothing else.
@@ -146,6 +152,7 @@ async fn drifted(
     ctx: &Ctx,
     desired: &Desired,
     credentials_known: bool,
+    serving: usize,
 ) -> Result<(BTreeSet<Object>, Option<String>)> {
     let (namespace, name) = (&desired.key.namespace, labels::common_name(&desired.key.name));
     let (mut out, mut foreign) = (BTreeSet::new(), None);
@@ -169,6 +176,9 @@ async fn drifted(
     let ours = secret.is_some_and(|s| s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid));
     if !ours || !credentials_known {
         out.insert(Object::Secret);
+    }
+    if budget_differs(ctx, desired, serving, &mut foreign).await? {
+        out.insert(Object::Budget);
     }
     Ok((out, foreign))
 }

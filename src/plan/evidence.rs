@@ -41,8 +41,10 @@ pub(super) struct Absent<'v, 'a> {
 /// The slot owners that do not answer, in the order of their ids.
 pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
     let ids = v.unaccounted().into_iter();
+    // What somebody who answers owns is his: who lists it otherwise has not heard the news.
+    let owned = v.owned();
     ids.filter_map(|id| {
-        let slots = v.listed_slots(id);
+        let slots = v.listed_slots(id).minus(&owned);
         (!slots.is_empty()).then(|| about(v, id, slots))
     })
     .collect()

@@ -63,6 +63,11 @@ pub(super) fn everyone_is_there(v: &View<'_>) -> bool {
         // A replica that loads has come further than this already.
         m.node().is_some_and(|n| !n.loading || m.link().is_some()) || hopeless
     };
+    // A shard that is not wanted any more may have been given slots: who is silent may own them.
+    let unheard = |m: &Member<'_>| m.pod.phase == Phase::Running && m.node().is_none();
+    if v.all().any(|m| m.stays() && !v.s.desired.wants(m.pod.shard) && unheard(m)) {
+        return false;
+    }
     v.s.desired.shards().all(|shard| {
         let members: Vec<_> = v.staying(shard).collect();
         members.len() >= v.s.desired.copies()

@@ -13,7 +13,7 @@ use valkey_cluster_operator::model::{
 
 use super::clients::Clients;
 use super::invariants::Watch;
-use super::kubernetes::{Kubelet, Kubernetes};
+use super::kubernetes::{Kubelet, Kubernetes, PodObject};
 use super::operator::Operator;
 use super::trace::Trace;
 use super::valkey::{Cause, Node, Replication, Valkey};
@@ -346,12 +346,15 @@ impl World {
 
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
     fn environment_takes(&mut self, id: &NodeId) {
-        let ending = self
-            .kube
-            .pods
-            .values()
-            .filter(|o| o.pod.terminating && o.gone_at.is_some())
-            .filter_map(|o| o.process.clone());
+        // A hook that is to end with the next look at the mark has as good as ended.
+        let marked = |o: &PodObject| {
+            let node = o.process.as_ref().and_then(|p| self.valkey.nodes.get(p));
+            node.is_some_and(|n| {
+                n.config.get("cluster-announce-human-nodename").is_some_and(|v| v.starts_with(RELEASED))
+            })
+        };
+        let pods = self.kube.pods.values().filter(|o| o.pod.terminating);
+        let ending = pods.filter(|o| o.gone_at.is_some() || marked(o)).filter_map(|o| o.process.clone());
         let mut doomed: BTreeSet<NodeId> = ending.collect();
         doomed.extend(self.valkey.nodes.values().filter(|n| n.dies_at.is_some()).map(|n| n.id.clone()));
         doomed.insert(id.clone());

@@ -15,7 +15,7 @@ use crate::truth::{History, Sampler, SamplerHandle};
 pub(super) const GAP: Duration = Duration::from_millis(250);
 
 /// An old primary links to the new one within this after a hand-over: the data is there, and one sample may fall into it.
-const BLINK: Duration = Duration::from_secs(1);
+pub(super) const BLINK: Duration = Duration::from_secs(1);
 
 /// A ledger that writes to all slots, as an application does, and a sampler.
 pub(super) struct Load {

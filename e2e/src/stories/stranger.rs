@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Story;
 use super::create;
-use super::load::Load;
+use super::load::{BLINK, Load};
 use super::stage::{Stage, eventually};
 use crate::stranger::{LedgerPod, Options, Stranger};
 
@@ -69,7 +69,9 @@ async fn replaced(guest: &Stage) -> Result<()> {
     ensure!(report.judged.acked > 0, "the ledger's Pod wrote nothing");
     ensure!(report.mark_ms("loss").is_some(), "the ledger's Pod did not hear of the loss");
     ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
-    ensure!(!history.below(2).is_empty(), "nobody saw that a shard had one copy for a while");
+    ensure!(!history.by_second().is_empty(), "nobody looked at the nodes");
+    let below: Vec<_> = history.below(2).into_iter().filter(|(_, d)| *d > BLINK).collect();
+    ensure!(below.is_empty(), "the Pod was to serve until it was replaced: {below:?} below two copies");
     guest.say(history.summary());
     Ok(())
 }
