@@ -59,7 +59,8 @@ where
     done
 }
 
-fn nothing_rests_on(step: &Step) -> bool {
+/// Whether the other steps of the lane go on after this one, whatever became of it.
+pub fn nothing_rests_on(step: &Step) -> bool {
     matches!(
         step,
         Step::SetGate { .. }

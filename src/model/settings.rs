@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::Desired;
 use super::ids::Version;
-use super::snapshot::{NodeReport, Pod};
+use super::snapshot::{NODENAME, NodeReport, Pod};
 
 /// Default of `cluster-node-timeout` in milliseconds: a lost primary is replaced by Valkey itself within 2–4 s.
 /// Measured on 9.1.2: 3.1 s from SIGKILL to the next acknowledged write.
@@ -62,7 +62,7 @@ pub fn asked<'a>(desired: &'a Desired, pods: impl IntoIterator<Item = &'a Pod>) 
         "cluster-node-timeout",
         "cluster-replica-no-failover",
         "cluster-manual-failover-timeout",
-        "cluster-announce-human-nodename",
+        NODENAME,
         "shutdown-on-sigterm",
     ];
     let mut keys: Vec<String> = managed.iter().map(|k| (*k).to_owned()).collect();

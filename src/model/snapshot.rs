@@ -219,7 +219,10 @@ pub struct NodeReport {
     pub config: BTreeMap<String, String>,
 }
 
-/// What `cluster-announce-human-nodename` begins with once a node was released; the Pod's UID follows. The preStop hook
+/// The setting that gives a node its name for people: the Pod's, until it is released.
+pub const NODENAME: &str = "cluster-announce-human-nodename";
+
+/// What [`NODENAME`] begins with once a node was released; the Pod's UID follows. The preStop hook
 /// reads it in `nodes.conf`, where Valkey 8.0 to 9.1 write it at once (measured).
 pub const RELEASED: &str = "released:";
 
@@ -240,7 +243,7 @@ impl NodeReport {
 
     /// It was released: its process ends as soon as its Pod is told to go.
     pub fn is_released(&self) -> bool {
-        self.config.get("cluster-announce-human-nodename").is_some_and(|v| v.starts_with(RELEASED))
+        self.config.get(NODENAME).is_some_and(|v| v.starts_with(RELEASED))
     }
 
     /// Slots are on their way to or from it.

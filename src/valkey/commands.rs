@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::model::snapshot::RELEASED;
+use crate::model::snapshot::{NODENAME, RELEASED};
 use crate::model::{NodeId, PodUid, Slots};
 
 use super::error::WireError;
@@ -65,7 +65,7 @@ impl AclUser {
 
 /// The setting that releases a Pod that was told to go: its preStop hook reads it in `nodes.conf`.
 pub fn released(uid: &PodUid) -> BTreeMap<String, String> {
-    BTreeMap::from([("cluster-announce-human-nodename".to_owned(), format!("{RELEASED}{uid}"))])
+    BTreeMap::from([(NODENAME.to_owned(), format!("{RELEASED}{uid}"))])
 }
 
 /// `PING`.

@@ -63,7 +63,7 @@ impl Valkey {
         let mut granted = 0;
         for voter in electorate {
             let reachable = self.nodes.get(&voter).is_some_and(|v| self.reach(&v.worker, Some(&worker)));
-            if reachable && self.vote(&voter, id, &primary, epoch, (&slots, slots_epoch)) {
+            if reachable && self.vote(&voter, id, &primary, epoch, (&slots, slots_epoch), false) {
                 granted += 1;
             }
         }
@@ -112,7 +112,7 @@ impl Valkey {
         let mut granted = 0;
         for voter in electorate {
             let reachable = self.nodes.get(&voter).is_some_and(|v| self.reach(&v.worker, Some(&worker)));
-            if reachable && self.vote_for(&voter, id, &primary, epoch, (&slots, slots_epoch), true) {
+            if reachable && self.vote(&voter, id, &primary, epoch, (&slots, slots_epoch), true) {
                 granted += 1;
             }
         }
@@ -188,17 +188,6 @@ impl Valkey {
     }
 
     fn vote(
-        &mut self,
-        voter: &NodeId,
-        who: &NodeId,
-        primary: &NodeId,
-        epoch: u64,
-        claim: (&Slots, u64),
-    ) -> bool {
-        self.vote_for(voter, who, primary, epoch, claim, false)
-    }
-
-    fn vote_for(
         &mut self,
         voter: &NodeId,
         who: &NodeId,

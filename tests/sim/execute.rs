@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use valkey_cluster_operator::execute::guard;
 use valkey_cluster_operator::execute::recovery::{self, Claim};
-use valkey_cluster_operator::model::snapshot::RELEASED;
+use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::{Promotion, Removable};
 use valkey_cluster_operator::model::{Desired, NodeId, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
 
@@ -251,7 +251,7 @@ impl World {
             self.before_delete(&on.pod, &on.uid, (on.shard, only_if), desired);
         }
         let mark = format!("{RELEASED}{}", on.uid);
-        self.valkey.config_set(&on.node, "cluster-announce-human-nodename", &mark).map_err(No::Failed)
+        self.valkey.config_set(&on.node, NODENAME, &mark).map_err(No::Failed)
     }
 
     /// What a deletion may never do, whatever the guard thought.

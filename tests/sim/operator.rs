@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::Rng;
+use valkey_cluster_operator::execute::lanes::nothing_rests_on;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Slots, Snapshot, Step, View,
+    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Slots, Snapshot, View,
 };
 use valkey_cluster_operator::plan;
 
@@ -179,18 +180,4 @@ impl World {
 
 fn take_one(budget: &mut Option<(usize, usize)>) -> Option<(usize, usize)> {
     budget.take().map(|(age, passes)| (age, passes.saturating_sub(1)))
-}
-
-/// As the executor has it: other steps of the lane go on after these.
-fn nothing_rests_on(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::SetGate { .. }
-            | Step::SetRole { .. }
-            | Step::Configure { .. }
-            | Step::CreatePod { .. }
-            | Step::DeletePod { .. }
-            | Step::Migrate { .. }
-            | Step::Carry { .. }
-    )
 }

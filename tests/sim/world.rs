@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use valkey_cluster_operator::model::snapshot::RELEASED;
+use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
     Version, WorkerName,
@@ -163,7 +163,7 @@ impl World {
     /// What the preStop hooks see: the mark of the operator, or that nothing hangs on the node.
     fn holds(&mut self) {
         let ends = |n: &Node, uid: &PodUid| {
-            n.config.get("cluster-announce-human-nodename").is_some_and(|v| *v == format!("{RELEASED}{uid}"))
+            n.config.get(NODENAME).is_some_and(|v| *v == format!("{RELEASED}{uid}"))
                 || (n.view.is_empty() && n.slots.is_empty())
         };
         let held = self.kube.pods.iter().filter(|(_, o)| o.pod.terminating && o.gone_at.is_none());
@@ -231,7 +231,7 @@ impl World {
         let mut config: BTreeMap<String, String> = [
             ("cluster-replica-no-failover", "no"),
             ("cluster-manual-failover-timeout", "1000"),
-            ("cluster-announce-human-nodename", "pod"),
+            (NODENAME, "pod"),
             ("shutdown-on-sigterm", "failover"),
             ("maxmemory", "0"),
             ("maxmemory-policy", "noeviction"),
@@ -349,9 +349,7 @@ impl World {
         // A hook that is to end with the next look at the mark has as good as ended.
         let marked = |o: &PodObject| {
             let node = o.process.as_ref().and_then(|p| self.valkey.nodes.get(p));
-            node.is_some_and(|n| {
-                n.config.get("cluster-announce-human-nodename").is_some_and(|v| v.starts_with(RELEASED))
-            })
+            node.is_some_and(|n| n.config.get(NODENAME).is_some_and(|v| v.starts_with(RELEASED)))
         };
         let pods = self.kube.pods.values().filter(|o| o.pod.terminating);
         let ending = pods.filter(|o| o.gone_at.is_some() || marked(o)).filter_map(|o| o.process.clone());
