@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
-use crate::model::{Attempts, NodeId, Past, PodName};
+use crate::model::{Attempts, NodeId, Past, PodName, Traffic};
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
 /// drown in pings, 30 form in 0.5 s (both measured).
@@ -23,6 +23,8 @@ pub struct Hints {
     pub attempts: Attempts,
     /// What earlier looks have shown.
     pub past: Past,
+    /// What was seen to move, for the metrics.
+    pub traffic: Traffic,
     /// See [`Applied`].
     pub applied: Applied,
     /// The passwords of the system users.

@@ -44,6 +44,7 @@ fn minimal() -> Desired {
             ..Template::default()
         },
         config: BTreeMap::new(),
+        purge: false,
         paused: false,
         deleting: false,
     }

@@ -30,8 +30,8 @@ fn golden(name: &str, report: &Report) {
         let kind = if event.warning { "Warning" } else { "Normal" };
         writeln!(text, "# {kind} {}: {}", event.reason, event.note).unwrap();
     }
-    let (shards, members) = (&report.gauges.shards, &report.gauges.members);
-    let spread = report.gauges.worker_spread;
+    let (shards, members, spread) =
+        (&report.gauges.shards, &report.gauges.members, report.gauges.worker_spread);
     writeln!(text, "# shards {shards:?} members {members:?} spread {spread}").unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/report").join(format!("{name}.yaml"));
     if std::env::var_os("UPDATE").is_some() {
@@ -72,6 +72,7 @@ fn empty(replicas: u16) -> Snapshot {
             budget: true,
             template: Template::default(),
             config: BTreeMap::new(),
+            purge: false,
             paused: false,
             deleting: false,
         },
@@ -87,6 +88,7 @@ fn empty(replicas: u16) -> Snapshot {
         low_timeout_budget: 40,
         past: Past::default(),
         served: (0..3).map(Shard).collect(),
+        shape: None,
         applied: BTreeMap::new(),
         credentials_known: true,
         foreign: None,
@@ -475,10 +477,8 @@ fn a_spec_that_cannot_be_planned_for() {
     assert_eq!(status.formed, cr.status.as_ref().unwrap().formed);
     cr.status = Some(status.clone());
     assert_eq!(refusal(&cr, sentence, Moment(START + 9000)), status, "said once");
-    golden(
-        "16-refused",
-        &Report { status, events: vec![], gauges: valkey_cluster_operator::report::Gauges::default() },
-    );
+    let gauges = valkey_cluster_operator::report::Gauges::default();
+    golden("16-refused", &Report { status, events: vec![], gauges });
 }
 
 /// API conventions: conditions are dated and say of which generation they speak; reasons are one word.

@@ -50,6 +50,7 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
+        purge: spec.purge_keys_on_rebalance,
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),
     };

@@ -13,7 +13,8 @@ pub use crd::crd;
 pub use desired::desired;
 pub use spec::{ValkeyCluster, ValkeyClusterSpec};
 pub use status::{
-    MemberRef, Operation, OperationKind, ReplicaRef, ShardTopology, State, ValkeyClusterStatus,
+    MemberRef, Operation, OperationBytes, OperationKind, ReplicaRef, ShardTopology, State,
+    ValkeyClusterStatus,
 };
 
 /// API group of the custom resource, and prefix of every label and annotation of ours.

@@ -104,6 +104,13 @@ pub struct ValkeyClusterSpec {
     #[schemars(range(min = 1, max = 86400))]
     pub termination_grace_period_seconds: i64,
 
+    /// For caches whose keys may go: true drops ALL keys, once, whenever the number of shards or anything that pods are made of
+    /// (image, resources and so on) changes. The change then takes little longer than the start of new pods, because nothing is moved or
+    /// copied, and the cluster serves all the time. A Warning event KeysPurged says so. Failures, evictions and drains
+    /// never drop keys. Default false.
+    #[serde(default)]
+    pub purge_keys_on_rebalance: bool,
+
     /// While true the operator observes and reports, but changes nothing. Default false.
     #[serde(default)]
     pub paused: bool,
@@ -125,6 +132,7 @@ impl Default for ValkeyClusterSpec {
             restarted_at: None,
             pod_disruption_budget: DisruptionBudgetSpec::default(),
             termination_grace_period_seconds: default_grace(),
+            purge_keys_on_rebalance: false,
             paused: false,
         }
     }

@@ -31,6 +31,7 @@ impl Executor<'_> {
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
             Step::SetRole { name, uid, leads, .. } => self.role(name, uid, *leads).await,
             Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
+            Step::Purge { on, shape } => self.purge(on, shape).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
         result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))

@@ -5,6 +5,7 @@
 pub mod guard;
 mod kube;
 pub mod lanes;
+pub mod purge;
 pub mod recovery;
 pub mod valkey;
 
@@ -70,6 +71,7 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
             Outcome::Done => {
                 h.attempts.done(&d.proposal.step, s.now);
                 h.past.done(&d.proposal.step, s.now);
+                h.traffic.done(&d.proposal.step, s.now);
             }
             Outcome::Stale(_) => {}
             Outcome::Failed(error) => h.attempts.failed(&d.proposal.step, s.now, error),

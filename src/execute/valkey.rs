@@ -53,6 +53,15 @@ pub(super) enum Hitch {
     Failed(String),
 }
 
+impl From<Hitch> for Outcome {
+    fn from(hitch: Hitch) -> Self {
+        match hitch {
+            Hitch::Stale(why) => Self::Stale(why),
+            Hitch::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
 pub(super) type Done = Result<(), Hitch>;
 
 impl ValkeyExecutor {
@@ -91,11 +100,7 @@ impl ValkeyExecutor {
             Step::Restore { on, slots } => self.restore(on, slots).await,
             _ => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
         };
-        match done {
-            Ok(()) => Outcome::Done,
-            Err(Hitch::Stale(why)) => Outcome::Stale(why),
-            Err(Hitch::Failed(why)) => Outcome::Failed(why),
-        }
+        done.map_or_else(Outcome::from, |()| Outcome::Done)
     }
 
     /// Whether the Pod at this address may be deleted, as its node says now.
@@ -139,6 +144,28 @@ impl ValkeyExecutor {
             }
         }
         Ok(())
+    }
+
+    /// Drops the keys of these primaries; every one of them is identified before the first is told.
+    pub async fn drop_keys(&self, on: &[Target]) -> Outcome {
+        let asked = parallel::all(on.iter().map(|t| self.facts(t).boxed()).collect(), PARALLEL).await;
+        let mut nodes = Vec::with_capacity(on.len());
+        for (target, asked) in on.iter().zip(asked) {
+            match asked.and_then(|(node, facts)| {
+                guard::drop_keys(&facts).map(|()| node).map_err(|why| stale(target, &why))
+            }) {
+                Ok(node) => nodes.push((target, node)),
+                Err(hitch) => return hitch.into(),
+            }
+        }
+        let user = self.access.username.as_deref().unwrap_or("default");
+        let flush = |(target, node): (&Target, Arc<dyn Node>)| {
+            let target = target.clone();
+            async move { commands::flush_all(node.as_ref(), user).await.map_err(|e| refused(&target, &e)) }
+                .boxed()
+        };
+        let done = parallel::all(nodes.into_iter().map(flush).collect(), PARALLEL).await;
+        done.into_iter().find_map(Result::err).map_or(Outcome::Done, Outcome::from)
     }
 
     async fn admit(&self, on: &Target) -> Done {

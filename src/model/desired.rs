@@ -11,6 +11,7 @@ use super::ids::{ClusterKey, Shard};
 
 /// The wanted cluster. Built from the custom resource by `api::desired`, never by hand outside tests.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the spec")]
 pub struct Desired {
     /// Which cluster.
     pub key: ClusterKey,
@@ -28,6 +29,8 @@ pub struct Desired {
     pub template: Template,
     /// `spec.config` as written; names and values were checked at admission.
     pub config: BTreeMap<String, String>,
+    /// A change of the shards or of what Pods are made of drops all keys first, once (`spec.purgeKeysOnRebalance`).
+    pub purge: bool,
     /// Nothing is changed while true.
     pub paused: bool,
     /// The custom resource is being deleted: nothing is created any more.

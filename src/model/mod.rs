@@ -6,9 +6,11 @@ pub mod moves;
 pub mod past;
 pub mod plan;
 pub mod settings;
+pub mod shape;
 pub mod slots;
 pub mod snapshot;
 pub mod step;
+pub mod traffic;
 pub mod view;
 
 pub use desired::{Desired, Scheduling, Template};
@@ -16,7 +18,9 @@ pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Vers
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};
 pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};
+pub use shape::Shape;
 pub use slots::{SLOTS, SlotRange, Slots};
 pub use snapshot::{Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker};
 pub use step::{Lane, Object, Step, Target};
+pub use traffic::{Moved, Traffic};
 pub use view::{Member, View};

@@ -26,6 +26,8 @@ pub enum Why {
     Balance,
     /// Slots belong to another shard.
     Scale,
+    /// Keys are dropped on purpose.
+    Purge,
     /// A live setting differs.
     Settings,
     /// The truth about a member is published.
@@ -112,6 +114,8 @@ pub struct Waiting {
 /// What is going on, as a person would say it; later ones come later in a cluster's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
+    /// All keys are dropped, because the spec says so.
+    DroppingKeys,
     /// Pods are created, scheduled and started.
     AddingPods,
     /// Nodes get to know each other.

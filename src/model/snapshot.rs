@@ -7,6 +7,7 @@ use super::desired::Desired;
 use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 use super::moves::{Job, JobState, Memory, OpenSlots};
 use super::past::Past;
+use super::shape::Shape;
 use super::slots::Slots;
 use super::step::Object;
 
@@ -26,6 +27,8 @@ pub struct Snapshot {
     /// The shards that have slots, as far as `status.topology` records: a silent owner still leaves a shard. Empty before the
     /// formation is complete.
     pub served: BTreeSet<Shard>,
+    /// What the data was last spread for, as `status.shape` records: none before the formation is complete.
+    pub shape: Option<Shape>,
     /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
     pub drifted: BTreeSet<Object>,
     /// Who else manages objects of this cluster's names, as a sentence: then nothing is touched.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
+use super::shape::Shape;
 use super::slots::Slots;
 
 /// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
@@ -118,6 +119,13 @@ pub enum Step {
         to: Target,
         /// The slots.
         slots: Slots,
+    },
+    /// Drops all keys of the cluster, because its spec says so, and records that it was done for this shape.
+    Purge {
+        /// All primaries.
+        on: Vec<Target>,
+        /// What the data is spread for from then on.
+        shape: Shape,
     },
     /// Sets configuration live and reads it back.
     Configure {
@@ -293,7 +301,7 @@ impl Step {
     /// The lane it runs in.
     pub fn lane(&self) -> Lane {
         match self {
-            Step::Apply(Object::Budget) => Lane::Aside,
+            Step::Apply(Object::Budget) | Step::Purge { .. } => Lane::Aside,
             Step::Latch | Step::Apply(_) => Lane::First,
             Step::Promote { .. } => Lane::Urgent,
             Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
@@ -329,6 +337,7 @@ impl Step {
                 | Step::SetGate { .. }
                 | Step::Note { .. }
                 | Step::SetRole { .. }
+                | Step::Purge { .. }
         )
     }
 
@@ -348,6 +357,7 @@ impl Step {
             Step::Promote { dead, .. } => format!("promote for {dead}"),
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),
+            Step::Purge { shape, .. } => format!("purge for {shape}"),
             Step::Latch
             | Step::Apply(_)
             | Step::DeletePod { .. }
@@ -376,6 +386,7 @@ impl Step {
             Step::SetRole { .. } => "SetRole",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
+            Step::Purge { .. } => "Purge",
             Step::Configure { .. } => "Configure",
             Step::Admit { .. } => "Admit",
             Step::AssignSlots { .. } => "AssignSlots",
@@ -415,6 +426,7 @@ impl fmt::Display for Step {
             }
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
+            Step::Purge { on, shape } => write!(f, "purge {} primaries for {shape}", on.len()),
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))

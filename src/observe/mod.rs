@@ -52,14 +52,13 @@ pub async fn observe(
         events::explain(ctx, &key.namespace, now, &mut pods).await;
     }
     let status = cr.status.clone().unwrap_or_default();
-    let (formed, whole, served, applied, mut taken) = {
+    let (formed, whole, latest, applied, mut taken) = {
         let h = lock(hints);
         let latest = h.status.as_ref().unwrap_or(&status);
         let applied = lock(&h.applied).clone();
         let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
-        let served = served(latest);
         let whole = !latest.topology.is_empty() || !status.topology.is_empty();
-        (formed, whole, served, applied, h.taken.clone())
+        (formed, whole, latest.clone(), applied, h.taken.clone())
     };
     taken.extend(
         ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
@@ -80,7 +79,8 @@ pub async fn observe(
         revision: build::revision(&desired),
         formed,
         whole,
-        served,
+        served: served(&latest),
+        shape: latest.shape.as_deref().and_then(|text| text.parse().ok()),
         drifted,
         foreign,
         credentials_known: credentials.is_some(),

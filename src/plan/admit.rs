@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::budget;
+use super::{budget, purge};
 use crate::model::plan::Attempts;
 use crate::model::{
     Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why,
@@ -138,6 +138,8 @@ struct Gate {
     forced: bool,
     /// Shards that changed their primary so short a time ago that 8.0 denies another vote.
     resting: BTreeSet<Shard>,
+    /// The keys were dropped: there is no reason to replace one shard after another.
+    at_once: bool,
 }
 
 impl Gate {
@@ -149,6 +151,7 @@ impl Gate {
             moving: attempts.handing_over(v.s.now).find(|(s, node)| !leads(*s, node)).map(|(s, _)| s),
             forced: !v.s.past.flights.is_empty(),
             resting: attempts.resting(v).collect(),
+            at_once: purge::dropped(v),
         }
     }
 
@@ -162,7 +165,8 @@ impl Gate {
 
     fn fits(&mut self, p: &Proposal) -> Result<(), No> {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
-        if !self.disrupted.contains(&shard) && self.disrupted.len() >= self.most {
+        let most = if self.at_once && p.why == Why::Upgrade { usize::MAX } else { self.most };
+        if !self.disrupted.contains(&shard) && self.disrupted.len() >= most {
             let list: Vec<String> = self.disrupted.iter().map(ToString::to_string).collect();
             let first = if list.len() == 1 { "shard" } else { "shards" };
             let message = format!(

@@ -25,6 +25,7 @@ pub mod migrate;
 pub mod newcomers;
 mod objects;
 pub mod place;
+pub mod purge;
 mod recover;
 mod release;
 mod replace;
@@ -53,6 +54,7 @@ const RULES: &[(&str, Rule)] = &[
     ("discard", discard::rule),
     ("away", away::rule),
     ("release", release::rule),
+    ("purge", purge::rule),
     ("consolidate", consolidate::rule),
     ("scale in", scale_in::rule),
     ("replace", replace::rule),

@@ -7,6 +7,7 @@
 use super::fill;
 use super::heir::{hand_over, heirs};
 use super::place::Tally;
+use super::purge;
 use crate::model::{Blocked, Code, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -19,6 +20,8 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         .shards()
         .filter(|(shard, _)| v.s.desired.wants(*shard) && fill::is_served(v, *shard))
         .filter_map(|(shard, _)| Some((urgency(v, shard)?, shard)))
+        // A worker that is being emptied does not ask what the spec says.
+        .filter(|(why, _)| *why == Why::Evacuate || !purge::pending(v))
         .collect();
     // A worker that is being emptied will not wait; an earlier spec does.
     todo.sort_by_key(|(why, shard)| (*why != Why::Evacuate, *shard));

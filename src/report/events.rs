@@ -23,6 +23,7 @@ pub(super) fn events(
     previous: Option<&ValkeyClusterStatus>,
 ) -> Vec<EventNote> {
     let mut all = steps(done, previous);
+    all.extend(done.iter().filter_map(purged));
     all.extend(done.iter().filter_map(lost));
     all.extend(done.iter().filter_map(failed));
     all.extend(hand_overs(status, previous));
@@ -95,8 +96,9 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             (7, "PodRetired", "Retired", name.to_string())
         }
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
-        // A restored shard is told of as a warning.
+        // A restored shard and dropped keys are told of as warnings.
         Step::Latch
+        | Step::Purge { .. }
         | Step::Restore { .. }
         | Step::SetGate { .. }
         | Step::Note { .. }
@@ -127,6 +129,17 @@ fn pod_of(step: &Step) -> String {
         Step::Configure { on, .. } => on.pod.to_string(),
         _ => String::new(),
     }
+}
+
+/// All data is gone, on purpose: nobody may miss that either.
+fn purged(d: &Done) -> Option<EventNote> {
+    let Step::Purge { .. } = &d.proposal.step else { return None };
+    let why = &d.proposal.note;
+    (d.outcome == Outcome::Done).then(|| EventNote {
+        warning: true,
+        reason: "KeysPurged".to_owned(),
+        note: format!("All keys were dropped: spec.purgeKeysOnRebalance is true, and {why}"),
+    })
 }
 
 /// The data of a shard is gone: nobody may miss that.

@@ -17,7 +17,8 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use crate::{
     api::{State, ValkeyCluster, ValkeyClusterStatus},
     build::labels::leader_selector,
-    model::{Done, Moment, Outcome, Plan, Snapshot, Step, View},
+    model::{Done, Moment, Outcome, Plan, Shape, Snapshot, Step, View},
+    plan::purge,
 };
 use health::Health;
 
@@ -76,6 +77,7 @@ pub fn report(
         replicas: count(snapshot.pods.len()),
         selector: Some(leader_selector(&snapshot.desired.key)),
         formed: snapshot.formed || latched(done) || previous.is_some_and(|p| p.formed),
+        shape: purged(done).or_else(|| purge::shape(&view)).map(|s| s.to_string()),
         operation: operation::operation(&health, previous),
         topology: topology::topology(&health, previous),
         conditions,
@@ -97,6 +99,14 @@ pub fn refusal(cr: &ValkeyCluster, sentence: &str, now: Moment) -> ValkeyCluster
         operation: None,
         ..previous.cloned().unwrap_or_default()
     }
+}
+
+/// What the data is spread for, when its keys were dropped in this pass.
+fn purged(done: &[Done]) -> Option<Shape> {
+    let steps = done.iter().filter(|d| d.outcome == Outcome::Done).map(|d| &d.proposal.step);
+    steps
+        .filter_map(|s| if let Step::Purge { shape, .. } = s { Some(shape.clone()) } else { None })
+        .next_back()
 }
 
 fn latched(done: &[Done]) -> bool {

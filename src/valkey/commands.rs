@@ -248,6 +248,17 @@ pub async fn migrate(
     }
 }
 
+/// `FLUSHALL ASYNC`, by a user that may do so for as long as this takes: the operator's own has no right to drop keys at any other
+/// time.
+pub async fn flush_all(node: &dyn Node, user: &str) -> Result<(), WireError> {
+    let burst = [
+        vec!["ACL", "SETUSER", user, "+flushall"],
+        vec!["FLUSHALL", "ASYNC"],
+        vec!["ACL", "SETUSER", user, "-flushall"],
+    ];
+    node.call_many(&burst).await.into_iter().try_for_each(|answer| answer?.ok())
+}
+
 /// `CLUSTER RESET`: refused on a primary that holds keys; a replica's data is flushed.
 pub async fn reset(node: &dyn Node, kind: Reset) -> Result<(), WireError> {
     let word = match kind {

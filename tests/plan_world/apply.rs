@@ -104,6 +104,7 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
         "shards" => s.desired.shards = parse(value)?,
         "replicas" => s.desired.replicas = parse(value)?,
         "maxDisruptedShards" => s.desired.max_disrupted_shards = parse(value)?,
+        "purge" => s.desired.purge = parse(value)?,
         "paused" => s.desired.paused = parse(value)?,
         "deleting" => s.desired.deleting = parse(value)?,
         "revision" => s.revision = Revision::new(value),
@@ -120,6 +121,8 @@ fn status(s: &mut Snapshot, word: &str) -> Done {
     match key {
         "formed" => s.formed = parse(value)?,
         "whole" => s.whole = parse(value)?,
+        // shape=<shards>/<revision>
+        "shape" => s.shape = Some(value.parse()?),
         "served" => {
             let all: Result<Vec<u16>, String> =
                 value.split(',').filter(|t| !t.is_empty()).map(parse).collect();

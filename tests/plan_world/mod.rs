@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! cluster 3x1 healthy            # new | pending | fresh | latched | healthy
-//! spec replicas=2 paused=true    # shards, replicas, paused, deleting, image, config.<key>
-//! status whole=false             # formed, whole, served
+//! spec replicas=2 paused=true    # shards, replicas, paused, purge, deleting, image, config.<key>
+//! status whole=false             # formed, whole, served, shape
 //! member 0-2                    # one replica more, in sync
 //! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
@@ -95,6 +95,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         budget: true,
         template: Template::default(),
         config: BTreeMap::new(),
+        purge: false,
         paused: false,
         deleting: false,
     };
@@ -105,6 +106,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         formed: false,
         whole: false,
         served: BTreeSet::new(),
+        shape: None,
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,

@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
+use rand::Rng;
 use valkey_cluster_operator::execute::guard;
 use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::{Promotion, Removable};
-use valkey_cluster_operator::model::{Desired, NodeId, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
+use valkey_cluster_operator::model::{
+    Desired, NodeId, Outcome, PodName, PodUid, Shape, Shard, Slots, Step, Target,
+};
 
 use super::kubernetes::NewPod;
 use super::observe::Applied;
@@ -84,6 +87,7 @@ impl World {
                     self.valkey.carry(&on.node, &to.node, &left, self.now, &mut self.rng);
                 }
             }
+            Step::Purge { on, shape } => self.purge(on, shape)?,
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
                 guard::configure(&facts, *only_empty).map_err(stale)?;
@@ -131,6 +135,33 @@ impl World {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The spec is read again; then all keys go, and the status says so, unless the operator dies between the two.
+    fn purge(&mut self, on: &[Target], shape: &Shape) -> Result<(), No> {
+        let live = &self.resource.desired;
+        let now = Shape { shards: live.shards, revision: self.revision() };
+        if !live.purge || live.paused || now != *shape || self.resource.shape.as_ref() == Some(shape) {
+            return Err(No::Stale("the spec does not ask for it any more".to_owned()));
+        }
+        for target in on {
+            guard::drop_keys(&self.identity(target).map_err(No::Stale)?).map_err(No::Stale)?;
+        }
+        if !self.watch.purgeable {
+            self.watch
+                .broken(self.now, format!("keys are dropped for {shape}, and nobody has changed anything"));
+        }
+        let now = self.now;
+        for target in on {
+            let dropped = self.valkey.drop_keys(&target.node, now);
+            self.clients.purged(&dropped);
+        }
+        if self.rng.random_bool(0.1) {
+            return Err(No::Failed("the status could not be written".to_owned()));
+        }
+        self.resource.shape = Some(shape.clone());
+        self.watch.purgeable = false;
         Ok(())
     }
 

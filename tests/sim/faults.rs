@@ -31,7 +31,8 @@ impl World {
             | Action::Replicas(_)
             | Action::Image(_)
             | Action::Config(..)
-            | Action::Paused(_) => {
+            | Action::Paused(_)
+            | Action::Purge(_) => {
                 self.edit(action);
             }
             Action::Kill(who) => self.kill(who),
@@ -74,6 +75,11 @@ impl World {
 
     fn edit(&mut self, action: &Action) {
         let desired = &mut self.resource.desired;
+        self.watch.purgeable |= match action {
+            Action::Shards(n) => desired.shards != *n,
+            Action::Image(name) => desired.template.image != *name,
+            _ => false,
+        };
         match action {
             Action::Shards(n) => desired.shards = *n,
             Action::Replicas(n) => desired.replicas = *n,
@@ -85,6 +91,7 @@ impl World {
                 desired.config.remove(key);
             }
             Action::Paused(yes) => desired.paused = *yes,
+            Action::Purge(yes) => desired.purge = *yes,
             _ => {}
         }
         desired.generation += 1;

@@ -18,6 +18,8 @@ pub(crate) struct Watch {
     pub first_break: Option<(i64, String)>,
     /// Slots whose dead owner was given up: until they begin anew nobody lists them.
     pub abandoned: Slots,
+    /// The shards or the Pods that the spec asks for were changed, and the keys were not dropped for that yet.
+    pub purgeable: bool,
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,

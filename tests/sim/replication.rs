@@ -46,6 +46,7 @@ impl Valkey {
             Some(_) => {
                 node.lineage = source.lineage;
                 node.data.clone_from(&source.data);
+                node.dropped = source.dropped;
                 node.repl = Replication {
                     up: true,
                     synced: true,
@@ -58,6 +59,7 @@ impl Valkey {
                 node.repl.up = true;
                 node.open.clone_from(&source.open);
                 node.data.clone_from(&source.data);
+                node.dropped = source.dropped;
             }
         }
     }

@@ -32,6 +32,8 @@ pub(crate) enum Action {
     Image(String),
     Config(String, Option<String>),
     Paused(bool),
+    /// A change of the shards or of the image drops all keys.
+    Purge(bool),
     /// SIGKILL of the server.
     Kill(Who),
     /// `kubectl delete pod`.
@@ -112,6 +114,7 @@ impl fmt::Display for Action {
             Action::Config(k, Some(v)) => write!(f, "config {k}={v}"),
             Action::Config(k, None) => write!(f, "config {k}"),
             Action::Paused(yes) => write!(f, "paused {yes}"),
+            Action::Purge(yes) => write!(f, "purge {yes}"),
             Action::Kill(who) => write!(f, "kill {who}"),
             Action::Delete(who) => write!(f, "delete {who}"),
             Action::ForceDelete(who) => write!(f, "force-delete {who}"),
@@ -244,6 +247,7 @@ fn action(text: &str) -> Result<Action, String> {
             None => Action::Config((*pair).to_owned(), None),
         },
         ["paused", yes] => Action::Paused(yes.parse().map_err(|_| format!("true or false: {text:?}"))?),
+        ["purge", yes] => Action::Purge(yes.parse().map_err(|_| format!("true or false: {text:?}"))?),
         ["kill", "shard", _] => Action::KillShard(short(2)?),
         ["kill", "primaries", _] => Action::KillPrimaries(short(2)?),
         ["kill", "everything"] => Action::KillAll,

@@ -99,6 +99,8 @@ pub(crate) struct Node {
     pub admitted: bool,
     /// Key number by slot: one counter in each slot that clients write to.
     pub data: BTreeMap<u16, u64>,
+    /// Writes that were dropped with their keys: the replication stream goes on.
+    pub dropped: u64,
     /// The history its data belongs to: equal ones can continue without a full sync.
     pub lineage: u64,
     pub repl: Replication,

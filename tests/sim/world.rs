@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
-    Version, WorkerName,
+    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shape, Shard, Slots,
+    Template, Version, WorkerName,
 };
 
 use super::clients::Clients;
@@ -27,6 +27,8 @@ pub(crate) struct Resource {
     pub whole: bool,
     /// The shards that `status.topology` lists with slots.
     pub served: BTreeSet<Shard>,
+    /// What `status.shape` records.
+    pub shape: Option<Shape>,
 }
 
 /// What the next passes are made to suffer.
@@ -91,13 +93,14 @@ impl World {
             budget: true,
             template: Template { image: "valkey:9".into(), ..Template::default() },
             config: BTreeMap::new(),
+            purge: false,
             paused: false,
             deleting: false,
         };
         Self {
             now: 0,
             rng: StdRng::seed_from_u64(start.seed),
-            resource: Resource { desired, formed: false, whole: false, served: BTreeSet::new() },
+            resource: Resource { desired, formed: false, whole: false, served: BTreeSet::new(), shape: None },
             kube,
             valkey: Valkey::default(),
             clients: Clients::default(),
@@ -216,6 +219,7 @@ impl World {
             config: self.first_config(),
             admitted: false,
             data: BTreeMap::new(),
+            dropped: 0,
             lineage: self.lineages,
             repl: Replication { down_since: self.now, ..Replication::default() },
             election_at: None,

@@ -240,6 +240,17 @@ impl Cluster {
             .with_context(|| format!("no node says that it is the primary of shard {shard}"))
     }
 
+    /// The names of the Pods that serve the shards now, as the nodes say.
+    ///
+    /// # Errors
+    /// If its Pods cannot be listed.
+    pub async fn primaries(&self) -> Result<Vec<String>> {
+        let leaders: Vec<SocketAddr> =
+            self.truth().await?.shards().iter().filter_map(|s| s.primary_addr).collect();
+        let all = self.addresses().await?;
+        Ok(all.into_iter().filter(|(_, at)| leaders.contains(at)).map(|(name, _)| name).collect())
+    }
+
     /// The name of another Pod of a shard than this one.
     ///
     /// # Errors

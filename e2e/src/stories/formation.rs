@@ -201,6 +201,7 @@ impl World {
             formed: self.formed,
             whole: self.whole,
             served: self.desired.shards().filter(|_| self.whole).collect(),
+            shape: None,
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,

@@ -31,15 +31,24 @@ const SEED: &str = "SEED";
 
 async fn run(stage: &Stage) -> Result<()> {
     let sandbox = stage.sandbox("kills an operator that runs beside the cluster, in its network")?;
+    let seed = seed(stage)?;
+    operator::scale(&stage.client, 0).await?;
+    let told = creations(stage, sandbox, seed).await;
+    operator::scale(&stage.client, 2).await?;
+    told
+}
+
+/// What the random moments come from, so that a run can be told again.
+///
+/// # Errors
+/// When the one that was given is no number.
+pub(super) fn seed(stage: &Stage) -> Result<u64> {
     let seed = match std::env::var(SEED) {
         Ok(text) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
         Err(_) => rand::random(),
     };
     stage.say(format_args!("{SEED}={seed}"));
-    operator::scale(&stage.client, 0).await?;
-    let told = creations(stage, sandbox, seed).await;
-    operator::scale(&stage.client, 2).await?;
-    told
+    Ok(seed)
 }
 
 async fn creations(stage: &Stage, sandbox: &Sandbox, seed: u64) -> Result<()> {
@@ -70,7 +79,7 @@ async fn creations(stage: &Stage, sandbox: &Sandbox, seed: u64) -> Result<()> {
 }
 
 /// The operator that was built with this program.
-fn program() -> Result<PathBuf> {
+pub(super) fn program() -> Result<PathBuf> {
     let here = std::env::current_exe()?;
     let path = here.with_file_name("valkey-cluster-operator");
     ensure!(path.exists(), "there is no {}: `cargo build` makes it", path.display());

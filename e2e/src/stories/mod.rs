@@ -12,25 +12,33 @@ mod setup;
 mod stage;
 
 mod bad_input;
+mod big;
+mod burn;
 mod crash;
 mod create;
 mod delete;
 mod demo;
 mod drain;
 mod evict;
+mod fill;
 mod foreign;
 mod formation;
 mod heal;
+mod hpa;
 mod isolation;
 mod kill_operator;
+mod kill_scaling;
 mod live;
 mod load;
+mod purge;
 mod replicas;
+mod rescale;
 mod scale;
 mod settled;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod watching;
 
 use std::time::{Duration, Instant};
 
@@ -77,12 +85,17 @@ pub fn all() -> Vec<Story> {
         upgrade::STORY,
         drain::STORY,
         scale::STORY,
+        rescale::STORY,
+        big::STORY,
+        hpa::STORY,
+        purge::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
         takeover::STORY,
         kill_operator::STORY,
+        kill_scaling::STORY,
         stranger::STORY,
     ]
 }
