@@ -11,6 +11,7 @@ mod reach;
 mod setup;
 mod stage;
 
+mod alone;
 mod bad_input;
 mod big;
 mod burn;
@@ -26,10 +27,12 @@ mod formation;
 mod heal;
 mod hpa;
 mod isolation;
+mod kill_changes;
 mod kill_operator;
 mod kill_scaling;
 mod live;
 mod load;
+mod operator_upgrade;
 mod purge;
 mod replicas;
 mod rescale;
@@ -39,6 +42,7 @@ mod stranger;
 mod takeover;
 mod upgrade;
 mod watching;
+mod worker_upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -84,6 +88,7 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        worker_upgrade::STORY,
         scale::STORY,
         rescale::STORY,
         big::STORY,
@@ -94,8 +99,11 @@ pub fn all() -> Vec<Story> {
         foreign::STORY,
         delete::STORY,
         takeover::STORY,
+        operator_upgrade::STORY,
+        alone::STORY,
         kill_operator::STORY,
         kill_scaling::STORY,
+        kill_changes::STORY,
         stranger::STORY,
     ]
 }
