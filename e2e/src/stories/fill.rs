@@ -1,4 +1,4 @@
-//! Data for stories: keys of a given size, spread over all slots, written through the primaries as an application would.
+//! Data for stories: keys of a given size, by their names spread over all slots, written through the primaries as an application would.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -8,14 +8,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::cluster::Cluster;
 use super::stage::Stage;
-use crate::resp::{Access, Connection, Credentials, Reply, SLOTS, tag_for};
+use crate::resp::{Access, Connection, Credentials, Reply, key_slot};
 
 /// Commands of one burst.
 const BURST: usize = 200;
 /// A burst of large values on a busy machine.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Writes `count` keys of `size` bytes each, evenly over the slots, and says how long that took.
+/// Writes `count` keys of `size` bytes each, and says how long that took.
 ///
 /// # Errors
 /// If a primary cannot be reached or refuses.
@@ -54,9 +54,8 @@ async fn owners(cluster: &Cluster) -> Result<Vec<(SocketAddr, Vec<u16>)>> {
 async fn write(access: &Access, addr: SocketAddr, slots: &[u16], count: usize, value: &str) -> Result<()> {
     let mut connection = Connection::open(access, addr, ANSWER).await.map_err(anyhow::Error::msg)?;
     let slots: BTreeSet<u16> = slots.iter().copied().collect();
-    let mine: Vec<usize> = (0..count).filter(|n| slots.contains(&slot_of(*n))).collect();
-    for part in mine.chunks(BURST) {
-        let keys: Vec<String> = part.iter().map(|n| key(*n)).collect();
+    let mine: Vec<String> = (0..count).map(key).filter(|k| slots.contains(&key_slot(k))).collect();
+    for keys in mine.chunks(BURST) {
         let commands: Vec<[&str; 3]> = keys.iter().map(|k| ["SET", k.as_str(), value]).collect();
         let commands: Vec<&[&str]> = commands.iter().map(<[&str; 3]>::as_slice).collect();
         let answers = connection.pipeline(&commands, ANSWER).await.map_err(anyhow::Error::msg)?;
@@ -69,12 +68,7 @@ async fn write(access: &Access, addr: SocketAddr, slots: &[u16], count: usize, v
 
 /// The nth key.
 fn key(n: usize) -> String {
-    format!("fill:{n}:{{{}}}", tag_for(slot_of(n)))
-}
-
-/// Its slot: neighbours are far apart, so that few keys are spread as evenly as many.
-fn slot_of(n: usize) -> u16 {
-    u16::try_from(n.wrapping_mul(7919) % usize::from(SLOTS)).unwrap_or(0)
+    format!("fill:{n}")
 }
 
 /// Keys in all primaries.
