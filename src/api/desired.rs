@@ -9,7 +9,9 @@ use super::{
     keys::{self, Owner},
     rules::NODE_TIMEOUT_MS,
     spec::{DisruptionBudgetMode, SchedulingSpec, ValkeyCluster},
+    users,
 };
+use crate::build::labels;
 use crate::model::{ClusterKey, Desired, Scheduling, Template};
 
 /// What the custom resource asks for.
@@ -50,6 +52,9 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
+        users: users::wanted(&cr.name_any(), &spec.users)?,
+        allowed_clients: Vec::new(),
+        rotation: cr.annotations().get(labels::ROTATE).cloned(),
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),
     };

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod rules;
 pub mod spec;
 pub mod status;
+pub mod users;
 
 pub use crd::crd;
 pub use desired::desired;

@@ -15,7 +15,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus};
+use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus, users::UserSpec};
 
 /// What the cluster should be. The operator works towards it and reports in status.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -64,6 +64,13 @@ pub struct ValkeyClusterSpec {
     #[schemars(schema_with = "config")]
     pub config: BTreeMap<String, String>,
 
+    /// Users of the cluster besides the operator's own, applied to running servers within seconds, without replacing a pod.
+    /// Users that are not listed are removed. The user default is open to all unless it is listed: give it enabled false
+    /// once the clients have users of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::users::list")]
+    pub users: Vec<UserSpec>,
+
     /// CPU and memory of the `server` container. Default none. All data lives in memory: set limits.memory, at least
     /// 32Mi, and leave a third of it for replication buffers and copies while syncing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +116,13 @@ pub struct ValkeyClusterSpec {
     pub paused: bool,
 }
 
+impl ValkeyClusterSpec {
+    /// Whether a cluster of this name and spec reads the Secret of that name: a change of it is a change of the spec.
+    pub fn names_secret(&self, cluster: &str, secret: &str) -> bool {
+        self.users.iter().any(|u| u.secret(cluster) == Some(secret.to_owned()))
+    }
+}
+
 impl Default for ValkeyClusterSpec {
     /// One shard without replicas, everything else as the API server would fill it in.
     fn default() -> Self {
@@ -118,6 +132,7 @@ impl Default for ValkeyClusterSpec {
             image: default_image(),
             image_pull_secrets: Vec::new(),
             config: BTreeMap::new(),
+            users: Vec::new(),
             resources: None,
             pod_security_context: None,
             max_disrupted_shards: default_disrupted(),

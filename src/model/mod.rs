@@ -9,6 +9,7 @@ pub mod settings;
 pub mod slots;
 pub mod snapshot;
 pub mod step;
+pub mod users;
 pub mod view;
 
 pub use desired::{Desired, Scheduling, Template};

@@ -31,6 +31,7 @@ impl World {
             | Action::Replicas(_)
             | Action::Image(_)
             | Action::Config(..)
+            | Action::User(..)
             | Action::Paused(_) => {
                 self.edit(action);
             }
@@ -66,6 +67,7 @@ impl World {
             Action::Lose(n) => self.mischief.lose += n,
             Action::Slow(n) => self.mischief.slow += n,
             Action::Stranger => self.stranger(),
+            Action::Rotate => self.vault.asked += 1,
             Action::Drift => {
                 self.kube.drifted.insert(Object::ConfigMap);
             }
@@ -85,9 +87,10 @@ impl World {
                 desired.config.remove(key);
             }
             Action::Paused(yes) => desired.paused = *yes,
+            Action::User(name, rule) => self.user(name, rule.as_deref()),
             _ => {}
         }
-        desired.generation += 1;
+        self.resource.desired.generation += 1;
     }
 
     fn find(&self, who: &Who) -> Option<PodName> {

@@ -96,6 +96,7 @@ impl World {
                 formed: fresh.formed,
                 whole: fresh.whole,
                 served: fresh.served,
+                accounts: fresh.accounts,
                 ..old
             };
             return (old, false);

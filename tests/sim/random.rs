@@ -73,7 +73,7 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
     let small = rng.random_range(0..6);
     let both = |a: Action, b: Action| vec![(When::At(at), a), (When::At(later), b)];
     let one = |a: Action| vec![(When::At(at), a)];
-    match rng.random_range(0..32) {
+    match rng.random_range(0..36) {
         0 | 1 => one(Action::Crash(small)),
         2 => one(Action::Stale(rng.random_range(1..12), rng.random_range(1..8))),
         3 => one(Action::StalePods(rng.random_range(1..12), rng.random_range(1..8))),
@@ -103,6 +103,12 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
             1 => Action::KillPrimaries(rng.random_range(1..=start.shards)),
             _ => Action::KillAll,
         }),
+        32 | 33 => one(Action::Rotate),
+        34 => both(Action::User("app".into(), Some("+get".into())), Action::User("app".into(), None)),
+        35 => both(
+            Action::User("app".into(), Some("+nonsense".into())),
+            Action::User("app".into(), Some("+@read".into())),
+        ),
         _ => one(if rng.random_bool(0.5) { Action::Drift } else { Action::Shards(rng.random_range(1..=4)) }),
     }
 }

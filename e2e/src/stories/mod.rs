@@ -26,11 +26,13 @@ mod kill_operator;
 mod live;
 mod load;
 mod replicas;
+mod rotation;
 mod scale;
 mod settled;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod users;
 
 use std::time::{Duration, Instant};
 
@@ -78,6 +80,8 @@ pub fn all() -> Vec<Story> {
         drain::STORY,
         scale::STORY,
         live::STORY,
+        users::STORY,
+        rotation::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
