@@ -52,6 +52,10 @@ pub const NAMESPACED: &[Right] = &[
     ("events.k8s.io", &["events"], &["create", "patch"], "What happened."),
 ];
 
+/// What an operator for all namespaces may see besides.
+pub const EVERYWHERE: &[Right] =
+    &[("", &["namespaces"], &["list", "watch"], "A namespace that is being deleted.")];
+
 /// What is in no namespace.
 pub const GLOBAL: &[Right] = &[("", &["nodes"], &["get", "list", "watch"], "Where members may run.")];
 
@@ -69,7 +73,7 @@ pub const OWN: &[Right] = &[(
 /// Never for these types; what cannot be written as JSON would be reported.
 pub(super) fn roles(namespaces: &[String]) -> serde_json::Result<Vec<Value>> {
     let everywhere: Vec<Right> = if namespaces.is_empty() {
-        NAMESPACED.iter().chain(GLOBAL).copied().collect()
+        NAMESPACED.iter().chain(EVERYWHERE).chain(GLOBAL).copied().collect()
     } else {
         GLOBAL.to_vec()
     };
