@@ -53,7 +53,7 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
         users: users::wanted(&cr.name_any(), &spec.users)?,
-        allowed_clients: Vec::new(),
+        allowed_clients: spec.networking.clone().unwrap_or_default().allowed_clients,
         rotation: cr.annotations().get(labels::ROTATE).cloned(),
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),

@@ -87,13 +87,13 @@ pub fn secret(desired: &Desired, credentials: &Credentials) -> Secret {
             ..metadata(desired, secret_name(&desired.key.name))
         },
         type_: Some("Opaque".to_owned()),
-        data: Some(credentials.data(open(desired))),
+        data: Some(credentials.data(is_open(desired))),
         ..Default::default()
     }
 }
 
 /// A user `default` in the spec is closed from the first moment of a server, and becomes what the spec says with all others.
-fn open(desired: &Desired) -> bool {
+pub fn is_open(desired: &Desired) -> bool {
     !desired.users.contains_key("default")
 }
 

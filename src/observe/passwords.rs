@@ -68,7 +68,9 @@ pub(super) fn accounts(desired: &Desired, hints: &Mutex<Hints>) -> Option<Accoun
     let (known, secret) = (h.credentials.as_ref()?, h.secret.as_ref()?);
     let note = |key: &str| secret.annotations().get(key);
     let asked = desired.rotation.as_ref().is_some_and(|r| note(labels::ROTATED) != Some(r));
-    let differs = secret.data.as_ref() != build::secret(desired, known).data.as_ref();
+    // What a person adds beside ours stays.
+    let live = |key: &String| secret.data.as_ref().and_then(|data| data.get(key));
+    let differs = known.data(build::objects::is_open(desired)).iter().any(|(k, v)| live(k) != Some(v));
     let renew = if !known.lacks.is_empty() {
         let list: Vec<&str> = known.lacks.iter().copied().collect();
         Some(format!("the Secret lacks a password for {}", list.join(" and ")))

@@ -8,7 +8,7 @@ use crate::valkey::parse::testdata::{LINES, recorded};
 use crate::valkey::testing::{SILENCE, TinyServer, access, bulk};
 
 /// Answers the burst of a pass with what a server of this line was recorded to answer.
-fn recorded_server(
+pub(super) fn recorded_server(
     line: &'static str,
     nodes: &'static str,
     cluster: &'static str,
