@@ -114,7 +114,7 @@ impl World {
         let desired = api::desired(&cr).map_err(anyhow::Error::msg)?;
         let credentials =
             Credentials::new("operator0123456789", "replication0123456789", "exporter0123456789");
-        let files = credentials.data();
+        let files = credentials.data(true);
         let text = |name: &str| {
             let bytes = files.get(name).with_context(|| format!("the Secret has no {name}"))?;
             Ok::<String, anyhow::Error>(String::from_utf8(bytes.0.clone())?)
