@@ -45,6 +45,9 @@ fn minimal() -> Desired {
         },
         config: BTreeMap::new(),
         purge: false,
+        users: BTreeMap::new(),
+        rotation: None,
+        allowed_clients: Vec::new(),
         paused: false,
         deleting: false,
     }
@@ -94,7 +97,7 @@ fn plan() -> PodPlan {
 }
 
 fn credentials() -> Credentials {
-    Credentials::new("operator0operator0operator0", "replication0replication0")
+    Credentials::new("operator0operator0operator0", "replication0replication0", "exporter0exporter0")
 }
 
 #[test]
@@ -125,11 +128,12 @@ fn a_damaged_secret_gets_a_sentence() {
     let mut secret = build::secret(&minimal(), &credentials());
     let data = secret.data.as_mut().unwrap();
     data.get_mut("_operator").unwrap().0 = b"two\nlines".to_vec();
-    let altered = Credentials::from_secret(&secret).unwrap_err();
-    assert!(altered.contains("_operator in the Secret internal-c-system-passwords was altered"), "{altered}");
-    secret.data.as_mut().unwrap().remove("_operator");
+    let altered = Credentials::from_secret(&secret).unwrap();
+    assert_eq!(altered.operator, credentials().operator, "the former entry is a copy");
+    assert!(altered.lacks.contains("_operator"), "a new one is to be made");
+    secret.data.as_mut().unwrap().remove("_operator.previous");
     let missing = Credentials::from_secret(&secret).unwrap_err();
-    assert!(missing.contains("has no password _operator; restore the Secret"), "{missing}");
+    assert!(missing.contains("internal-c-system-passwords has no password _operator"), "{missing}");
     assert_eq!(format!("{:?}", credentials()), "Credentials(hidden)");
 }
 
@@ -207,7 +211,7 @@ fn every_object_carries_the_recommended_labels() {
         serde_json::to_value(build::secret(&d, &credentials())).unwrap(),
         serde_json::to_value(build::pod(&d, &build::revision(&d), &plan())).unwrap(),
     ];
-    for object in own.iter().chain(&install::install().unwrap()) {
+    for object in own.iter().chain(&install::install(&[]).unwrap()) {
         let labels = &object["metadata"]["labels"];
         for key in ["name", "instance", "version", "component", "part-of", "managed-by"] {
             let value = labels[format!("app.kubernetes.io/{key}")].as_str().unwrap_or_default();
@@ -262,13 +266,13 @@ fn an_object_read_back_has_not_drifted() {
 fn the_installation_is_current() {
     golden(
         "manifests/install.yaml",
-        &serde_saphyr::to_string_multiple(&install::install().unwrap()).unwrap(),
+        &serde_saphyr::to_string_multiple(&install::install(&[]).unwrap()).unwrap(),
     );
 }
 
 #[test]
 fn the_operator_has_no_right_that_is_not_listed() {
-    for object in install::install().unwrap() {
+    for object in install::install(&[]).unwrap() {
         let text = object["rules"].to_string();
         assert!(!text.contains('*'), "{} has a wildcard", object["metadata"]["name"]);
     }

@@ -15,7 +15,7 @@ use valkey_cluster_operator::{
     model::{
         ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Past, Peer,
         Phase, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot,
-        Step, Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        Step, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -70,11 +70,7 @@ fn empty(replicas: u16) -> Snapshot {
             replicas,
             max_disrupted_shards: 1,
             budget: true,
-            template: Template::default(),
-            config: BTreeMap::new(),
-            purge: false,
-            paused: false,
-            deleting: false,
+            ..Desired::default()
         },
         revision: Revision::new("r1"),
         formed: false,
@@ -91,6 +87,8 @@ fn empty(replicas: u16) -> Snapshot {
         shape: None,
         applied: BTreeMap::new(),
         credentials_known: true,
+        accounts: None,
+        passwords: BTreeMap::new(),
         foreign: None,
     }
 }
@@ -184,6 +182,8 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         keys: 0,
         loading: false,
         admitted: true,
+        users: Some([("default".to_owned(), "on nopass ~* &* +@all".to_owned())].into()),
+        primary_password: None,
         config: [
             ("cluster-node-timeout", "2000"),
             ("cluster-manual-failover-timeout", "1000"),

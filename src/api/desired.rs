@@ -9,7 +9,9 @@ use super::{
     keys::{self, Owner},
     rules::NODE_TIMEOUT_MS,
     spec::{DisruptionBudgetMode, SchedulingSpec, ValkeyCluster},
+    users,
 };
+use crate::build::labels;
 use crate::model::{ClusterKey, Desired, Scheduling, Template};
 
 /// What the custom resource asks for.
@@ -51,6 +53,9 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
         purge: spec.purge_keys_on_rebalance,
+        users: users::wanted(&cr.name_any(), &spec.users)?,
+        allowed_clients: spec.networking.clone().unwrap_or_default().allowed_clients,
+        rotation: cr.annotations().get(labels::ROTATE).cloned(),
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),
     };

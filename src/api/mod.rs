@@ -5,9 +5,11 @@
 pub mod crd;
 pub mod desired;
 pub mod keys;
+pub mod networking;
 pub mod rules;
 pub mod spec;
 pub mod status;
+pub mod users;
 
 pub use crd::crd;
 pub use desired::desired;

@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::Validati
 use super::{
     MAX_NAME,
     keys::{MANAGED, ManagedClass},
+    users,
 };
 
 /// Least memory limit, in the unit of a quantity. A container with 2Mi does not even start, and an empty node
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Placed> {
     rules.extend([config_names(), config_name_length(), config_values()]);
     rules.extend(MANAGED.iter().map(managed));
     rules.extend([node_timeout(), diskless_load()]);
+    rules.extend([user_names(), user_permissions()]);
     rules.extend([quantities(), least_memory(), requests_within_limits()]);
     rules
 }
@@ -73,6 +75,7 @@ const ROOT: &[&str] = &[];
 const IMAGE: &[&str] = &["spec", "image"];
 const MAX_DISRUPTED: &[&str] = &["spec", "maxDisruptedShards"];
 const CONFIG: &[&str] = &["spec", "config"];
+const USERS: &[&str] = &["spec", "users"];
 const RESOURCES: &[&str] = &["spec", "resources"];
 
 fn name_is_a_label() -> Placed {
@@ -161,6 +164,14 @@ fn diskless_load() -> Placed {
         "!('repl-diskless-load' in self) || self['repl-diskless-load'] in ['on-empty-db', 'swapdb']",
         "config: repl-diskless-load is on-empty-db or swapdb: the others need a disk, or can lose a shard whose primary dies during a sync; leave it out for on-empty-db",
     )
+}
+
+fn user_names() -> Placed {
+    at("user-names", USERS, users::NAMES.0, users::NAMES.1)
+}
+
+fn user_permissions() -> Placed {
+    at("user-permissions", USERS, users::PERMISSIONS.0, users::PERMISSIONS.1)
 }
 
 /// The first refused setting is named in the sentence (joining all of them costs more than the API server allows, as

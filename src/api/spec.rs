@@ -15,7 +15,10 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus};
+use super::{
+    DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, status::ValkeyClusterStatus,
+    users::UserSpec,
+};
 
 /// What the cluster should be. The operator works towards it and reports in status.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -64,6 +67,13 @@ pub struct ValkeyClusterSpec {
     #[schemars(schema_with = "config")]
     pub config: BTreeMap<String, String>,
 
+    /// Users of the cluster besides the operator's own, applied to running servers within seconds, without replacing a pod.
+    /// Users that are not listed are removed. The user default is open to all unless it is listed: give it enabled false
+    /// once the clients have users of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::users::list")]
+    pub users: Vec<UserSpec>,
+
     /// CPU and memory of the `server` container. Default none. All data lives in memory: set limits.memory, at least
     /// 32Mi, and leave a third of it for replication buffers and copies while syncing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +107,10 @@ pub struct ValkeyClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<SchedulingSpec>,
 
+    /// How nodes, clients and the operator reach each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networking: Option<NetworkingSpec>,
+
     /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 300. A pod that is deleted or
     /// evicted serves on until a synced copy has taken its place, at most until 15 s before this time is over: give it
     /// at least the time that a copy of a node's data takes (about 4 s for each GB).
@@ -116,6 +130,13 @@ pub struct ValkeyClusterSpec {
     pub paused: bool,
 }
 
+impl ValkeyClusterSpec {
+    /// Whether a cluster of this name and spec reads the Secret of that name: a change of it is a change of the spec.
+    pub fn names_secret(&self, cluster: &str, secret: &str) -> bool {
+        self.users.iter().any(|u| u.secret(cluster) == Some(secret.to_owned()))
+    }
+}
+
 impl Default for ValkeyClusterSpec {
     /// One shard without replicas, everything else as the API server would fill it in.
     fn default() -> Self {
@@ -125,11 +146,13 @@ impl Default for ValkeyClusterSpec {
             image: default_image(),
             image_pull_secrets: Vec::new(),
             config: BTreeMap::new(),
+            users: Vec::new(),
             resources: None,
             pod_security_context: None,
             max_disrupted_shards: default_disrupted(),
             scheduling: None,
             restarted_at: None,
+            networking: None,
             pod_disruption_budget: DisruptionBudgetSpec::default(),
             termination_grace_period_seconds: default_grace(),
             purge_keys_on_rebalance: false,

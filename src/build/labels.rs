@@ -27,6 +27,12 @@ pub const REVISION: &str = "valkey.io/revision";
 pub const FAILURES: &str = "valkey.io/failures";
 /// Annotation of the Secret: mirror of `status.formed`.
 pub const FORMED: &str = "valkey.io/formed";
+/// Annotation of a `ValkeyCluster`: a new text asks for new passwords of the system users.
+pub const ROTATE: &str = "valkey.io/rotate-passwords";
+/// Annotation of the Secret: the text of [`ROTATE`] that its passwords were made for.
+pub const ROTATED: &str = "valkey.io/rotated";
+/// Annotation of the Secret: when the exporters' password was made, in milliseconds since 1970.
+pub const EXPORTER_SINCE: &str = "valkey.io/exporter-since";
 /// Annotations of a pod begin with this: what its server showed for a setting before `spec.config` first set it live.
 pub const BEFORE: &str = "before.valkey.io/";
 /// Condition of a pod that the operator writes and that its readiness waits for.
@@ -40,6 +46,11 @@ pub const OPERATOR: &str = "valkey-cluster-operator";
 /// The label selector of all objects that the operator manages.
 pub fn managed_selector() -> String {
     format!("{MANAGED_BY}={OPERATOR}")
+}
+
+/// The operator made it.
+pub fn is_managed<K: Resource>(object: &K) -> bool {
+    object.meta().labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|m| m == OPERATOR)
 }
 
 /// The label selector of a cluster's pods, of all roles.

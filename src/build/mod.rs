@@ -6,13 +6,17 @@ pub mod drift;
 mod hold;
 pub mod install;
 pub mod labels;
+pub mod network;
 pub mod objects;
 pub mod pod;
 pub mod quantity;
+pub mod rbac;
 pub mod revision;
+pub mod sbom;
 
 pub use credentials::Credentials;
 pub use drift::drifted;
+pub use network::policy;
 pub use objects::{budget, config_map, secret, service};
 pub use pod::{PodPlan, pod};
 pub use revision::revision;

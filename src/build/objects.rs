@@ -87,9 +87,14 @@ pub fn secret(desired: &Desired, credentials: &Credentials) -> Secret {
             ..metadata(desired, secret_name(&desired.key.name))
         },
         type_: Some("Opaque".to_owned()),
-        data: Some(credentials.data()),
+        data: Some(credentials.data(is_open(desired))),
         ..Default::default()
     }
+}
+
+/// A user `default` in the spec is closed from the first moment of a server, and becomes what the spec says with all others.
+pub fn is_open(desired: &Desired) -> bool {
+    !desired.users.contains_key("default")
 }
 
 fn owned(desired: &Desired) -> ObjectMeta {

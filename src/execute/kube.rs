@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Executor;
 use crate::api::ValkeyCluster;
-use crate::build::{self, Credentials, PodPlan, labels};
+use crate::build::{self, PodPlan, labels};
 use crate::hints::lock;
 use crate::model::{Object, Outcome, PodName, PodUid, Step, step::Removable};
 use crate::observe::kube as read;
@@ -25,7 +25,10 @@ impl Executor<'_> {
             Step::Apply(Object::Secret) => self.secret().await,
             Step::Apply(Object::ConfigMap) => self.apply(&build::config_map(&self.s.desired)).await,
             Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
+            Step::Apply(Object::Policy) => self.apply(&build::policy(&self.s.desired)).await,
             Step::Apply(Object::Budget) => self.budget().await,
+            Step::Renew => self.renew().await,
+            Step::Settle => self.settle().await,
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
@@ -67,43 +70,6 @@ impl Executor<'_> {
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
             Err(error) => Err(error),
         }
-    }
-
-    /// Creates the Secret, or takes over one that an earlier cluster of this name has left.
-    async fn secret(&self) -> kube::Result<Outcome> {
-        let known = lock(self.hints).credentials.clone();
-        let credentials = known.unwrap_or_else(|| Credentials::new(password(), password()));
-        let mut wanted = self.secret_with(&credentials);
-        let mut credentials = credentials;
-        let api = self.api::<Secret>();
-        match api.create(&PostParams::default(), &wanted).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(s)) if s.is_already_exists() => {
-                let live = api.get(&wanted.name_any()).await?;
-                if live.annotations().get(labels::CLUSTER_UID) == Some(&self.s.desired.key.uid) {
-                    return Ok(Outcome::Stale("the Secret exists".to_owned()));
-                }
-                // Pods of the former cluster of this name may still hold on until they are released.
-                if let Ok(former) = Credentials::from_secret(&live) {
-                    credentials.operator = former.operator;
-                    wanted = self.secret_with(&credentials);
-                }
-                wanted.metadata.resource_version = live.resource_version();
-                let params = PatchParams::apply(labels::OPERATOR).force();
-                api.patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await?;
-            }
-            Err(error) => return Err(error),
-        }
-        lock(self.hints).credentials = Some(credentials);
-        Ok(Outcome::Done)
-    }
-
-    fn secret_with(&self, credentials: &Credentials) -> Secret {
-        let mut wanted = build::secret(&self.s.desired, credentials);
-        if self.s.formed {
-            wanted.annotations_mut().insert(labels::FORMED.to_owned(), "true".to_owned());
-        }
-        wanted
     }
 
     /// The latch, first on the Secret (which outlives a lost status), then in the status.
@@ -278,12 +244,6 @@ impl Executor<'_> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// 32 letters and digits (190 bits) from the operating system's generator.
-fn password() -> String {
-    use rand::distr::{Alphanumeric, SampleString};
-    Alphanumeric.sample_string(&mut rand::rng(), 32)
 }
 
 /// The API server's own words, without the client's wrapping.

@@ -66,6 +66,9 @@ pub fn nothing_rests_on(step: &Step) -> bool {
         Step::SetGate { .. }
             | Step::SetRole { .. }
             | Step::Configure { .. }
+            | Step::SetUser { .. }
+            | Step::RemoveUser { .. }
+            | Step::LogIn { .. }
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }
             | Step::Migrate { .. }

@@ -7,10 +7,13 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint,
 };
 
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+
 use super::ids::{ClusterKey, Shard};
+use super::users::User;
 
 /// The wanted cluster. Built from the custom resource by `api::desired`, never by hand outside tests.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a field of the spec")]
 pub struct Desired {
     /// Which cluster.
@@ -31,6 +34,12 @@ pub struct Desired {
     pub config: BTreeMap<String, String>,
     /// A change of the shards or of what Pods are made of drops all keys first, once (`spec.purgeKeysOnRebalance`).
     pub purge: bool,
+    /// `spec.users`, by name.
+    pub users: BTreeMap<String, User>,
+    /// Who may connect as a client; nobody named means everybody.
+    pub allowed_clients: Vec<NetworkPolicyPeer>,
+    /// What the annotation that asks for new passwords of the system users says; another text asks again.
+    pub rotation: Option<String>,
     /// Nothing is changed while true.
     pub paused: bool,
     /// The custom resource is being deleted: nothing is created any more.

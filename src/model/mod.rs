@@ -11,6 +11,7 @@ pub mod slots;
 pub mod snapshot;
 pub mod step;
 pub mod traffic;
+pub mod users;
 pub mod view;
 
 pub use desired::{Desired, Scheduling, Template};

@@ -81,6 +81,8 @@ pub enum Code {
     CrashLoop,
     /// A setting is not known to, or not accepted by, the server.
     SettingRefused,
+    /// A user of the spec cannot be set: its password is missing, or the server does not take its rules.
+    UserRefused,
     /// The passwords of running members are gone.
     CredentialsLost,
     /// Objects of this cluster's names belong to another manager.

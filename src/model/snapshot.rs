@@ -10,6 +10,7 @@ use super::past::Past;
 use super::shape::Shape;
 use super::slots::Slots;
 use super::step::Object;
+use super::users::{Accounts, Applied, Digest, Shown};
 
 /// Everything the planner may know.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,6 +36,10 @@ pub struct Snapshot {
     pub foreign: Option<String>,
     /// The passwords of the system users are at hand.
     pub credentials_known: bool,
+    /// What servers may know of them; none when they are not at hand.
+    pub accounts: Option<Accounts>,
+    /// The passwords of each user of the spec that has some, or what is missing, as a sentence.
+    pub passwords: BTreeMap<String, Result<Vec<Digest>, String>>,
     /// The Pods controlled by this custom resource's UID.
     pub pods: BTreeMap<PodName, Pod>,
     /// Names that other Pods hold: they cannot be created.
@@ -47,8 +52,8 @@ pub struct Snapshot {
     pub ghosts: BTreeMap<NodeId, Seen<NodeReport>>,
     /// How many nodes of this cluster may run with the lowest node-timeout while it forms (a budget of the operator).
     pub low_timeout_budget: usize,
-    /// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
-    pub applied: BTreeMap<(NodeId, String), (String, String)>,
+    /// Settings and users that were set and read back.
+    pub applied: Applied,
     /// What this process remembers of earlier looks; empty after a restart.
     pub past: Past,
 }
@@ -218,6 +223,10 @@ pub struct NodeReport {
     pub loading: bool,
     /// The replication user is on: the operator has adopted this process.
     pub admitted: bool,
+    /// Its users; none when the operator may not ask (a server that an earlier operator has set up).
+    pub users: Option<Shown>,
+    /// The password that it shows to its primary.
+    pub primary_password: Option<Digest>,
     /// Configuration values it was asked for, as `CONFIG GET` shows them.
     pub config: BTreeMap<String, String>,
 }

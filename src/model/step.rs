@@ -32,6 +32,8 @@ pub enum Object {
     ConfigMap,
     /// The headless Service.
     Service,
+    /// The `NetworkPolicy`: who may connect to members.
+    Policy,
     /// The `PodDisruptionBudget`: how many members an eviction may take at one moment.
     Budget,
 }
@@ -141,6 +143,31 @@ pub enum Step {
         /// The node.
         on: Target,
     },
+    /// Sets a user live, by rules that replace all it had, and reads it back. Either all are taken or none.
+    SetUser {
+        /// The node.
+        on: Target,
+        /// The user.
+        user: String,
+        /// The rules, passwords as SHA-256.
+        rules: Vec<String>,
+    },
+    /// Removes a user; its connections are closed.
+    RemoveUser {
+        /// The node.
+        on: Target,
+        /// The user.
+        user: String,
+    },
+    /// Makes a node log in to its primary with the password of now; open connections stay.
+    LogIn {
+        /// The node.
+        on: Target,
+    },
+    /// Writes new passwords of the system users into the Secret, or what is missing there.
+    Renew,
+    /// Takes the operator's former password out of the Secret.
+    Settle,
     /// Gives unowned slots to a node.
     AssignSlots {
         /// The node.
@@ -301,7 +328,10 @@ impl Step {
     /// The lane it runs in.
     pub fn lane(&self) -> Lane {
         match self {
-            Step::Apply(Object::Budget) | Step::Purge { .. } => Lane::Aside,
+            Step::Apply(Object::Budget | Object::Policy)
+            | Step::Purge { .. }
+            | Step::Renew
+            | Step::Settle => Lane::Aside,
             Step::Latch | Step::Apply(_) => Lane::First,
             Step::Promote { .. } => Lane::Urgent,
             Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
@@ -311,6 +341,9 @@ impl Step {
             | Step::Note { shard, .. }
             | Step::SetRole { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
+            | Step::SetUser { on, .. }
+            | Step::RemoveUser { on, .. }
+            | Step::LogIn { on }
             | Step::Migrate { on, .. }
             | Step::Carry { on, .. }
             | Step::Admit { on }
@@ -332,6 +365,8 @@ impl Step {
             self,
             Step::Latch
                 | Step::Apply(_)
+                | Step::Renew
+                | Step::Settle
                 | Step::CreatePod { .. }
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
@@ -350,6 +385,7 @@ impl Step {
                 format!("configure {} {}", on.uid, list.join(" "))
             }
             Step::Note { uid, key, .. } => format!("note {uid} {key}"),
+            Step::SetUser { on, user, rules } => format!("user {} {user} {}", on.uid, rules.join(" ")),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
@@ -360,6 +396,10 @@ impl Step {
             Step::Purge { shape, .. } => format!("purge for {shape}"),
             Step::Latch
             | Step::Apply(_)
+            | Step::Renew
+            | Step::Settle
+            | Step::RemoveUser { .. }
+            | Step::LogIn { .. }
             | Step::DeletePod { .. }
             | Step::SetGate { .. }
             | Step::SetRole { .. }
@@ -388,6 +428,11 @@ impl Step {
             Step::Carry { .. } => "Carry",
             Step::Purge { .. } => "Purge",
             Step::Configure { .. } => "Configure",
+            Step::SetUser { .. } => "SetUser",
+            Step::RemoveUser { .. } => "RemoveUser",
+            Step::LogIn { .. } => "LogIn",
+            Step::Renew => "Renew",
+            Step::Settle => "Settle",
             Step::Admit { .. } => "Admit",
             Step::AssignSlots { .. } => "AssignSlots",
             Step::SetEpoch { .. } => "SetEpoch",
@@ -431,6 +476,12 @@ impl fmt::Display for Step {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))
             }
+            // Without the rules: they hold the passwords' hashes.
+            Step::SetUser { on, user, .. } => write!(f, "user {user} on {}", on.pod),
+            Step::RemoveUser { on, user } => write!(f, "no user {user} on {}", on.pod),
+            Step::LogIn { on } => write!(f, "log in anew {}", on.pod),
+            Step::Renew => write!(f, "renew passwords"),
+            Step::Settle => write!(f, "settle passwords"),
             Step::Admit { on } => write!(f, "admit {}", on.pod),
             Step::AssignSlots { on, slots } => write!(f, "slots {} {slots}", on.pod),
             Step::SetEpoch { on, epoch } => write!(f, "epoch {} {epoch}", on.pod),

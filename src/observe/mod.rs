@@ -4,6 +4,7 @@
 
 mod events;
 pub mod kube;
+pub mod passwords;
 pub mod valkey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::kube::{Api, ResourceExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 
@@ -40,7 +42,7 @@ pub async fn observe(
 ) -> Result<Snapshot> {
     let now = Moment(Timestamp::now().as_millisecond());
     let key = desired.key.clone();
-    let credentials = credentials(ctx, &desired, hints).await?;
+    let credentials = passwords::credentials(ctx, &desired, hints).await?;
     let mut pods: BTreeMap<PodName, Pod> =
         ctx.pods_of(&key.uid).iter().filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
     let past = lock(hints).past.clone();
@@ -50,7 +52,10 @@ pub async fn observe(
         an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
+        passwords::refresh(ctx, &desired, hints).await;
     }
+    let accounts = passwords::accounts(&desired, hints);
+    let passwords = passwords::of_users(ctx, &desired, hints, urgent).await;
     let status = cr.status.clone().unwrap_or_default();
     let (formed, whole, latest, applied, mut taken) = {
         let h = lock(hints);
@@ -84,6 +89,8 @@ pub async fn observe(
         drifted,
         foreign,
         credentials_known: credentials.is_some(),
+        accounts,
+        passwords,
         pods,
         taken,
         workers: workers(ctx, &desired),
@@ -119,25 +126,6 @@ fn served(status: &crate::api::ValkeyClusterStatus) -> BTreeSet<Shard> {
     with_slots.filter_map(|t| u16::try_from(t.shard).ok()).map(Shard).collect()
 }
 
-/// The passwords: from memory, else from the Secret, if it is this cluster's.
-async fn credentials(
-    ctx: &Ctx,
-    desired: &Desired,
-    hints: &std::sync::Mutex<Hints>,
-) -> Result<Option<Credentials>> {
-    if let Some(known) = lock(hints).credentials.clone() {
-        return Ok(Some(known));
-    }
-    let api: Api<Secret> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
-    let Some(secret) = api.get_opt(&labels::secret_name(&desired.key.name)).await? else { return Ok(None) };
-    if secret.annotations().get(labels::CLUSTER_UID) != Some(&desired.key.uid) {
-        return Ok(None);
-    }
-    let read = Credentials::from_secret(&secret).map_err(|e| anyhow::anyhow!("{e}"))?;
-    lock(hints).credentials = Some(read.clone());
-    Ok(Some(read))
-}
-
 /// The mirror of the latch on the Secret, for a status that was lost.
 fn formed_mark(ctx: &Ctx, desired: &Desired) -> bool {
     let name = labels::secret_name(&desired.key.name);
@@ -170,6 +158,14 @@ async fn drifted(
         None => {
             foreign = foreign.or(holder::<ConfigMap>(ctx, desired, &name).await?);
             out.insert(Object::ConfigMap);
+        }
+    }
+    match ctx.policy(namespace, &name) {
+        Some(live) if !build::drifted(&build::policy(desired), live.as_ref()) => {}
+        Some(_) => drop(out.insert(Object::Policy)),
+        None => {
+            foreign = foreign.or(holder::<NetworkPolicy>(ctx, desired, &name).await?);
+            out.insert(Object::Policy);
         }
     }
     let secret = ctx.secret_meta(namespace, &labels::secret_name(&desired.key.name));
@@ -295,6 +291,7 @@ pub fn access(credentials: &Credentials) -> Access {
     Access {
         username: Some(build::credentials::OPERATOR_USER.to_owned()),
         password: Some(credentials.operator.clone()),
+        former: credentials.former.clone(),
         ..Access::default()
     }
 }

@@ -33,6 +33,7 @@ mod role;
 mod scale_in;
 pub mod shares;
 pub mod trim;
+pub mod users;
 
 use crate::model::plan::Attempts;
 use crate::model::{Plan, Snapshot, View};
@@ -44,6 +45,7 @@ type Rule = fn(&View<'_>) -> Plan;
 const RULES: &[(&str, Rule)] = &[
     ("objects", objects::rule),
     ("live", live::rule),
+    ("users", users::rule),
     ("forget", forget::rule),
     ("adopt", adopt::rule),
     ("form", form::rule),

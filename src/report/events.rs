@@ -73,6 +73,10 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
             (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
         }
+        Step::SetUser { on, user, .. } => (5, "UsersApplied", "Set live:", format!("{user} ({})", on.pod)),
+        Step::RemoveUser { on, user } => (5, "UsersRemoved", "Removed:", format!("{user} ({})", on.pod)),
+        Step::Renew => (0, "PasswordsRenewed", "Wrote passwords:", p.note.clone()),
+        Step::Settle => (6, "PasswordsSettled", "Passwords are changed:", p.note.clone()),
         Step::HandOver { on, from } => {
             (5, "HandOverStarted", "Handing over:", format!("{} to {} ({})", from.pod, on.pod, p.note))
         }
@@ -105,6 +109,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::SetRole { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
+        | Step::LogIn { .. }
         | Step::SetEpoch { .. }
         | Step::Retire { .. }
         | Step::Keep { .. } => return None,
@@ -121,6 +126,8 @@ fn applied(object: Object, new: bool) -> Option<&'static str> {
         (Object::ConfigMap, false) => "ConfigMapUpdated",
         (Object::Service, true) => "ServiceCreated",
         (Object::Service, false) => "ServiceUpdated",
+        (Object::Policy, true) => "NetworkPolicyCreated",
+        (Object::Policy, false) => "NetworkPolicyUpdated",
     })
 }
 
@@ -164,7 +171,9 @@ fn failed(d: &Done) -> Option<EventNote> {
     let Outcome::Failed(error) = &d.outcome else { return None };
     let step = &d.proposal.step;
     let setting = matches!(step, Step::Configure { .. }) && d.proposal.why == Why::Settings;
-    let reason = step_reason(step.kind()).or(setting.then_some("SettingFailed"))?;
+    let user = matches!(step, Step::SetUser { .. });
+    let told = setting.then_some("SettingFailed").or(user.then_some("UserFailed"));
+    let reason = step_reason(step.kind()).or(told)?;
     Some(EventNote { warning: true, reason: reason.to_owned(), note: format!("{step}: {error}") })
 }
 

@@ -55,6 +55,7 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::CrashLoop
         | Code::NoWorker
         | Code::SettingRefused
+        | Code::UserRefused
         | Code::CredentialsLost
         | Code::ForeignOperator
         | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
@@ -76,6 +77,7 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
         "DeletePod" => Some("PodDeleteFailed"),
         "Apply" => Some("ApplyFailed"),
         "Latch" => Some("StatusFailed"),
+        "Renew" | "Settle" => Some("PasswordsFailed"),
         _ => None,
     }
 }

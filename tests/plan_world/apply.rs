@@ -5,6 +5,9 @@ use valkey_cluster_operator::model::{
     Seen, Shard, Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
 };
 
+use valkey_cluster_operator::model::users::{Passwords, User, described};
+use valkey_cluster_operator::plan::users;
+
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
 
 type Done = Result<(), String>;
@@ -49,6 +52,11 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             s.foreign = Some(rest.join(" "));
             Ok(())
         }
+        ["user", name, rest @ ..] => {
+            user(s, name, rest);
+            Ok(())
+        }
+        ["passwords", rest @ ..] => rest.iter().try_for_each(|w| passwords(s, w)),
         ["all", "nodes", rest @ ..] => {
             let uids: Vec<PodUid> = s.nodes.keys().cloned().collect();
             uids.iter().try_for_each(|uid| rest.iter().try_for_each(|w| node(s, uid, w)))
@@ -112,6 +120,54 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
             Some(k) => drop(s.desired.config.insert(k.to_owned(), value.to_owned())),
             None => return Err(format!("unknown field {key:?}")),
         },
+    }
+    Ok(())
+}
+
+/// A user of the spec that every node has; with `missing` one whose passwords cannot be found.
+fn user(s: &mut Snapshot, name: &str, words: &[&str]) {
+    let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    if words == ["missing"] {
+        let passwords = Passwords::In { secret: "c-users".into(), keys: vec![name.into()] };
+        s.desired.users.insert(name.into(), User { enabled: true, passwords, rules: Vec::new() });
+        s.passwords.insert(name.into(), Err(format!("{name} has no password")));
+        return;
+    }
+    let wish = User { enabled: true, passwords: Passwords::Any, rules: words };
+    let line = described(&users::of_spec(&wish, &[])).unwrap_or_default();
+    s.desired.users.insert(name.into(), wish);
+    for seen in s.nodes.values_mut() {
+        if let Seen::Now(node) = seen {
+            node.users.get_or_insert_default().insert(name.into(), line.clone());
+        }
+    }
+}
+
+fn passwords(s: &mut Snapshot, word: &str) -> Done {
+    let known = s.accounts.get_or_insert_default();
+    match word {
+        "former" => known.former = true,
+        "asked" => known.renew = Some("somebody asks".into()),
+        "exporters-since" => known.exporter_since = Moment(NOW),
+        generation => *known = super::accounts(generation),
+    }
+    Ok(())
+}
+
+/// What a node shows of its users: `lacks=app`, `has=eve`, `takes=old,new`, `login=new`, `users=hidden`.
+fn node_users(n: &mut NodeReport, key: &str, value: &str) -> Done {
+    let (version, admitted) = (n.version, n.admitted);
+    let shown = n.users.get_or_insert_default();
+    match key {
+        "lacks" => drop(shown.remove(value)),
+        "has" => drop(shown.insert(value.into(), "on nopass resetchannels -@all".into())),
+        "takes" => {
+            let generations: Vec<&str> = value.split(',').collect();
+            shown.extend(super::shown(&generations, version, admitted));
+        }
+        "login" => n.primary_password = Some(format!("replication-{value}")),
+        "users" => n.users = None,
+        _ => return Err(format!("unknown word {key:?}")),
     }
     Ok(())
 }
@@ -239,7 +295,10 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         "epoch" => n.epoch = parse(value)?,
         "keys" => n.keys = parse(value)?,
         "isolated" => n.peers.clear(),
-        "admitted" => n.admitted = parse(value)?,
+        "admitted" => {
+            n.admitted = parse(value)?;
+            n.users = Some(super::shown(&["old"], n.version, n.admitted));
+        }
         "state" => n.state_ok = value == "ok",
         "loading" => n.loading = true,
         "data" => n.memory.get_or_insert_default().data = parse(value)?,
@@ -254,7 +313,10 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
             let message = if failed { "it says why".to_owned() } else { String::new() };
             n.jobs.push(Job { incoming: false, slots, other: Some(other), state, message, age_ms: 200 });
         }
-        "version" => n.version = value.parse()?,
+        "version" => {
+            n.version = value.parse()?;
+            n.users = Some(super::shown(&["old"], n.version, n.admitted));
+        }
         "online" => {
             n.online_replicas =
                 value.split(',').filter(|t| !t.is_empty()).map(parse).collect::<Result<_, _>>()?;
@@ -262,7 +324,7 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         _ => match key.strip_prefix("config.") {
             Some(k) if value.is_empty() => drop(n.config.remove(k)),
             Some(k) => drop(n.config.insert(k.to_owned(), value.to_owned())),
-            None => return Err(format!("unknown word {key:?}")),
+            None => node_users(n, key, value)?,
         },
     }
     Ok(())

@@ -10,6 +10,9 @@
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
+//! user app on nopass +get        # a user of the spec, which every node has; user app missing: its Secret is not there
+//! node 1-0 lacks=app has=eve     # users of a node; takes=old,new login=new: passwords of the system users; users=hidden
+//! passwords new                  # those that the system users have now; passwords new former, passwords asked
 //! past lost                      # the process has just started: nothing is remembered
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```
@@ -21,10 +24,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use valkey_cluster_operator::model::settings;
+use valkey_cluster_operator::model::users::{Accounts, Shown, described};
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName,
     PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
+
+use valkey_cluster_operator::plan::users;
 
 /// The clock of every case, in milliseconds.
 const NOW: i64 = 1_000_000;
@@ -96,6 +102,9 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         template: Template::default(),
         config: BTreeMap::new(),
         purge: false,
+        users: BTreeMap::new(),
+        rotation: None,
+        allowed_clients: Vec::new(),
         paused: false,
         deleting: false,
     };
@@ -110,6 +119,8 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
+        accounts: Some(accounts("old")),
+        passwords: BTreeMap::new(),
         pods: BTreeMap::new(),
         taken: BTreeSet::new(),
         workers: (1..=3).map(|i| worker(&format!("w{i}"))).collect(),
@@ -119,6 +130,30 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         applied: BTreeMap::new(),
         past: Past::default(),
     }
+}
+
+/// The passwords of the system users, by what their digests end with.
+fn accounts(generation: &str) -> Accounts {
+    Accounts {
+        operator: format!("operator-{generation}"),
+        replication: format!("replication-{generation}"),
+        exporter: format!("exporter-{generation}"),
+        ..Accounts::default()
+    }
+}
+
+/// The users of a node that takes these passwords.
+fn shown(generations: &[&str], version: Version, admitted: bool) -> Shown {
+    let mut shown = users::of_file(&accounts("old"));
+    for user in ["operator", "replication", "exporter"] {
+        let digests: Vec<String> = generations.iter().map(|g| format!("{user}-{g}")).collect();
+        let digests: Vec<&str> = digests.iter().map(String::as_str).collect();
+        let imports = user == "replication" && admitted && version >= settings::JOBS_SINCE;
+        let user = format!("_{user}");
+        let rules = users::system_rules(&user, user != "_replication" || admitted, imports, &digests);
+        shown.insert(user, described(&rules).unwrap());
+    }
+    shown
 }
 
 fn worker(name: &str) -> (WorkerName, Worker) {
@@ -221,6 +256,8 @@ fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
         keys: if healthy { 10 } else { 0 },
         loading: false,
         admitted: state >= State::Latched,
+        users: Some(shown(&["old"], version, state >= State::Latched)),
+        primary_password: Some("replication-old".into()),
         config,
     }
 }

@@ -99,8 +99,23 @@ impl World {
             }
             Step::Admit { on } => {
                 self.identity(on).map_err(stale)?;
-                self.valkey.get_mut(&on.node).admitted = true;
+                self.valkey.get_mut(&on.node).admit();
             }
+            Step::SetUser { on, user, rules } => {
+                self.identity(on).map_err(stale)?;
+                self.set_user(&on.node, user, rules, applied).map_err(No::Failed)?;
+            }
+            Step::RemoveUser { on, user } => {
+                self.identity(on).map_err(stale)?;
+                self.valkey.get_mut(&on.node).users.remove(user);
+            }
+            Step::LogIn { on } => {
+                self.identity(on).map_err(stale)?;
+                let password = self.vault.accounts().replication;
+                self.valkey.get_mut(&on.node).primary_password = password;
+            }
+            Step::Renew => self.vault.renew(),
+            Step::Settle => self.vault.settle(),
             Step::AssignSlots { on, slots } => self.assign(on, slots)?,
             Step::SetEpoch { on, epoch } => {
                 let facts = self.identity(on).map_err(stale)?;

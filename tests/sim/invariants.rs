@@ -81,6 +81,9 @@ impl World {
         if let Some(n) = self.valkey.nodes.values().find(|n| met(n)) {
             return Some(format!("{} has met a node of another cluster", n.id));
         }
+        if let Some(why) = self.locked_out() {
+            return Some(why);
+        }
         if let Some(why) = self.low_timeout() {
             return Some(why);
         }
@@ -191,6 +194,9 @@ impl World {
             if node.retiring() {
                 return Some(format!("{} stays retired", node.id));
             }
+            if let Some(why) = self.users_unfinished(node) {
+                return Some(why);
+            }
         }
         if !self.kube.drifted.is_empty() {
             return Some(format!("{:?} differ from the spec", self.kube.drifted));
@@ -214,6 +220,7 @@ impl World {
         use valkey_cluster_operator::model::Code;
         match code {
             Code::SettingRefused | Code::BackingOff => !self.resource.desired.config.is_empty(),
+            Code::UserRefused => !self.resource.desired.users.is_empty(),
             Code::Paused
             | Code::Deleting
             | Code::AddressInUse

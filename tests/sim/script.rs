@@ -73,6 +73,10 @@ pub(crate) enum Action {
     Stranger,
     /// Somebody changes the `ConfigMap`.
     Drift,
+    /// Somebody asks for new passwords of the system users.
+    Rotate,
+    /// A user of the spec and what it may do; none takes it out.
+    User(String, Option<String>),
 }
 
 /// When it happens.
@@ -138,6 +142,9 @@ impl fmt::Display for Action {
             Action::Slow(n) => write!(f, "slow {n}"),
             Action::Stranger => write!(f, "stranger"),
             Action::Drift => write!(f, "drift"),
+            Action::Rotate => write!(f, "rotate"),
+            Action::User(name, Some(rule)) => write!(f, "user {name} {rule}"),
+            Action::User(name, None) => write!(f, "user {name}"),
         }
     }
 }
@@ -271,6 +278,9 @@ fn action(text: &str) -> Result<Action, String> {
         ["slow", _] => Action::Slow(n(1)?),
         ["stranger"] => Action::Stranger,
         ["drift"] => Action::Drift,
+        ["rotate"] => Action::Rotate,
+        ["user", name] => Action::User((*name).to_owned(), None),
+        ["user", name, rule] => Action::User((*name).to_owned(), Some((*rule).to_owned())),
         _ => return Err(format!("unknown event {text:?}")),
     })
 }

@@ -11,11 +11,14 @@ use valkey_cluster_operator::model::{
     Template, Version, WorkerName,
 };
 
+use valkey_cluster_operator::plan::users::of_file;
+
 use super::clients::Clients;
 use super::invariants::Watch;
 use super::kubernetes::{Kubelet, Kubernetes, PodObject};
 use super::operator::Operator;
 use super::trace::Trace;
+use super::users::Vault;
 use super::valkey::{Cause, Node, Replication, Valkey};
 use super::{TICK_MS, ticks};
 
@@ -59,6 +62,7 @@ pub(crate) struct World {
     pub clients: Clients,
     pub operators: Vec<Operator>,
     pub mischief: Mischief,
+    pub vault: Vault,
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
@@ -83,7 +87,7 @@ impl World {
         for i in 1..=start.workers {
             kube.add_worker(&format!("w{i}"), 100);
         }
-        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service]);
+        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service, Object::Policy]);
         let desired = Desired {
             key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
             generation: 1,
@@ -94,6 +98,9 @@ impl World {
             template: Template { image: "valkey:9".into(), ..Template::default() },
             config: BTreeMap::new(),
             purge: false,
+            users: BTreeMap::new(),
+            rotation: None,
+            allowed_clients: Vec::new(),
             paused: false,
             deleting: false,
         };
@@ -106,6 +113,7 @@ impl World {
             clients: Clients::default(),
             operators: vec![Operator::default()],
             mischief: Mischief::default(),
+            vault: Vault::default(),
             version: start.version,
             watch: Watch::default(),
             trace,
@@ -218,6 +226,8 @@ impl World {
             minority_at: self.now,
             config: self.first_config(),
             admitted: false,
+            users: of_file(&self.vault.accounts()),
+            primary_password: self.vault.accounts().replication,
             data: BTreeMap::new(),
             dropped: 0,
             lineage: self.lineages,

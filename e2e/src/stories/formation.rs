@@ -112,8 +112,9 @@ impl World {
             "kind": "ValkeyCluster", "metadata": { "name": "demo", "namespace": "story", "uid": "1", "generation": 1 },
             "spec": { "shards": 3, "replicas": 1 } }))?;
         let desired = api::desired(&cr).map_err(anyhow::Error::msg)?;
-        let credentials = Credentials::new("operator0123456789", "replication0123456789");
-        let files = credentials.data();
+        let credentials =
+            Credentials::new("operator0123456789", "replication0123456789", "exporter0123456789");
+        let files = credentials.data(true);
         let text = |name: &str| {
             let bytes = files.get(name).with_context(|| format!("the Secret has no {name}"))?;
             Ok::<String, anyhow::Error>(String::from_utf8(bytes.0.clone())?)
@@ -205,6 +206,8 @@ impl World {
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
+            accounts: None,
+            passwords: BTreeMap::new(),
             pods: self.pods.clone(),
             taken: BTreeSet::new(),
             workers: (1..=3).map(worker).collect(),

@@ -36,12 +36,14 @@ mod operator_upgrade;
 mod purge;
 mod replicas;
 mod rescale;
+mod rotation;
 mod scale;
 mod settled;
 mod stranger;
 mod takeover;
 mod upgrade;
 mod watching;
+mod users;
 mod worker_upgrade;
 
 use std::time::{Duration, Instant};
@@ -95,6 +97,8 @@ pub fn all() -> Vec<Story> {
         hpa::STORY,
         purge::STORY,
         live::STORY,
+        users::STORY,
+        rotation::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
