@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use valkey_cluster_operator::{
     build::{self, Credentials, PodPlan, install, labels},
-    model::{ClusterKey, Desired, Scheduling, Shard, Template},
+    model::{ClusterKey, Demands, Desired, Scheduling, Shard, Spread, SpreadMode, Template},
 };
 
 fn golden(file: &str, text: &str) {
@@ -87,7 +87,10 @@ fn plan() -> PodPlan {
         name: labels::pod_name("c", Shard(2), 1),
         shard: Shard(2),
         index: 1,
+        worker: Some("node-3".into()),
         worker_hostname: Some("worker-3".into()),
+        demands: Demands::default(),
+        not_on_hostnames: Vec::new(),
         failures: 0,
     }
 }
@@ -140,7 +143,7 @@ fn pod() {
         &yaml(&build::pod(&minimal, &build::revision(&minimal), &plan())),
     );
     let full = full();
-    let anywhere = PodPlan { worker_hostname: None, failures: 3, ..plan() };
+    let anywhere = PodPlan { worker: None, worker_hostname: None, failures: 3, ..plan() };
     golden("tests/golden/pod-full.yaml", &yaml(&build::pod(&full, &build::revision(&full), &anywhere)));
 }
 
@@ -304,7 +307,7 @@ fn what_the_spec_asks_of_the_scheduler_is_handed_on_beside_our_own_wishes() {
         shard: Shard(0),
         index: 0,
         worker_hostname: Some("w1".into()),
-        failures: 0,
+        ..plan()
     };
     let spec = build::pod(&desired, &build::revision(&desired), &plan).spec.unwrap();
     assert_eq!(spec.node_selector.unwrap()["pool"], "cache");
@@ -312,7 +315,53 @@ fn what_the_spec_asks_of_the_scheduler_is_handed_on_beside_our_own_wishes() {
     assert_eq!(spec.priority_class_name.as_deref(), Some("important"));
     let affinity = spec.affinity.unwrap();
     let apart = affinity.pod_anti_affinity.unwrap().preferred_during_scheduling_ignored_during_execution;
-    assert_eq!(apart.unwrap().len(), 2, "that of the spec and ours");
+    assert_eq!(apart.unwrap().len(), 3, "that of the spec and ours, over workers and zones");
     let chosen = affinity.node_affinity.unwrap().preferred_during_scheduling_ignored_during_execution;
     assert_eq!(chosen.unwrap().len(), 1);
+}
+
+#[test]
+fn what_must_be_apart_is_the_schedulers_own_term() {
+    let mut desired = minimal();
+    let before = build::revision(&desired);
+    let required = SpreadMode::Required;
+    desired.template.scheduling.node = Spread { shard: required, pods: required, ..Spread::default() };
+    desired.template.scheduling.zone = Spread { shard: required, ..Spread::default() };
+    desired.template.scheduling.affinity = serde_json::from_value(serde_json::json!({ "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "pool", "operator": "Exists" }] },
+            { "matchExpressions": [{ "key": "old", "operator": "Exists" }] }] } } }))
+    .unwrap();
+    let affinity = desired.template.scheduling.affinity.take();
+    assert_eq!(build::revision(&desired), before, "a mode is changed live");
+    desired.template.scheduling.affinity = affinity;
+    let beside = PodPlan {
+        demands: Demands { uncounted: true, not_in: ["b".into()].into(), ..Demands::default() },
+        not_on_hostnames: vec!["worker-1".into()],
+        ..plan()
+    };
+    let of = |plan: &PodPlan| build::pod(&desired, &build::revision(&desired), plan);
+    golden("tests/golden/pod-apart.yaml", &yaml(&of(&beside).spec.unwrap().affinity));
+    golden("tests/golden/pod-spread.yaml", &yaml(&of(&beside).spec.unwrap().topology_spread_constraints));
+    let counted = |plan: &PodPlan| of(plan).metadata.labels.unwrap().contains_key(labels::APART);
+    assert!(
+        counted(&plan()) && !counted(&beside),
+        "beside a member that leaves it is born without the label"
+    );
+}
+
+#[test]
+fn a_pinned_pod_and_one_that_is_moved() {
+    let desired = minimal();
+    let of = |demands: Demands| {
+        let spec =
+            build::pod(&desired, &build::revision(&desired), &PodPlan { demands, ..plan() }).spec.unwrap();
+        (spec.node_selector, spec.affinity.unwrap().node_affinity.unwrap())
+    };
+    let (selector, _) = of(Demands { zone: Some("b".into()), ..Demands::default() });
+    assert_eq!(selector.unwrap()["topology.kubernetes.io/zone"], "b");
+    let (_, nodes) = of(Demands { only: true, ..Demands::default() });
+    assert!(nodes.preferred_during_scheduling_ignored_during_execution.is_none());
+    let terms = nodes.required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
+    assert_eq!(terms[0].match_expressions.as_ref().unwrap()[0].values, Some(vec!["worker-3".to_owned()]));
 }

@@ -8,9 +8,10 @@ use kube::ResourceExt;
 use super::{
     keys::{self, Owner},
     rules::NODE_TIMEOUT_MS,
-    spec::{DisruptionBudgetMode, SchedulingSpec, ValkeyCluster},
+    scheduling,
+    spec::{DisruptionBudgetMode, ValkeyCluster},
 };
-use crate::model::{ClusterKey, Desired, Scheduling, Template};
+use crate::model::{ClusterKey, Desired, Template};
 
 /// What the custom resource asks for.
 ///
@@ -45,7 +46,7 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             restarted_at: spec.restarted_at.clone(),
-            scheduling: scheduling(spec.scheduling.clone().unwrap_or_default()),
+            scheduling: scheduling::wanted(spec.scheduling.clone().unwrap_or_default()),
         },
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
@@ -55,16 +56,6 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
     };
     check_config(&desired)?;
     Ok(desired)
-}
-
-fn scheduling(given: SchedulingSpec) -> Scheduling {
-    Scheduling {
-        node_selector: given.node_selector,
-        tolerations: given.tolerations,
-        affinity: given.affinity,
-        topology_spread_constraints: given.topology_spread_constraints,
-        priority_class_name: given.priority_class_name,
-    }
 }
 
 fn within(field: &str, value: i32, least: u16, most: u16) -> Result<u16, String> {

@@ -6,6 +6,7 @@ pub mod crd;
 pub mod desired;
 pub mod keys;
 pub mod rules;
+pub mod scheduling;
 pub mod spec;
 pub mod status;
 

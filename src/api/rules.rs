@@ -54,6 +54,7 @@ pub fn all() -> Vec<Placed> {
         Placed { id: (*field).to_owned(), path: &["spec"], rule }
     }));
     rules.extend([image(), max_disrupted()]);
+    rules.extend([pinning_alone(), pinned_zones_once(), pinned_by_one()]);
     rules.extend([config_names(), config_name_length(), config_values()]);
     rules.extend(MANAGED.iter().map(managed));
     rules.extend([node_timeout(), diskless_load()]);
@@ -72,6 +73,9 @@ fn at(id: &str, path: &'static [&'static str], rule: &str, sentence: &str) -> Pl
 const ROOT: &[&str] = &[];
 const IMAGE: &[&str] = &["spec", "image"];
 const MAX_DISRUPTED: &[&str] = &["spec", "maxDisruptedShards"];
+const SCHEDULING: &[&str] = &["spec", "scheduling"];
+const ZONE: &[&str] = &["spec", "scheduling", "zone"];
+const PINNING: &[&str] = &["spec", "scheduling", "zone", "pinning"];
 const CONFIG: &[&str] = &["spec", "config"];
 const RESOURCES: &[&str] = &["spec", "resources"];
 
@@ -110,6 +114,38 @@ fn max_disrupted() -> Placed {
         MAX_DISRUPTED,
         "string(self).matches('^([1-9][0-9]{0,3}|([1-9][0-9]?|100)%)$')",
         "maxDisruptedShards is a number of shards from 1 on, or a percentage of them such as 25%; leave it out for 1",
+    )
+}
+
+fn pinning_alone() -> Placed {
+    let off = |what| {
+        format!(
+            "(!has(self.spread.{what}) || !has(self.spread.{what}.mode) || self.spread.{what}.mode == 'Disabled')"
+        )
+    };
+    at(
+        "pinning-alone",
+        ZONE,
+        &format!("!has(self.pinning) || !has(self.spread) || ({} && {})", off("shard"), off("pods")),
+        "scheduling.zone: pinning gives every copy its zone already; leave out spread.shard and spread.pods beside it, or set their mode to Disabled",
+    )
+}
+
+fn pinned_zones_once() -> Placed {
+    at(
+        "pinned-zones-once",
+        PINNING,
+        "self.zones.all(z, self.zones.exists_one(y, y == z))",
+        "scheduling.zone.pinning: name each zone once; copies go round the list by themselves",
+    )
+}
+
+fn pinned_by_one() -> Placed {
+    at(
+        "pinned-by-one",
+        SCHEDULING,
+        "!has(self.zone) || !has(self.zone.pinning) || !has(self.nodeSelector) || !('topology.kubernetes.io/zone' in self.nodeSelector)",
+        "scheduling: nodeSelector cannot name topology.kubernetes.io/zone beside zone.pinning, which names the zone of each copy; remove one of them",
     )
 }
 

@@ -5,17 +5,14 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{
-    api::core::v1::{
-        Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
-        TopologySpreadConstraint,
-    },
+    api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus};
+use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, scheduling::SchedulingSpec, status::ValkeyClusterStatus};
 
 /// What the cluster should be. The operator works towards it and reports in status.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -92,8 +89,8 @@ pub struct ValkeyClusterSpec {
     #[serde(default)]
     pub pod_disruption_budget: DisruptionBudgetSpec,
 
-    /// Which workers may have the pods. Default: any. Copies of a shard are kept on different workers and zones, and
-    /// primaries even over workers, without anything written here.
+    /// Which workers may have the pods, and how they are spread. Default: any, with copies of a shard on different workers and
+    /// zones, and pods and primaries even over both, as well as can be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<SchedulingSpec>,
 
@@ -128,82 +125,6 @@ impl Default for ValkeyClusterSpec {
             paused: false,
         }
     }
-}
-
-/// What the pods ask of the scheduler, as in a Pod.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct SchedulingSpec {
-    /// Labels that a worker must have. A worker without them gets no pod, and pods on it stay until it is drained.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "node_selector")]
-    pub node_selector: BTreeMap<String, String>,
-
-    /// Taints that do not keep the pods away. A worker that is cordoned, or tainted by an autoscaler that removes it, is
-    /// emptied all the same.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "tolerations")]
-    pub tolerations: Vec<Toleration>,
-
-    /// Affinity as in a Pod; the operator's own wishes are added to its preferred terms. A required pod anti-affinity on as
-    /// many workers as copies leaves no room for a successor: leave it out, the operator keeps copies apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "as_in_a_pod")]
-    pub affinity: Option<Affinity>,
-
-    /// Topology spread constraints as in a Pod. Give those over kubernetes.io/hostname nodeAffinityPolicy Ignore.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "spread_constraints")]
-    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-
-    /// Name of the PriorityClass of the pods. Default none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub priority_class_name: Option<String>,
-}
-
-fn node_selector(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "object",
-        "maxProperties": 32,
-        "additionalProperties": {"type": "string", "maxLength": 63, "description": "Value of the label."}
-    })
-}
-
-fn tolerations(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 32,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One toleration, as in a Pod.",
-            "properties": {
-                "key": {"type": "string", "description": "Key of the taint; none with operator Exists tolerates all."},
-                "operator": {"type": "string", "enum": ["Exists", "Equal"], "description": "Equal (default) compares the value, Exists does not."},
-                "value": {"type": "string", "description": "Value of the taint."},
-                "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"], "description": "Effect of the taint; none is any."},
-                "tolerationSeconds": {"type": "integer", "format": "int64", "description": "How long a NoExecute taint is tolerated; none is for ever."}
-            }
-        }
-    })
-}
-
-fn as_in_a_pod(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
-}
-
-fn spread_constraints(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 8,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One constraint, as in a Pod.",
-            "x-kubernetes-preserve-unknown-fields": true
-        }
-    })
 }
 
 /// Whether evictions are counted by Kubernetes.

@@ -7,6 +7,7 @@ mod hold;
 pub mod install;
 pub mod labels;
 pub mod objects;
+pub mod place;
 pub mod pod;
 pub mod quantity;
 pub mod revision;

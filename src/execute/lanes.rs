@@ -65,6 +65,7 @@ pub fn nothing_rests_on(step: &Step) -> bool {
         step,
         Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
             | Step::Configure { .. }
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }

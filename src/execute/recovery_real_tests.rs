@@ -1,7 +1,9 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Pod, Revision, Snapshot, Template};
+use crate::model::{
+    Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot, Template,
+};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
@@ -25,6 +27,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             disrupted: false,
             before: BTreeMap::new(),
             leads: false,
+            place: Place::default(),
             gate: Some(true),
             created: Moment(0),
             trouble: None,

@@ -22,7 +22,9 @@ pub enum Why {
     Upgrade,
     /// A worker is being emptied, or a member was told to go.
     Evacuate,
-    /// Primaries are unevenly spread over workers.
+    /// A member is better off on another worker.
+    Placement,
+    /// Primaries are unevenly spread over workers or zones.
     Balance,
     /// Slots belong to another shard.
     Scale,

@@ -1,10 +1,10 @@
 //! A step is one effect, safe to do twice, and carries what must still be true when it is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
+use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName, Zone};
 use super::slots::Slots;
 
 /// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
@@ -35,6 +35,42 @@ pub enum Object {
     Budget,
 }
 
+/// What one Pod demands of the scheduler beside what the spec demands of all.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Demands {
+    /// It comes beside a member that leaves, and is not counted among the copies that are apart before it has a worker.
+    pub uncounted: bool,
+    /// Workers that have a copy of the shard that stays.
+    pub not_on: BTreeSet<WorkerName>,
+    /// Zones that have their share of the shard's copies.
+    pub not_in: BTreeSet<Zone>,
+    /// The zone that it is pinned to.
+    pub zone: Option<Zone>,
+    /// The worker that the placement wants is a demand, not a wish.
+    pub only: bool,
+    /// The member that it is the successor of, where that is only moved to a better place.
+    pub instead_of: Option<PodUid>,
+}
+
+impl fmt::Display for Demands {
+    /// What is out of the ordinary, for logs and test cases.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(zone) = &self.zone {
+            write!(f, " in zone {zone}")?;
+        }
+        if self.uncounted {
+            write!(f, " uncounted")?;
+        }
+        for worker in &self.not_on {
+            write!(f, " not-on {worker}")?;
+        }
+        for zone in &self.not_in {
+            write!(f, " not-in {zone}")?;
+        }
+        Ok(())
+    }
+}
+
 /// One effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Step {
@@ -52,6 +88,8 @@ pub enum Step {
         index: u16,
         /// The worker that the placement wants; the scheduler has the last word.
         worker: Option<WorkerName>,
+        /// What it demands of the scheduler.
+        demands: Demands,
         /// Quick failures of its predecessors in a row.
         failures: u16,
     },
@@ -100,6 +138,17 @@ pub enum Step {
         shard: Shard,
         /// It leads.
         leads: bool,
+    },
+    /// Counts a member among the copies of its shard that are apart, or no longer: the scheduler goes by a label.
+    SetApart {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// It counts.
+        counts: bool,
     },
     /// Begins a job that moves slots as a whole (both ends 9.0 or newer).
     Migrate {
@@ -301,7 +350,8 @@ impl Step {
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
-            | Step::SetRole { shard, .. } => Lane::Shard(*shard),
+            | Step::SetRole { shard, .. }
+            | Step::SetApart { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
             | Step::Migrate { on, .. }
             | Step::Carry { on, .. }
@@ -329,6 +379,7 @@ impl Step {
                 | Step::SetGate { .. }
                 | Step::Note { .. }
                 | Step::SetRole { .. }
+                | Step::SetApart { .. }
         )
     }
 
@@ -353,6 +404,7 @@ impl Step {
             | Step::DeletePod { .. }
             | Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
             | Step::SetEpoch { .. }
@@ -374,6 +426,7 @@ impl Step {
             Step::SetGate { .. } => "SetGate",
             Step::Note { .. } => "Note",
             Step::SetRole { .. } => "SetRole",
+            Step::SetApart { .. } => "SetApart",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
             Step::Configure { .. } => "Configure",
@@ -400,10 +453,13 @@ impl fmt::Display for Step {
         match self {
             Step::Latch => write!(f, "latch formed"),
             Step::Apply(object) => write!(f, "apply {object:?}"),
-            Step::CreatePod { name, worker, .. } => match worker {
-                Some(w) => write!(f, "create {name} on {w}"),
-                None => write!(f, "create {name}"),
-            },
+            Step::CreatePod { name, worker, demands, .. } => {
+                write!(f, "create {name}")?;
+                if let Some(w) = worker {
+                    write!(f, " on {w}{}", if demands.only { " only" } else { "" })?;
+                }
+                write!(f, "{demands}")
+            }
             Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
             Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
             Step::Note { name, key, before, .. } => match before {
@@ -412,6 +468,9 @@ impl fmt::Display for Step {
             },
             Step::SetRole { name, leads, .. } => {
                 write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
+            }
+            Step::SetApart { name, counts, .. } => {
+                write!(f, "{} {name} apart", if *counts { "count" } else { "no longer count" })
             }
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),

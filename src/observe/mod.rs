@@ -4,6 +4,7 @@
 
 mod events;
 pub mod kube;
+mod matching;
 pub mod valkey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,7 +103,7 @@ pub async fn observe(
 
 fn workers(ctx: &Ctx, desired: &Desired) -> BTreeMap<WorkerName, Worker> {
     let all = ctx.workers();
-    let seen = all.iter().map(|n| kube::worker(n, &desired.template.scheduling));
+    let seen = all.iter().map(|n| kube::worker(n, &desired.template));
     seen.map(|w| (w.name.clone(), w)).collect()
 }
 

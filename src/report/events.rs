@@ -101,6 +101,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::SetGate { .. }
         | Step::Note { .. }
         | Step::SetRole { .. }
+        | Step::SetApart { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
         | Step::SetEpoch { .. }

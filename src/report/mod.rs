@@ -17,7 +17,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use crate::{
     api::{State, ValkeyCluster, ValkeyClusterStatus},
     build::labels::leader_selector,
-    model::{Done, Moment, Outcome, Plan, Snapshot, Step, View},
+    model::{Done, Moment, Outcome, Plan, Snapshot, Step},
 };
 use health::Health;
 
@@ -61,7 +61,7 @@ pub fn report(
     done: &[Done],
     previous: Option<&ValkeyClusterStatus>,
 ) -> Report {
-    let view = View::new(snapshot);
+    let view = crate::plan::view(snapshot);
     let health = Health::new(&view, plan);
     let conditions = conditions::conditions(&health, previous);
     let (state, reason, message) = conditions::summary(&health, &conditions);

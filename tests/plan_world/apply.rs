@@ -2,7 +2,7 @@
 
 use valkey_cluster_operator::model::{
     Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role,
-    Seen, Shard, Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
+    Seen, Shard, Silence, Slots, Snapshot, SpreadMode, Trouble, WorkerName, Zone,
 };
 
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
@@ -26,6 +26,15 @@ fn place(word: &str) -> Result<(Shard, u16), String> {
 pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
+        ["spread", rest @ ..] => rest.iter().try_for_each(|w| spread(s, w)),
+        ["all", "pods", rest @ ..] => {
+            let names: Vec<PodName> = s.pods.keys().cloned().collect();
+            names.iter().try_for_each(|name| rest.iter().try_for_each(|w| pod(s, name, w)))
+        }
+        ["past", "refused", worker] => {
+            s.past.refused.insert(WorkerName::new(*worker), Moment(NOW));
+            Ok(())
+        }
         ["spec", rest @ ..] => rest.iter().try_for_each(|w| spec(s, w)),
         ["status", rest @ ..] => rest.iter().try_for_each(|w| status(s, w)),
         ["worker", name, rest @ ..] => rest.iter().try_for_each(|w| machine(s, name, w)),
@@ -115,6 +124,34 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
     Ok(())
 }
 
+fn spread(s: &mut Snapshot, word: &str) -> Done {
+    let (key, value) = pair(word);
+    let scheduling = &mut s.desired.template.scheduling;
+    if key == "pinned" {
+        scheduling.pinned = value.split(',').map(Zone::new).collect();
+        return Ok(());
+    }
+    let (place, what) = key.split_once('.').ok_or("node.shard=Required")?;
+    let spread = match place {
+        "node" => &mut scheduling.node,
+        "zone" => &mut scheduling.zone,
+        _ => return Err(format!("unknown place {place:?}")),
+    };
+    let mode = match value {
+        "Disabled" => SpreadMode::Disabled,
+        "Preferred" => SpreadMode::Preferred,
+        "Required" => SpreadMode::Required,
+        _ => return Err(format!("unknown mode {value:?}")),
+    };
+    match what {
+        "shard" => spread.shard = mode,
+        "primaries" => spread.primaries = mode,
+        "pods" => spread.pods = mode,
+        _ => return Err(format!("unknown rule {what:?}")),
+    }
+    Ok(())
+}
+
 fn status(s: &mut Snapshot, word: &str) -> Done {
     let (key, value) = pair(word);
     match key {
@@ -142,6 +179,8 @@ fn machine(s: &mut Snapshot, name: &str, word: &str) -> Done {
         // lost=<ms ago>
         "lost" => entry.lost_since = Some(Moment(NOW - parse::<i64>(value)?)),
         "out-of-service" => entry.out_of_service = true,
+        "shunned" => entry.shunned = true,
+        "room" => entry.room = Some(parse(value)?),
         "removed" => drop(s.workers.remove(&WorkerName::new(name))),
         _ => return Err(format!("unknown word {key:?}")),
     }
@@ -179,6 +218,13 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
         "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
         "leads" => pod.leads = parse(value)?,
+        "asked" => pod.place.asked = Some(WorkerName::new(value)),
+        "pinned" => pod.place.pinned = Some(Zone::new(value)),
+        "counted" => pod.place.counted = true,
+        "instead-of" => {
+            let (shard, index) = place(value)?;
+            pod.place.instead_of = Some(PodUid::new(format!("u{shard}-{index}")));
+        }
         "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,

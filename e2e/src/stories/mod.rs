@@ -28,6 +28,7 @@ mod load;
 mod replicas;
 mod scale;
 mod settled;
+mod spread;
 mod stranger;
 mod takeover;
 mod upgrade;
@@ -76,6 +77,7 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        spread::STORY,
         scale::STORY,
         live::STORY,
         bad_input::STORY,
