@@ -1,5 +1,6 @@
 //! The pure vocabulary: what is wanted, what was seen, and what may be done about the difference.
 
+pub mod demands;
 pub mod desired;
 pub mod ids;
 pub mod moves;
@@ -11,6 +12,7 @@ pub mod snapshot;
 pub mod step;
 pub mod view;
 
+pub use demands::Demands;
 pub use desired::{Desired, Scheduling, Spread, SpreadMode, Template};
 pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 pub use moves::{Job, JobState, Memory, OpenSlots};
@@ -20,5 +22,5 @@ pub use slots::{SLOTS, SlotRange, Slots};
 pub use snapshot::{
     Link, NodeReport, Peer, Phase, Place, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker,
 };
-pub use step::{Demands, Lane, Object, Step, Target};
+pub use step::{Lane, Object, Step, Target};
 pub use view::{Member, View};
