@@ -52,7 +52,11 @@ fn look_again(plan: &Plan, done: &[Done], repeats: u32) -> Duration {
         d.outcome == Outcome::Done
             && !matches!(
                 d.proposal.step,
-                Step::SetGate { .. } | Step::SetRole { .. } | Step::SetApart { .. } | Step::Migrate { .. }
+                Step::SetGate { .. }
+                    | Step::SetRole { .. }
+                    | Step::SetApart { .. }
+                    | Step::SetMetadata { .. }
+                    | Step::Migrate { .. }
             )
     });
     let soonest = plan.waiting.iter().map(patience).min();

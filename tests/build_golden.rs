@@ -4,14 +4,16 @@
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 use k8s_openapi::{
-    api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements},
+    api::core::v1::{Container, LocalObjectReference, PodSecurityContext, ResourceRequirements},
     apimachinery::pkg::api::resource::Quantity,
 };
 use serde::Serialize;
 use serde_json::Value;
 use valkey_cluster_operator::{
     build::{self, Credentials, PodPlan, install, labels},
-    model::{ClusterKey, Demands, Desired, Scheduling, Shard, Spread, SpreadMode, Template},
+    model::{
+        ClusterKey, Demands, Desired, Exporter, Metadata, Scheduling, Shard, Spread, SpreadMode, Template,
+    },
 };
 
 fn golden(file: &str, text: &str) {
@@ -68,7 +70,7 @@ fn full() -> Desired {
         pod_security_context: PodSecurityContext { run_as_user: Some(1001), ..PodSecurityContext::default() },
         termination_grace_period_seconds: 120,
         restarted_at: None,
-        scheduling: Scheduling::default(),
+        ..Template::default()
     };
     desired.config = [
         ("cluster-node-timeout", "5000"),
@@ -180,6 +182,10 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("requests", &|d| d.template.resources.requests = None),
         ("security", &|d| d.template.pod_security_context.fs_group = Some(1)),
         ("grace", &|d| d.template.termination_grace_period_seconds = 31),
+        ("exporter", &|d| d.template.exporter = Some(Exporter::default())),
+        ("containers", &|d| {
+            d.template.containers = vec![Container { name: "server".into(), ..Container::default() }]
+        }),
         ("a setting read at start", &|d| drop(d.config.insert("databases".into(), "2".into()))),
     ];
     for (name, change) in fixed {
@@ -189,6 +195,10 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("shards", &|d| d.shards = 9),
         ("replicas", &|d| d.replicas = 0),
         ("paused", &|d| d.paused = true),
+        ("labels", &|d| drop(d.template.metadata.labels.insert("team".into(), "a".into()))),
+        ("labels of the service", &|d| drop(d.template.service.labels.insert("team".into(), "a".into()))),
+        ("spread", &|d| d.template.scheduling.node.shard = SpreadMode::Required),
+        ("pinned zones", &|d| d.template.scheduling.pinned = vec!["a".into()]),
         ("generation", &|d| d.generation = 99),
         ("a live setting", &|d| drop(d.config.insert("maxmemory".into(), "1gb".into()))),
         ("node timeout", &|d| drop(d.config.remove("cluster-node-timeout"))),
@@ -364,4 +374,39 @@ fn a_pinned_pod_and_one_that_is_moved() {
     assert!(nodes.preferred_during_scheduling_ignored_during_execution.is_none());
     let terms = nodes.required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
     assert_eq!(terms[0].match_expressions.as_ref().unwrap()[0].values, Some(vec!["worker-3".to_owned()]));
+}
+
+#[test]
+fn what_comes_beside_the_server_and_what_is_changed_of_it() {
+    let mut desired = minimal();
+    desired.template.exporter = Some(Exporter {
+        image: "docker.io/oliver006/redis_exporter:v1.80.0".into(),
+        args: vec!["--is-cluster".into()],
+        ..Exporter::default()
+    });
+    desired.template.containers = serde_json::from_value(serde_json::json!([
+        { "name": "proxy", "image": "proxy:1", "args": ["--port", "8080"] },
+        { "name": "server", "env": [{ "name": "TZ", "value": "UTC" }], "imagePullPolicy": "Always",
+          "securityContext": { "runAsUser": 1001 } },
+        { "name": "metrics-exporter", "env": [{ "name": "REDIS_EXPORTER_LOG_FORMAT", "value": "json" }] }
+    ]))
+    .unwrap();
+    let metadata =
+        |key: &str| Metadata { labels: [(key.to_owned(), "a".to_owned())].into(), ..Metadata::default() };
+    desired.template.metadata = metadata("team");
+    desired.template.service = metadata("shown");
+    let pod = build::pod(&desired, &build::revision(&desired), &plan());
+    let spec = pod.spec.clone().unwrap();
+    golden("tests/golden/pod-sidecars.yaml", &yaml(&spec.init_containers));
+    let (server, bare) = (&spec.containers[0], build::pod(&minimal(), &build::revision(&minimal()), &plan()));
+    let bare = &bare.spec.unwrap().containers[0];
+    assert_eq!(server.env.as_ref().unwrap().len(), bare.env.as_ref().unwrap().len() + 1);
+    assert_eq!(server.image_pull_policy.as_deref(), Some("Always"));
+    let security = server.security_context.as_ref().unwrap();
+    assert_eq!((security.run_as_user, security.read_only_root_filesystem), (Some(1001), Some(true)));
+    assert_eq!((&server.command, &server.lifecycle), (&bare.command, &bare.lifecycle));
+    assert_eq!(pod.metadata.labels.unwrap()["team"], "a");
+    assert_eq!(build::service(&desired).metadata.labels.unwrap()["shown"], "a");
+    let none = build::service(&minimal());
+    assert!(build::drifted(&none, &build::service(&desired)), "what is not wanted any more is seen");
 }

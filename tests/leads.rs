@@ -1,6 +1,6 @@
 //! The spread of primaries over workers and zones against trying every choice.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a test: what is missing ends it
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::similar_names, clippy::unnecessary_wraps)] // a test
 
 use std::collections::BTreeMap;
 

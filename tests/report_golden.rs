@@ -92,6 +92,7 @@ fn empty(replicas: u16) -> Snapshot {
         applied: BTreeMap::new(),
         credentials_known: true,
         foreign: None,
+        request: None,
     }
 }
 
@@ -128,6 +129,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         before: BTreeMap::new(),
         leads: false,
         place: Place::default(),
+        given: String::new(),
         created: Moment(START),
         trouble: None,
     }

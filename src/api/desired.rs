@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::{
+    extras,
     keys::{self, Owner},
     rules::NODE_TIMEOUT_MS,
     scheduling,
@@ -46,7 +47,11 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             restarted_at: spec.restarted_at.clone(),
-            scheduling: scheduling::wanted(spec.scheduling.clone().unwrap_or_default()),
+            scheduling: scheduling::wanted(spec.scheduling.clone().unwrap_or_default())?,
+            exporter: extras::exporter(spec.exporter.as_ref())?,
+            containers: extras::read_containers(&spec.containers)?,
+            metadata: extras::metadata(spec.pod_metadata.as_ref()),
+            service: extras::metadata(spec.service_metadata.as_ref()),
         },
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,

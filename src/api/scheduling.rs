@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, Toleration, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::{Toleration, TopologySpreadConstraint};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::extras::read;
 use crate::model::{self, Scheduling, Zone};
 
 /// What the pods ask of the scheduler, as in a Pod, and how the cluster is spread.
@@ -30,13 +31,13 @@ pub struct SchedulingSpec {
     /// room where there are only as many workers as copies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "as_in_a_pod")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<serde_json::Value>,
 
     /// Topology spread constraints as in a Pod. Give those over kubernetes.io/hostname nodeAffinityPolicy Ignore: a pod that is
     /// moved names its worker.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "spread_constraints")]
-    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    pub topology_spread_constraints: Vec<serde_json::Value>,
 
     /// Name of the PriorityClass of the pods. Default none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,18 +125,29 @@ pub enum SpreadMode {
 }
 
 /// What the planner and the pods are made from.
-pub(super) fn wanted(given: SchedulingSpec) -> Scheduling {
+///
+/// # Errors
+/// A sentence for what the schema lets through and is not as in a Pod.
+pub(super) fn wanted(given: SchedulingSpec) -> Result<Scheduling, String> {
     let zone = given.zone.unwrap_or_default();
-    Scheduling {
+    let constraint = |value: &serde_json::Value| {
+        let what = "spec.scheduling.topologySpreadConstraints";
+        read::<TopologySpreadConstraint>(what, Some(value)).map(Option::unwrap_or_default)
+    };
+    Ok(Scheduling {
         node_selector: given.node_selector,
         tolerations: given.tolerations,
-        affinity: given.affinity,
-        topology_spread_constraints: given.topology_spread_constraints,
+        affinity: read("spec.scheduling.affinity", given.affinity.as_ref())?,
+        topology_spread_constraints: given
+            .topology_spread_constraints
+            .iter()
+            .map(constraint)
+            .collect::<Result<_, _>>()?,
         priority_class_name: given.priority_class_name,
         node: spread(given.node.and_then(|n| n.spread)),
         zone: spread(zone.spread),
         pinned: zone.pinning.map(|p| p.zones.iter().map(Zone::new).collect()).unwrap_or_default(),
-    }
+    })
 }
 
 fn spread(given: Option<SpreadSpec>) -> model::Spread {

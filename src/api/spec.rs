@@ -12,6 +12,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::extras::{ExporterSpec, MetadataSpec};
 use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, scheduling::SchedulingSpec, status::ValkeyClusterStatus};
 
 /// What the cluster should be. The operator works towards it and reports in status.
@@ -94,6 +95,24 @@ pub struct ValkeyClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<SchedulingSpec>,
 
+    /// Labels and annotations of the pods beside the operator's. Changed live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_metadata: Option<MetadataSpec>,
+
+    /// Labels and annotations of the Service beside the operator's. Changed live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_metadata: Option<MetadataSpec>,
+
+    /// An exporter of metrics in each pod. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exporter: Option<ExporterSpec>,
+
+    /// Containers by name. Of `server` and `metrics-exporter` env, envFrom, imagePullPolicy and securityContext can be changed; any
+    /// other name adds a container, which is started before `server`, again whenever it ends, and ended after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::extras::containers")]
+    pub containers: Vec<serde_json::Value>,
+
     /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 300. A pod that is deleted or
     /// evicted serves on until a synced copy has taken its place, at most until 15 s before this time is over: give it
     /// at least the time that a copy of a node's data takes (about 4 s for each GB).
@@ -119,6 +138,10 @@ impl Default for ValkeyClusterSpec {
             pod_security_context: None,
             max_disrupted_shards: default_disrupted(),
             scheduling: None,
+            pod_metadata: None,
+            service_metadata: None,
+            exporter: None,
+            containers: Vec::new(),
             restarted_at: None,
             pod_disruption_budget: DisruptionBudgetSpec::default(),
             termination_grace_period_seconds: default_grace(),
@@ -190,7 +213,7 @@ fn config(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// Limits and requests alone: claims need a pod that declares them, which this API cannot.
-fn resources(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
     let amounts = |description: Cow<'static, str>| {
         json_schema!({
             "type": "object",

@@ -6,11 +6,13 @@ pub mod drift;
 mod hold;
 pub mod install;
 pub mod labels;
+pub mod metadata;
 pub mod objects;
 pub mod place;
 pub mod pod;
 pub mod quantity;
 pub mod revision;
+pub mod sidecars;
 
 pub use credentials::Credentials;
 pub use drift::drifted;

@@ -20,7 +20,7 @@ use super::{
         APART, FAILURES, INSTEAD_OF, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, WORKER, common_name,
         labels, metadata, owned_by, secret_name,
     },
-    place,
+    metadata as given, place, sidecars,
 };
 use crate::model::{Demands, Desired, PodName, Revision, Shard, WorkerName};
 
@@ -65,24 +65,24 @@ pub fn pod(desired: &Desired, revision: &Revision, plan: &PodPlan) -> Pod {
     ]);
     annotations.extend(plan.worker.as_ref().map(|w| (WORKER.to_owned(), w.to_string())));
     annotations.extend(plan.demands.instead_of.as_ref().map(|uid| (INSTEAD_OF.to_owned(), uid.to_string())));
-    Pod {
-        metadata: ObjectMeta {
-            labels: Some(all),
-            annotations: Some(annotations),
-            owner_references: Some(owned_by(&desired.key)),
-            ..metadata(desired, plan.name.to_string())
-        },
-        spec: Some(spec(desired, plan)),
-        status: None,
-    }
+    let mut meta = ObjectMeta {
+        labels: Some(all),
+        annotations: Some(annotations),
+        owner_references: Some(owned_by(&desired.key)),
+        ..metadata(desired, plan.name.to_string())
+    };
+    given::add(&mut meta, &desired.template.metadata);
+    Pod { metadata: meta, spec: Some(spec(desired, plan)), status: None }
 }
 
 fn spec(desired: &Desired, plan: &PodPlan) -> PodSpec {
     let template = &desired.template;
     let secrets = &template.image_pull_secrets;
     let scheduling = &template.scheduling;
+    let changed = template.containers.iter().find(|c| c.name == SERVER);
     PodSpec {
-        containers: vec![server(desired)],
+        containers: vec![sidecars::patched(server(desired), changed)],
+        init_containers: some(&sidecars::sidecars(desired), Vec::is_empty),
         volumes: Some(volumes(&desired.key.name)),
         restart_policy: Some("Never".to_owned()),
         readiness_gates: Some(vec![PodReadinessGate { condition_type: READINESS_GATE.to_owned() }]),

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Executor;
 use crate::api::ValkeyCluster;
-use crate::build::{self, Credentials, PodPlan, labels};
+use crate::build::{self, Credentials, PodPlan, labels, metadata};
 use crate::hints::lock;
 use crate::model::{Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
 use crate::observe::kube as read;
@@ -35,6 +35,7 @@ impl Executor<'_> {
             Step::SetApart { name, uid, counts, .. } => {
                 self.label(name, uid, labels::APART, counts.then_some("true")).await
             }
+            Step::SetMetadata { name, uid, .. } => self.dress(name, uid).await,
             Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
@@ -260,6 +261,32 @@ impl Executor<'_> {
 }
 
 impl Executor<'_> {
+    /// Reads the Pod again: what was given before is noted on it.
+    async fn dress(&self, name: &PodName, uid: &PodUid) -> kube::Result<Outcome> {
+        let api = self.api::<Pod>();
+        let Some(live) =
+            api.get_metadata_opt(name.as_str()).await?.filter(|l| l.uid().as_deref() == Some(uid.as_str()))
+        else {
+            return Ok(Outcome::Stale(format!("{name} is another Pod by now")));
+        };
+        let before =
+            live.annotations().get(labels::GIVEN).map(|note| metadata::noted(note)).unwrap_or_default();
+        let mut body = metadata::patch(&before, &self.s.desired.template.metadata);
+        if let Some(meta) = body.as_object_mut() {
+            meta.insert("uid".to_owned(), json!(uid));
+            meta.insert("resourceVersion".to_owned(), json!(live.resource_version()));
+        }
+        let merge =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        match api.patch_metadata(name.as_str(), &merge, &Patch::Merge(&json!({ "metadata": body }))).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => {
+                Ok(Outcome::Stale(format!("{name} has just changed")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the Pod again: the first note is the true one, whatever a watch that lags behind has shown.
     async fn note(
         &self,

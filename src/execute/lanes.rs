@@ -66,6 +66,7 @@ pub fn nothing_rests_on(step: &Step) -> bool {
         Step::SetGate { .. }
             | Step::SetRole { .. }
             | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Configure { .. }
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }

@@ -28,6 +28,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             before: BTreeMap::new(),
             leads: false,
             place: Place::default(),
+            given: String::new(),
             gate: Some(true),
             created: Moment(0),
             trouble: None,
@@ -63,6 +64,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 0,
         applied: BTreeMap::new(),
+        request: None,
         past: past.clone(),
     }
 }

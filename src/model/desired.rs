@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
-    TopologySpreadConstraint,
+    Affinity, Container, LocalObjectReference, PodSecurityContext, ResourceRequirements, SecurityContext,
+    Toleration, TopologySpreadConstraint,
 };
 
 use super::ids::{ClusterKey, Shard, Zone};
@@ -51,6 +51,36 @@ pub struct Template {
     pub scheduling: Scheduling,
     /// A change of it asks for new Pods.
     pub restarted_at: Option<String>,
+    /// The exporter of metrics beside the server, if one is wanted.
+    pub exporter: Option<Exporter>,
+    /// What is changed of our containers, and containers that are added.
+    pub containers: Vec<Container>,
+    /// Labels and annotations of the Pods; changed live.
+    pub metadata: Metadata,
+    /// Labels and annotations of the Service; changed live.
+    pub service: Metadata,
+}
+
+/// The exporter of metrics.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Exporter {
+    /// Its image.
+    pub image: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its requests and limits.
+    pub resources: ResourceRequirements,
+    /// What the spec overrides of its security context.
+    pub security_context: Option<SecurityContext>,
+}
+
+/// Labels and annotations that a person wants on an object.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Metadata {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Where the members may be, and how far from each other.

@@ -13,14 +13,14 @@ pub mod step;
 pub mod view;
 
 pub use demands::Demands;
-pub use desired::{Desired, Scheduling, Spread, SpreadMode, Template};
+pub use desired::{Desired, Exporter, Metadata, Scheduling, Spread, SpreadMode, Template};
 pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};
 pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};
 pub use slots::{SLOTS, SlotRange, Slots};
 pub use snapshot::{
-    Link, NodeReport, Peer, Phase, Place, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker,
+    Link, NodeReport, Peer, Phase, Place, Pod, Request, Role, Seen, Silence, Snapshot, Trouble, Worker,
 };
 pub use step::{Lane, Object, Step, Target};
 pub use view::{Member, View};

@@ -28,6 +28,8 @@ pub enum Why {
     Balance,
     /// Slots belong to another shard.
     Scale,
+    /// A person has asked for it.
+    Requested,
     /// A live setting differs.
     Settings,
     /// The truth about a member is published.

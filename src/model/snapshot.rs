@@ -46,8 +46,21 @@ pub struct Snapshot {
     pub low_timeout_budget: usize,
     /// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
     pub applied: BTreeMap<(NodeId, String), (String, String)>,
+    /// The hand-over that a person asks for, if one is.
+    pub request: Option<Request>,
     /// What this process remembers of earlier looks; empty after a restart.
     pub past: Past,
+}
+
+/// A hand-over that a person asks for by an annotation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What the annotation says: a Pod that shall lead, or a shard by its number.
+    pub wanted: String,
+    /// Who led when the request was noted in the status; none: it is not noted yet.
+    pub from: Option<PodName>,
+    /// The status says that it was done.
+    pub done: bool,
 }
 
 impl Snapshot {
@@ -136,6 +149,8 @@ pub struct Pod {
     pub leads: bool,
     /// What it was asked about its place.
     pub place: Place,
+    /// The note of the labels and annotations that the spec has given it.
+    pub given: String,
     /// When it was created.
     pub created: Moment,
     /// What keeps it from starting, in the words of Kubernetes.

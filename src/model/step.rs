@@ -115,6 +115,17 @@ pub enum Step {
         /// It counts.
         counts: bool,
     },
+    /// Puts the spec's labels and annotations on a Pod, and takes away those that it does not want any more.
+    SetMetadata {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The note of what is given.
+        given: String,
+    },
     /// Begins a job that moves slots as a whole (both ends 9.0 or newer).
     Migrate {
         /// The owner.
@@ -316,6 +327,7 @@ impl Step {
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
             | Step::SetRole { shard, .. }
+            | Step::SetMetadata { shard, .. }
             | Step::SetApart { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
             | Step::Migrate { on, .. }
@@ -345,6 +357,7 @@ impl Step {
                 | Step::Note { .. }
                 | Step::SetRole { .. }
                 | Step::SetApart { .. }
+                | Step::SetMetadata { .. }
         )
     }
 
@@ -370,6 +383,7 @@ impl Step {
             | Step::SetGate { .. }
             | Step::SetRole { .. }
             | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
             | Step::SetEpoch { .. }
@@ -392,6 +406,7 @@ impl Step {
             Step::Note { .. } => "Note",
             Step::SetRole { .. } => "SetRole",
             Step::SetApart { .. } => "SetApart",
+            Step::SetMetadata { .. } => "SetMetadata",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
             Step::Configure { .. } => "Configure",
@@ -437,6 +452,7 @@ impl fmt::Display for Step {
             Step::SetApart { name, counts, .. } => {
                 write!(f, "{} {name} apart", if *counts { "count" } else { "no longer count" })
             }
+            Step::SetMetadata { name, given, .. } => write!(f, "dress {name} {given}"),
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
             Step::Configure { on, settings, .. } => {

@@ -54,6 +54,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
             counted: p.labels().contains_key(labels::APART),
             instead_of: annotation(labels::INSTEAD_OF).map(PodUid::new),
         },
+        given: annotation(labels::GIVEN).unwrap_or_default().to_owned(),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),
     })
@@ -116,11 +117,23 @@ fn trouble(status: &PodStatus) -> Option<Trouble> {
     if matches!(status.phase.as_deref(), Some("Failed")) {
         return Some(say(status.reason.as_ref(), status.message.as_ref()));
     }
+    if let Some(beside) = status.init_container_statuses.iter().flatten().find_map(beside) {
+        return Some(beside);
+    }
     let conditions = status.conditions.iter().flatten();
     conditions
         .into_iter()
         .find(|c| c.type_ == "PodScheduled" && c.status == "False")
         .map(|c| say(c.reason.as_ref(), c.message.as_ref()))
+}
+
+/// A container beside the server that does not run, by its name: until it has started once, the server does not either.
+fn beside(c: &ContainerStatus) -> Option<Trouble> {
+    let waiting = c.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.clone().unwrap_or_default();
+    let words = waiting.message.as_deref().unwrap_or(&reason).trim().to_owned();
+    let message = format!("container {}: {words}", c.name);
+    (!ORDINARY.contains(&reason.as_str())).then_some(Trouble { reason, message })
 }
 
 /// What a server said last. The message of a container that ended in an error is the tail of its log: what explains the

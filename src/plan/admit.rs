@@ -72,7 +72,8 @@ fn leaving(steps: &[Proposal]) -> BTreeSet<Shard> {
 
 /// Goes on beside everything else: it publishes what is, or waits for quiet itself.
 fn is_aside(p: &Proposal) -> bool {
-    p.why == Why::Balance || matches!(p.step, Step::SetGate { .. } | Step::Apply(_))
+    p.why == Why::Balance
+        || matches!(p.step, Step::SetGate { .. } | Step::SetMetadata { .. } | Step::Apply(_))
 }
 
 /// Settings by Pod whose earlier value is not noted yet, because the note failed a moment ago.

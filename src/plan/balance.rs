@@ -10,6 +10,7 @@ use super::even::{Seat, even};
 use super::fill;
 use super::heir::{hand_over, heirs};
 use super::leads::{over, seat};
+use super::request;
 use crate::model::{Member, Plan, Shard, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -20,7 +21,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut choices: BTreeMap<Shard, Vec<&Member<'_>>> = BTreeMap::new();
     for (shard, _) in v.shards().filter(|(s, _)| fill::is_served(v, *s)) {
         let Some((primary, _)) = v.primary(shard) else { return plan };
-        let others = heirs(v, shard).into_iter().filter(|m| v.unfit(m).is_none());
+        // Where a person has said who shall lead, it stays so.
+        let free = request::shard(v) != Some(shard);
+        let others = heirs(v, shard).into_iter().filter(|m| free && v.unfit(m).is_none());
         choices.insert(shard, [primary].into_iter().chain(others).collect());
     }
     let seats: BTreeMap<Shard, Vec<Seat<'_>>> = choices

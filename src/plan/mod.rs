@@ -10,6 +10,7 @@ mod balance;
 mod budget;
 mod consolidate;
 pub mod discard;
+mod dress;
 pub mod even;
 mod even_out;
 mod evidence;
@@ -31,6 +32,7 @@ mod place;
 mod recover;
 mod release;
 mod replace;
+pub mod request;
 mod role;
 mod scale_in;
 pub mod shares;
@@ -61,12 +63,14 @@ const RULES: &[(&str, Rule)] = &[
     ("scale in", scale_in::rule),
     ("apart", apart::rule),
     ("replace", replace::rule),
+    ("hand over", request::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
     ("even out", even_out::rule),
     ("balance", balance::rule),
     ("gate", gate::rule),
     ("role", role::rule),
+    ("dress", dress::rule),
 ];
 
 /// The names of the rules, in order.

@@ -15,9 +15,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
-    api::{State, ValkeyCluster, ValkeyClusterStatus},
+    api::{
+        State, ValkeyCluster, ValkeyClusterStatus,
+        status::{HandOver, HandOverState},
+    },
     build::labels::leader_selector,
-    model::{Done, Moment, Outcome, Plan, Snapshot, Step},
+    model::{Done, Moment, Outcome, Plan, Snapshot, Step, View},
+    plan::request::{Verdict, verdict},
 };
 use health::Health;
 
@@ -77,11 +81,28 @@ pub fn report(
         selector: Some(leader_selector(&snapshot.desired.key)),
         formed: snapshot.formed || latched(done) || previous.is_some_and(|p| p.formed),
         operation: operation::operation(&health, previous),
+        hand_over: hand_over(&view),
         topology: topology::topology(&health, previous),
         conditions,
     };
     let events = events::events(&status, done, previous);
     Report { gauges: health.gauges(), status, events }
+}
+
+/// What became of the hand-over that a person asks for, if one is.
+fn hand_over(view: &View<'_>) -> Option<HandOver> {
+    let request = view.s.request.as_ref()?;
+    let from = request.from.clone();
+    let (state, from, message) = match verdict(view)? {
+        Verdict::Refused(why) => (HandOverState::Refused, from, why),
+        Verdict::New { leads } => {
+            let message = format!("asked for while {leads} leads");
+            (HandOverState::Pending, Some(leads), message)
+        }
+        Verdict::Pending(message) => (HandOverState::Pending, from, message),
+        Verdict::Done(message) => (HandOverState::Done, from, message),
+    };
+    Some(HandOver { request: request.wanted.clone(), state, from: from.map(|f| f.to_string()), message })
 }
 
 /// The status of a spec that cannot be planned for, with the sentence that says what to change. What was known stays.

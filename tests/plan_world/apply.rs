@@ -1,8 +1,8 @@
 //! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
 
 use valkey_cluster_operator::model::{
-    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role,
-    Seen, Shard, Silence, Slots, Snapshot, SpreadMode, Trouble, WorkerName, Zone,
+    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Request, Revision,
+    Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode, Trouble, WorkerName, Zone,
 };
 
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
@@ -31,6 +31,8 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             let names: Vec<PodName> = s.pods.keys().cloned().collect();
             names.iter().try_for_each(|name| rest.iter().try_for_each(|w| pod(s, name, w)))
         }
+        // request <pod or shard> from=<s>-<i> done
+        ["request", wanted, rest @ ..] => request(s, wanted, rest),
         ["past", "refused", worker] => {
             s.past.refused.insert(WorkerName::new(*worker), Moment(NOW));
             Ok(())
@@ -121,6 +123,19 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
             None => return Err(format!("unknown field {key:?}")),
         },
     }
+    Ok(())
+}
+
+fn request(s: &mut Snapshot, wanted: &str, words: &[&str]) -> Done {
+    let mut request = Request { wanted: wanted.to_owned(), from: None, done: false };
+    for word in words {
+        match pair(word) {
+            ("from", at) => request.from = Some(place(at).map(|(shard, index)| pod_name(shard, index))?),
+            ("done", _) => request.done = true,
+            _ => return Err(format!("unknown word {word:?}")),
+        }
+    }
+    s.request = Some(request);
     Ok(())
 }
 
@@ -218,6 +233,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
         "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
         "leads" => pod.leads = parse(value)?,
+        "given" => pod.given = value.to_owned(),
         "asked" => pod.place.asked = Some(WorkerName::new(value)),
         "pinned" => pod.place.pinned = Some(Zone::new(value)),
         "counted" => pod.place.counted = true,

@@ -118,6 +118,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
         applied: BTreeMap::new(),
+        request: None,
         past: Past::default(),
     }
 }
@@ -171,6 +172,7 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         before: BTreeMap::new(),
         leads: state == State::Healthy && index == 0,
         place: Place::default(),
+        given: String::new(),
         created: Moment(NOW - 5000),
         trouble: None,
     };

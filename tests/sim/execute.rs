@@ -73,6 +73,10 @@ impl World {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
                 object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.leads = *leads;
             }
+            Step::SetMetadata { name, uid, given, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.given.clone_from(given);
+            }
             Step::SetApart { name, uid, counts, .. } => {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
                 object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.place.counted = *counts;

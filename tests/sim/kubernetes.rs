@@ -124,6 +124,7 @@ impl Kubernetes {
                 counted: new.strict && !new.demands.uncounted,
                 instead_of: new.demands.instead_of.clone(),
             },
+            given: String::new(),
             created: Moment(now * TICK_MS),
             trouble: None,
         };

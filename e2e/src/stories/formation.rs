@@ -160,6 +160,7 @@ impl World {
             before: BTreeMap::new(),
             leads: false,
             place: Place::default(),
+            given: String::new(),
             created: now(),
             trouble: None,
         };
@@ -212,6 +213,7 @@ impl World {
             ghosts: BTreeMap::new(),
             low_timeout_budget: if self.whole { 0 } else { FAST_NODES },
             applied,
+            request: None,
             past: Past::default(),
         };
         let view = View::new(&snapshot);
