@@ -165,11 +165,11 @@ fn metadata() -> impl Iterator<Item = Placed> {
     METADATA.iter().flat_map(|(id, path, labels)| {
         let recommended = if *labels { " || k.startsWith('app.kubernetes.io/')" } else { "" };
         let ours = format!("k.startsWith('valkey.io/') || k.startsWith('before.valkey.io/'){recommended}");
-        let says_why = "is the operator's own, which tells members by it; give yours another prefix";
+        let says_why = "belongs to the operator, which tells members by it; give yours another prefix";
         let reserved = ValidationRule {
             rule: format!("!self.exists(k, {ours})"),
             message: Some(format!("a key of {id} {says_why}")),
-            message_expression: Some(format!("self.filter(k, {ours})[0] + ' {says_why}'")),
+            message_expression: Some(format!("self.filter(k, {ours})[0] + \" {says_why}\"")),
             ..Default::default()
         };
         let named = at(
