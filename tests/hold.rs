@@ -16,14 +16,17 @@ const HELD: i64 = 20;
 const ANSWERS: &str = "echo PONG";
 const HANGS: &str = "exec sleep 60";
 /// As coreutils has it: 124 when the time is over.
-const COREUTILS: &str = r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p; [ $? -gt 128 ] && exit 124; exit 0"#;
+const COREUTILS: &str =
+    r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p; [ $? -gt 128 ] && exit 124; exit 0"#;
 /// As BusyBox has it: what the program ended with, which is the signal.
 const BUSYBOX: &str = r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p"#;
 
 const OTHER: &str = "a1 10.0.0.2:6379@16379,,shard-id=s,nodename=b master - 0 0 1 connected 0-100\n";
 
 fn own(nodename: &str, slots: &str) -> String {
-    format!("a0 10.0.0.1:6379@16379,,shard-id=s,nodename={nodename} myself,master - 0 0 2 connected {slots}\nvars currentEpoch 2 lastVoteEpoch 0\n")
+    format!(
+        "a0 10.0.0.1:6379@16379,,shard-id=s,nodename={nodename} myself,master - 0 0 2 connected {slots}\nvars currentEpoch 2 lastVoteEpoch 0\n"
+    )
 }
 
 /// The script that the Pod carries, with a directory of ours in the place of /dev/shm.
@@ -111,7 +114,11 @@ fn it_holds_until_it_is_released() {
 fn a_node_that_is_alone_and_owns_nothing_is_not_held() {
     let limit = Duration::from_secs(5);
     assert!(held("alone", ANSWERS, COREUTILS, &own("valkey-c-0-0", ""), limit).is_some());
-    assert_eq!(held("sole", ANSWERS, COREUTILS, &own("valkey-c-0-0", "0-16383"), limit), None, "all data is here");
+    assert_eq!(
+        held("sole", ANSWERS, COREUTILS, &own("valkey-c-0-0", "0-16383"), limit),
+        None,
+        "all data is here"
+    );
 }
 
 #[test]
@@ -120,7 +127,10 @@ fn a_server_that_gives_no_answer_is_not_held() {
     for (name, timeout) in [("hung-coreutils", COREUTILS), ("hung-busybox", BUSYBOX)] {
         let took = held(name, HANGS, timeout, &serving, Duration::from_secs(60));
         let took = took.unwrap();
-        assert!(took < Duration::from_secs(18), "{name}: {took:?} is the end of the time, not that of the patience");
+        assert!(
+            took < Duration::from_secs(18),
+            "{name}: {took:?} is the end of the time, not that of the patience"
+        );
         assert!(took >= Duration::from_secs(5), "{name}: {took:?} is too little patience");
     }
 }

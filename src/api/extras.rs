@@ -16,12 +16,20 @@ use crate::model::{Exporter, Metadata};
 #[serde(rename_all = "camelCase")]
 pub struct MetadataSpec {
     /// Labels. Those of the operator (valkey.io/, app.kubernetes.io/) are refused by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "super::spec::null_is_empty"
+    )]
     #[schemars(schema_with = "labels")]
     pub labels: BTreeMap<String, String>,
 
     /// Annotations. Those of the operator (valkey.io/) are refused by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "super::spec::null_is_empty"
+    )]
     #[schemars(schema_with = "annotations")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -107,6 +115,7 @@ pub(super) fn metadata(given: Option<&MetadataSpec>) -> Metadata {
 fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 32,
         "additionalProperties": {
             "type": "string",
@@ -120,6 +129,7 @@ fn labels(_: &mut SchemaGenerator) -> Schema {
 fn annotations(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 32,
         "additionalProperties": {"type": "string", "maxLength": 4096, "description": "Value of the annotation."}
     })

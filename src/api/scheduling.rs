@@ -16,7 +16,11 @@ use crate::model::{self, Scheduling, Zone};
 #[serde(rename_all = "camelCase")]
 pub struct SchedulingSpec {
     /// Labels that a worker must have. A worker without them gets no pod, and pods on it stay until it is drained.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "super::spec::null_is_empty"
+    )]
     #[schemars(schema_with = "node_selector")]
     pub node_selector: BTreeMap<String, String>,
 
@@ -173,6 +177,7 @@ fn zones(_: &mut SchemaGenerator) -> Schema {
 fn node_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 32,
         "additionalProperties": {"type": "string", "maxLength": 63, "description": "Value of the label."}
     })

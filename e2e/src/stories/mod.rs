@@ -11,6 +11,7 @@ mod reach;
 mod setup;
 mod stage;
 
+mod alone;
 mod bad_input;
 mod crash;
 mod create;
@@ -22,9 +23,11 @@ mod foreign;
 mod formation;
 mod heal;
 mod isolation;
+mod kill_changes;
 mod kill_operator;
 mod live;
 mod load;
+mod operator_upgrade;
 mod replicas;
 mod scale;
 mod settled;
@@ -32,6 +35,7 @@ mod spread;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod worker_upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -78,13 +82,17 @@ pub fn all() -> Vec<Story> {
         upgrade::STORY,
         drain::STORY,
         spread::STORY,
+        worker_upgrade::STORY,
         scale::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
         takeover::STORY,
+        operator_upgrade::STORY,
+        alone::STORY,
         kill_operator::STORY,
+        kill_changes::STORY,
         stranger::STORY,
     ]
 }
