@@ -135,7 +135,7 @@ fn pod_spec(namespaces: &[String]) -> PodSpec {
     // A wish, so that both replicas run on a cluster with a single worker too.
     let spread = TopologySpreadConstraint {
         max_skew: 1,
-        topology_key: super::pod::HOSTNAME.to_owned(),
+        topology_key: super::place::HOSTNAME.to_owned(),
         when_unsatisfiable: "ScheduleAnyway".to_owned(),
         label_selector: Some(LabelSelector { match_labels: Some(selector()), match_expressions: None }),
         match_label_keys: Some(vec!["pod-template-hash".to_owned()]),

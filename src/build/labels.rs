@@ -21,6 +21,16 @@ pub const NODE_INDEX: &str = "valkey.io/node-index";
 pub const ROLE: &str = "valkey.io/role";
 /// The value of [`ROLE`].
 pub const PRIMARY: &str = "primary";
+/// Label: the pod counts among the copies of its shard that the scheduler keeps apart. Only where the spec requires that.
+pub const APART: &str = "valkey.io/apart";
+/// Annotation of a pod or of the Service: the labels and annotations that the spec has given it.
+pub const GIVEN: &str = "valkey.io/given";
+/// Annotation of the cluster: a pod that shall lead its shard, or a shard (by its number) that another of its pods shall lead.
+pub const HAND_OVER: &str = "valkey.io/hand-over";
+/// Annotation of a pod: the worker that it was asked for.
+pub const WORKER: &str = "valkey.io/worker";
+/// Annotation of a pod: UID of the member that it was made to take the place of, when that was only to be moved.
+pub const INSTEAD_OF: &str = "valkey.io/instead-of";
 /// Annotation of a pod: its revision.
 pub const REVISION: &str = "valkey.io/revision";
 /// Annotation of a pod: how many predecessors in a row failed right after their start.

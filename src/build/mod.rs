@@ -7,12 +7,15 @@ mod hold;
 pub mod install;
 pub mod labels;
 pub mod network;
+pub mod metadata;
 pub mod objects;
+pub mod place;
 pub mod pod;
 pub mod quantity;
 pub mod rbac;
 pub mod revision;
 pub mod sbom;
+pub mod sidecars;
 
 pub use credentials::Credentials;
 pub use drift::drifted;

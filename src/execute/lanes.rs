@@ -65,6 +65,8 @@ pub fn nothing_rests_on(step: &Step) -> bool {
         step,
         Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Configure { .. }
             | Step::SetUser { .. }
             | Step::RemoveUser { .. }

@@ -1,7 +1,9 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Pod, Revision, Snapshot, Template};
+use crate::model::{
+    Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot, Template,
+};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
@@ -25,6 +27,8 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             disrupted: false,
             before: BTreeMap::new(),
             leads: false,
+            place: Place::default(),
+            given: String::new(),
             gate: Some(true),
             created: Moment(0),
             trouble: None,
@@ -67,6 +71,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 0,
         applied: BTreeMap::new(),
+        request: None,
         past: past.clone(),
     }
 }

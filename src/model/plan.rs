@@ -22,12 +22,16 @@ pub enum Why {
     Upgrade,
     /// A worker is being emptied, or a member was told to go.
     Evacuate,
-    /// Primaries are unevenly spread over workers.
+    /// A member is better off on another worker.
+    Placement,
+    /// Primaries are unevenly spread over workers or zones.
     Balance,
     /// Slots belong to another shard.
     Scale,
     /// Keys are dropped on purpose.
     Purge,
+    /// A person has asked for it.
+    Requested,
     /// A live setting differs.
     Settings,
     /// The truth about a member is published.

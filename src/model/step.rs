@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::demands::Demands;
 use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
 use super::shape::Shape;
 use super::slots::Slots;
@@ -55,6 +56,8 @@ pub enum Step {
         index: u16,
         /// The worker that the placement wants; the scheduler has the last word.
         worker: Option<WorkerName>,
+        /// What it demands of the scheduler.
+        demands: Demands,
         /// Quick failures of its predecessors in a row.
         failures: u16,
     },
@@ -103,6 +106,28 @@ pub enum Step {
         shard: Shard,
         /// It leads.
         leads: bool,
+    },
+    /// Counts a member among the copies of its shard that are apart, or no longer: the scheduler goes by a label.
+    SetApart {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// It counts.
+        counts: bool,
+    },
+    /// Puts the spec's labels and annotations on a Pod, and takes away those that it does not want any more.
+    SetMetadata {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The note of what is given.
+        given: String,
     },
     /// Begins a job that moves slots as a whole (both ends 9.0 or newer).
     Migrate {
@@ -339,7 +364,9 @@ impl Step {
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
-            | Step::SetRole { shard, .. } => Lane::Shard(*shard),
+            | Step::SetRole { shard, .. }
+            | Step::SetMetadata { shard, .. }
+            | Step::SetApart { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
             | Step::SetUser { on, .. }
             | Step::RemoveUser { on, .. }
@@ -373,6 +400,8 @@ impl Step {
                 | Step::Note { .. }
                 | Step::SetRole { .. }
                 | Step::Purge { .. }
+                | Step::SetApart { .. }
+                | Step::SetMetadata { .. }
         )
     }
 
@@ -403,6 +432,8 @@ impl Step {
             | Step::DeletePod { .. }
             | Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
             | Step::SetEpoch { .. }
@@ -424,6 +455,8 @@ impl Step {
             Step::SetGate { .. } => "SetGate",
             Step::Note { .. } => "Note",
             Step::SetRole { .. } => "SetRole",
+            Step::SetApart { .. } => "SetApart",
+            Step::SetMetadata { .. } => "SetMetadata",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
             Step::Purge { .. } => "Purge",
@@ -456,10 +489,13 @@ impl fmt::Display for Step {
         match self {
             Step::Latch => write!(f, "latch formed"),
             Step::Apply(object) => write!(f, "apply {object:?}"),
-            Step::CreatePod { name, worker, .. } => match worker {
-                Some(w) => write!(f, "create {name} on {w}"),
-                None => write!(f, "create {name}"),
-            },
+            Step::CreatePod { name, worker, demands, .. } => {
+                write!(f, "create {name}")?;
+                if let Some(w) = worker {
+                    write!(f, " on {w}{}", if demands.only { " only" } else { "" })?;
+                }
+                write!(f, "{demands}")
+            }
             Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
             Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
             Step::Note { name, key, before, .. } => match before {
@@ -469,6 +505,10 @@ impl fmt::Display for Step {
             Step::SetRole { name, leads, .. } => {
                 write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
             }
+            Step::SetApart { name, counts, .. } => {
+                write!(f, "{} {name} apart", if *counts { "count" } else { "no longer count" })
+            }
+            Step::SetMetadata { name, given, .. } => write!(f, "dress {name} {given}"),
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
             Step::Purge { on, shape } => write!(f, "purge {} primaries for {shape}", on.len()),

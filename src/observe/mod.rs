@@ -5,6 +5,7 @@
 mod events;
 pub mod kube;
 pub mod passwords;
+mod matching;
 pub mod valkey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,15 +18,15 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::ValkeyCluster;
+use crate::api::{ValkeyCluster, status::HandOverState};
 use crate::build::{self, Credentials, labels};
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::snapshot::serving;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot,
-    View, Worker, WorkerName, settings,
+    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Seen, Shard,
+    Snapshot, View, Worker, WorkerName, settings,
 };
 use crate::valkey::Access;
 use valkey::{Bounds, Probe};
@@ -57,23 +58,18 @@ pub async fn observe(
     let accounts = passwords::accounts(&desired, hints);
     let passwords = passwords::of_users(ctx, &desired, hints, urgent).await;
     let status = cr.status.clone().unwrap_or_default();
-    let (formed, whole, latest, applied, mut taken) = {
+    let (formed, whole, latest, applied, mut taken, request) = {
         let h = lock(hints);
         let latest = h.status.as_ref().unwrap_or(&status);
         let applied = lock(&h.applied).clone();
         let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
         let whole = !latest.topology.is_empty() || !status.topology.is_empty();
-        (formed, whole, latest.clone(), applied, h.taken.clone())
+        (formed, whole, latest.clone(), applied, h.taken.clone(), request(cr, latest))
     };
     taken.extend(
         ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
     );
-    let low_timeout_budget = if whole {
-        ctx.hints.slow(&key.uid);
-        0
-    } else {
-        ctx.hints.fast(&key.uid, desired.members())
-    };
+    let low_timeout_budget = low_timeout_budget(ctx, &desired, whole);
     let (drifted, foreign) = if urgent {
         Default::default()
     } else {
@@ -98,6 +94,7 @@ pub async fn observe(
         ghosts: BTreeMap::new(),
         low_timeout_budget,
         applied,
+        request,
         past,
         desired,
     };
@@ -107,9 +104,19 @@ pub async fn observe(
     Ok(snapshot)
 }
 
+/// A cluster that is whole gives the budget of hasty nodes back.
+fn low_timeout_budget(ctx: &Ctx, desired: &Desired, whole: bool) -> usize {
+    let uid = &desired.key.uid;
+    if whole {
+        ctx.hints.slow(uid);
+        return 0;
+    }
+    ctx.hints.fast(uid, desired.members())
+}
+
 fn workers(ctx: &Ctx, desired: &Desired) -> BTreeMap<WorkerName, Worker> {
     let all = ctx.workers();
-    let seen = all.iter().map(|n| kube::worker(n, &desired.template.scheduling));
+    let seen = all.iter().map(|n| kube::worker(n, &desired.template));
     seen.map(|w| (w.name.clone(), w)).collect()
 }
 
@@ -118,6 +125,15 @@ fn an_owner_is_missing(nodes: &BTreeMap<PodUid, Seen<NodeReport>>) -> bool {
     let reports = || nodes.values().filter_map(Seen::now);
     let there: BTreeSet<&NodeId> = reports().map(|n| &n.id).collect();
     reports().flat_map(|n| &n.peers).any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
+}
+
+/// The hand-over that the annotation asks for, with what the status has noted of this very request.
+fn request(cr: &ValkeyCluster, status: &crate::api::ValkeyClusterStatus) -> Option<Request> {
+    let wanted = cr.annotations().get(labels::HAND_OVER)?.trim().to_owned();
+    let noted = status.hand_over.as_ref().filter(|h| h.request == wanted);
+    let done = noted.is_some_and(|h| h.state == HandOverState::Done);
+    let from = noted.and_then(|h| h.from.clone()).map(PodName::new);
+    Some(Request { wanted, from, done })
 }
 
 /// The shards that have slots, as recorded last.

@@ -9,7 +9,7 @@ use super::{
     trouble::{listed, step_reason},
 };
 use crate::{
-    api::ValkeyClusterStatus,
+    api::{ValkeyClusterStatus, status::HandOverState},
     model::{
         Done, Object, Outcome, Proposal, Step, Why,
         step::{Promotion, Removable},
@@ -28,6 +28,7 @@ pub(super) fn events(
     all.extend(done.iter().filter_map(failed));
     all.extend(hand_overs(status, previous));
     all.extend(transitions(status, previous));
+    all.extend(requested(status, previous));
     all
 }
 
@@ -107,6 +108,8 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::SetGate { .. }
         | Step::Note { .. }
         | Step::SetRole { .. }
+        | Step::SetApart { .. }
+        | Step::SetMetadata { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
         | Step::LogIn { .. }
@@ -187,6 +190,22 @@ fn hand_overs(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatu
             .then(|| normal("FailoverCompleted", format!("{} leads shard {} now", new.pod, now.shard)))
     });
     changed.collect()
+}
+
+/// What became of a hand-over that a person has asked for.
+fn requested(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatus>) -> Option<EventNote> {
+    let now = status.hand_over.as_ref()?;
+    let before = previous.and_then(|p| p.hand_over.as_ref()).filter(|b| b.request == now.request);
+    if before.is_some_and(|b| b.state == now.state) {
+        return None;
+    }
+    match now.state {
+        HandOverState::Pending => None,
+        HandOverState::Done => Some(normal("HandOverCompleted", now.message.clone())),
+        HandOverState::Refused => {
+            Some(EventNote { warning: true, reason: "HandOverRefused".to_owned(), note: now.message.clone() })
+        }
+    }
 }
 
 /// The pass before saw no primary; one of the replicas that it saw has taken over.

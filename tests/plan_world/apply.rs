@@ -1,8 +1,8 @@
 //! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
 
 use valkey_cluster_operator::model::{
-    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role,
-    Seen, Shard, Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
+    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Request, Revision,
+    Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode, Trouble, WorkerName, Zone,
 };
 
 use valkey_cluster_operator::model::users::{Passwords, User, described};
@@ -29,6 +29,17 @@ fn place(word: &str) -> Result<(Shard, u16), String> {
 pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
+        ["spread", rest @ ..] => rest.iter().try_for_each(|w| spread(s, w)),
+        ["all", "pods", rest @ ..] => {
+            let names: Vec<PodName> = s.pods.keys().cloned().collect();
+            names.iter().try_for_each(|name| rest.iter().try_for_each(|w| pod(s, name, w)))
+        }
+        // request <pod or shard> from=<s>-<i> done
+        ["request", wanted, rest @ ..] => request(s, wanted, rest),
+        ["past", "refused", worker] => {
+            s.past.refused.insert(WorkerName::new(*worker), Moment(NOW));
+            Ok(())
+        }
         ["spec", rest @ ..] => rest.iter().try_for_each(|w| spec(s, w)),
         ["status", rest @ ..] => rest.iter().try_for_each(|w| status(s, w)),
         ["worker", name, rest @ ..] => rest.iter().try_for_each(|w| machine(s, name, w)),
@@ -172,6 +183,47 @@ fn node_users(n: &mut NodeReport, key: &str, value: &str) -> Done {
     Ok(())
 }
 
+fn request(s: &mut Snapshot, wanted: &str, words: &[&str]) -> Done {
+    let mut request = Request { wanted: wanted.to_owned(), from: None, done: false };
+    for word in words {
+        match pair(word) {
+            ("from", at) => request.from = Some(place(at).map(|(shard, index)| pod_name(shard, index))?),
+            ("done", _) => request.done = true,
+            _ => return Err(format!("unknown word {word:?}")),
+        }
+    }
+    s.request = Some(request);
+    Ok(())
+}
+
+fn spread(s: &mut Snapshot, word: &str) -> Done {
+    let (key, value) = pair(word);
+    let scheduling = &mut s.desired.template.scheduling;
+    if key == "pinned" {
+        scheduling.pinned = value.split(',').map(Zone::new).collect();
+        return Ok(());
+    }
+    let (place, what) = key.split_once('.').ok_or("node.shard=Required")?;
+    let spread = match place {
+        "node" => &mut scheduling.node,
+        "zone" => &mut scheduling.zone,
+        _ => return Err(format!("unknown place {place:?}")),
+    };
+    let mode = match value {
+        "Disabled" => SpreadMode::Disabled,
+        "Preferred" => SpreadMode::Preferred,
+        "Required" => SpreadMode::Required,
+        _ => return Err(format!("unknown mode {value:?}")),
+    };
+    match what {
+        "shard" => spread.shard = mode,
+        "primaries" => spread.primaries = mode,
+        "pods" => spread.pods = mode,
+        _ => return Err(format!("unknown rule {what:?}")),
+    }
+    Ok(())
+}
+
 fn status(s: &mut Snapshot, word: &str) -> Done {
     let (key, value) = pair(word);
     match key {
@@ -201,6 +253,8 @@ fn machine(s: &mut Snapshot, name: &str, word: &str) -> Done {
         // lost=<ms ago>
         "lost" => entry.lost_since = Some(Moment(NOW - parse::<i64>(value)?)),
         "out-of-service" => entry.out_of_service = true,
+        "shunned" => entry.shunned = true,
+        "room" => entry.room = Some(parse(value)?),
         "removed" => drop(s.workers.remove(&WorkerName::new(name))),
         _ => return Err(format!("unknown word {key:?}")),
     }
@@ -238,6 +292,14 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
         "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
         "leads" => pod.leads = parse(value)?,
+        "given" => pod.given = value.to_owned(),
+        "asked" => pod.place.asked = Some(WorkerName::new(value)),
+        "pinned" => pod.place.pinned = Some(Zone::new(value)),
+        "counted" => pod.place.counted = true,
+        "instead-of" => {
+            let (shard, index) = place(value)?;
+            pod.place.instead_of = Some(PodUid::new(format!("u{shard}-{index}")));
+        }
         "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,

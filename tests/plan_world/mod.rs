@@ -5,7 +5,10 @@
 //! spec replicas=2 paused=true    # shards, replicas, paused, purge, deleting, image, config.<key>
 //! status whole=false             # formed, whole, served, shape
 //! member 0-2                    # one replica more, in sync
-//! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
+//! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age,
+//!                               # asked, pinned, counted, instead-of=<s>-<i>
+//! spread node.shard=Required     # node|zone . shard|primaries|pods; pinned=a,b
+//! worker w4 open zone=a          # closed, cordoned, shunned, room=<n>, lost=<ms ago>, out-of-service, removed
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
@@ -26,7 +29,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::users::{Accounts, Shown, described};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Place, Pod, PodName,
     PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
 
@@ -128,6 +131,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
         applied: BTreeMap::new(),
+        request: None,
         past: Past::default(),
     }
 }
@@ -168,6 +172,8 @@ fn worker(name: &str) -> (WorkerName, Worker) {
             leaving: false,
             lost_since: None,
             out_of_service: false,
+            shunned: false,
+            room: None,
         },
     )
 }
@@ -202,6 +208,8 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         gate: (state == State::Healthy).then_some(true),
         before: BTreeMap::new(),
         leads: state == State::Healthy && index == 0,
+        place: Place::default(),
+        given: String::new(),
         created: Moment(NOW - 5000),
         trouble: None,
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
-use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots};
+use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots, SpreadMode};
 
 use super::valkey::{Node, shown};
 use super::world::World;
@@ -243,6 +243,11 @@ impl World {
         let pods: Vec<_> = self.kube.pods.values().filter(|o| o.pod.shard == shard).collect();
         if pods.len() != desired.copies() {
             return Some(format!("shard {shard} has {} Pods instead of {}", pods.len(), desired.copies()));
+        }
+        let places: BTreeSet<_> = pods.iter().map(|o| &o.pod.worker).collect();
+        let strict = desired.template.scheduling.node.shard == SpreadMode::Required;
+        if strict && places.len() != pods.len() {
+            return Some(format!("two copies of shard {shard} share a worker"));
         }
         if let Some(o) = pods.iter().find(|o| o.pod.phase != Phase::Running || o.pod.gate != Some(true)) {
             return Some(format!("{} is {:?}, gate {:?}", o.pod.name, o.pod.phase, o.pod.gate));

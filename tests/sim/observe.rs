@@ -48,6 +48,7 @@ impl World {
             ghosts,
             low_timeout_budget: 40,
             applied: applied.clone(),
+            request: None,
             past: past.clone(),
         }
     }

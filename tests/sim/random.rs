@@ -16,10 +16,15 @@ pub(crate) fn script(seed: u64) -> Script {
     let sizes = [(1, 0), (1, 1), (2, 1), (3, 0), (3, 1), (3, 1), (3, 2), (4, 1)];
     let (shards, replicas) = sizes[rng.random_range(0..sizes.len())];
     let versions = [Version::new(8, 1, 1), Version::new(9, 1, 2)];
+    let workers = rng.random_range(2..=4);
+    let mut more = StdRng::seed_from_u64(!seed);
     let start = Start {
         shards,
         replicas,
-        workers: rng.random_range(2..=4),
+        workers,
+        zones: more.random_range(0..=3),
+        // Never fewer workers than a shard may have copies.
+        strict: workers == 4 && more.random_bool(0.5),
         version: versions[rng.random_range(0..2)],
         seed,
         reuse_addresses: rng.random_bool(0.6),

@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shape, Shard, Slots,
-    Template, Version, WorkerName,
+    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard,
+    Slots, Spread, SpreadMode, Template, Version, WorkerName, Zone,
 };
 
 use valkey_cluster_operator::plan::users::of_file;
@@ -69,12 +69,23 @@ pub(crate) struct World {
     lineages: u64,
 }
 
+fn template(strict: bool) -> Template {
+    let shard = if strict { SpreadMode::Required } else { SpreadMode::Preferred };
+    let node = Spread { shard, ..Spread::default() };
+    let scheduling = Scheduling { node, ..Scheduling::default() };
+    Template { image: "valkey:9".into(), scheduling, ..Template::default() }
+}
+
 /// How a life begins.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Start {
     pub shards: u16,
     pub replicas: u16,
     pub workers: usize,
+    /// In so many zones, by turns; 0: in none.
+    pub zones: usize,
+    /// Copies of a shard must be on different workers.
+    pub strict: bool,
     pub version: Version,
     pub seed: u64,
     pub reuse_addresses: bool,
@@ -85,7 +96,8 @@ impl World {
         let mut kube = Kubernetes::default();
         kube.reuse_addresses = start.reuse_addresses;
         for i in 1..=start.workers {
-            kube.add_worker(&format!("w{i}"), 100);
+            let zone = |zones: usize| Zone::new(format!("z{}", (i - 1) % zones + 1));
+            kube.add_worker(&format!("w{i}"), (start.zones > 0).then(|| zone(start.zones)), 100);
         }
         kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service, Object::Policy]);
         let desired = Desired {
@@ -95,7 +107,7 @@ impl World {
             replicas: start.replicas,
             max_disrupted_shards: 1,
             budget: true,
-            template: Template { image: "valkey:9".into(), ..Template::default() },
+            template: template(start.strict),
             config: BTreeMap::new(),
             purge: false,
             users: BTreeMap::new(),

@@ -19,8 +19,8 @@ use valkey_cluster_operator::execute::valkey::{Applied, ValkeyExecutor};
 use valkey_cluster_operator::hints::FAST_NODES;
 use valkey_cluster_operator::model::settings::{self, NODE_TIMEOUT_MS};
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Plan, Pod, PodName, PodUid, Shard, Snapshot,
-    Step, View, Worker, WorkerName,
+    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Place, Plan, Pod, PodName, PodUid, Shard,
+    Snapshot, Step, View, Worker, WorkerName,
 };
 use valkey_cluster_operator::observe;
 use valkey_cluster_operator::observe::valkey::{Bounds, Probe, observe_ghosts, observe_nodes};
@@ -160,6 +160,8 @@ impl World {
             gate: None,
             before: BTreeMap::new(),
             leads: false,
+            place: Place::default(),
+            given: String::new(),
             created: now(),
             trouble: None,
         };
@@ -215,6 +217,7 @@ impl World {
             ghosts: BTreeMap::new(),
             low_timeout_budget: if self.whole { 0 } else { FAST_NODES },
             applied,
+            request: None,
             past: Past::default(),
         };
         let view = View::new(&snapshot);
@@ -334,6 +337,8 @@ fn worker(number: u16) -> (WorkerName, Worker) {
             leaving: false,
             lost_since: None,
             out_of_service: false,
+            shunned: false,
+            room: None,
         },
     )
 }

@@ -39,6 +39,7 @@ mod rescale;
 mod rotation;
 mod scale;
 mod settled;
+mod spread;
 mod stranger;
 mod takeover;
 mod upgrade;
@@ -90,6 +91,7 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        spread::STORY,
         worker_upgrade::STORY,
         scale::STORY,
         rescale::STORY,
