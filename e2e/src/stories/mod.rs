@@ -5,13 +5,17 @@
 
 pub mod ci;
 mod cluster;
+mod mend;
 mod operator;
 mod process;
 mod reach;
 mod setup;
 mod stage;
 
+mod aftermath;
 mod bad_input;
+mod chaos;
+mod control_plane;
 mod crash;
 mod create;
 mod delete;
@@ -25,12 +29,14 @@ mod isolation;
 mod kill_operator;
 mod live;
 mod load;
+mod many;
 mod replicas;
 mod scale;
 mod settled;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod worker;
 
 use std::time::{Duration, Instant};
 
@@ -38,6 +44,7 @@ use anyhow::{Result, bail};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
+pub use chaos::command as chaos;
 pub use demo::demo;
 pub use reach::{Reach, Way, Writes};
 pub use setup::Target;
@@ -72,6 +79,10 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         crash::STORY,
+        worker::STORY,
+        control_plane::STORY,
+        many::STORY,
+        chaos::STORY,
         replicas::STORY,
         evict::STORY,
         upgrade::STORY,
