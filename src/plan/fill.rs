@@ -2,8 +2,8 @@
 //!
 //! Names are deterministic, so that creating twice is one Pod; a name that is still taken is passed over.
 
-use super::{away, discard};
 use super::place::Tally;
+use super::{away, discard};
 use crate::build::labels::pod_name;
 use crate::model::{Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why};
 

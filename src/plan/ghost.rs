@@ -41,8 +41,7 @@ fn hand_over(v: &View<'_>, gone: &Absent<'_, '_>, node: &NodeReport) -> Option<P
     let on = winners(v, ready, node).first()?.target()?;
     // What it is called in logs; it has neither a name nor a UID any more.
     let pod = PodName::new(format!("node-{}", short(gone.id)));
-    let from =
-        Target { pod, uid: PodUid::new(""), shard: on.shard, node: gone.id.clone(), ip: gone.at? };
-    let note = "the primary serves without a Pod and will end";
-    Some(Proposal::new(Step::HandOver { on, from }, Why::Repair, note))
+    let from = Target { pod, uid: PodUid::new(""), shard: on.shard, node: gone.id.clone(), ip: gone.at? };
+    let step = Step::HandOver { on, from };
+    Some(Proposal::new(step, Why::Repair, "the primary serves without a Pod and will end"))
 }

@@ -4,9 +4,9 @@
 //! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica; the
 //! primary's role is handed over when nobody else is unfit, or at once when its worker is being emptied.
 
-use super::{away, fill};
 use super::heir::{hand_over, heirs};
 use super::place::Tally;
+use super::{away, fill};
 use crate::model::{Blocked, Code, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {

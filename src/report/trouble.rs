@@ -37,11 +37,14 @@ fn silent_nodes(view: &View<'_>) -> Vec<Trouble> {
     let told = found.into_iter().map(|(kind, names)| {
         let (reason, what) = match kind {
             Silence::Refused => ("NodeRefuses", "no server listens"),
-            Silence::Timeout => ("NodeSilent", "no answer in time: the process, its worker or the network is stuck"),
-            Silence::Reset => ("NodeResets", "connections break"),
-            Silence::Auth => {
-                ("NodeRejectsOperator", "the operator's user or password is not accepted: has somebody changed its ACL?")
+            Silence::Timeout => {
+                ("NodeSilent", "no answer in time: the process, its worker or the network is stuck")
             }
+            Silence::Reset => ("NodeResets", "connections break"),
+            Silence::Auth => (
+                "NodeRejectsOperator",
+                "the operator's user or password is not accepted: has somebody changed its ACL?",
+            ),
             Silence::Busy => ("NodeBusy", "it loads its data, or is busy with a script or command"),
             Silence::Garbled => ("NodeUnclear", "its answers are not understood"),
         };

@@ -73,7 +73,18 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn new(slot: u16, routes: Routes) -> Self {
-        Self { slot, routes, aim: None, main: None, asked: None, ask: None, hops: 0, opened: 0, guard: None, copies: 0 }
+        Self {
+            slot,
+            routes,
+            aim: None,
+            main: None,
+            asked: None,
+            ask: None,
+            hops: 0,
+            opened: 0,
+            guard: None,
+            copies: 0,
+        }
     }
 
     /// One attempt at a write that counts only when so many replicas have it.

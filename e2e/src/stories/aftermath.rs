@@ -19,7 +19,9 @@ pub(super) struct Aftermath {
     pub(super) report: LedgerReport,
     /// What the redundancy was.
     pub(super) history: History,
-    /// From the blow until every shard had all its copies, and everybody agreed.
+    /// The longest time that a shard had fewer copies in sync than wanted.
+    pub(super) below: Duration,
+    /// From the blow until every shard had all its copies, everybody agreed, and nobody listed what is gone.
     pub(super) whole: Duration,
     /// From the blow until the condition Ready said so.
     pub(super) ready: Duration,
@@ -69,7 +71,7 @@ pub(super) async fn of(
         replicas + 1,
         below.as_secs_f64()
     ));
-    Ok(Aftermath { report, history, whole, ready })
+    Ok(Aftermath { report, history, below, whole, ready })
 }
 
 /// Waits until another Pod than this one leads a shard.

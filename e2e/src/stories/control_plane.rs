@@ -84,7 +84,10 @@ async fn recorded(cluster: &Cluster, shard: u16, heir: &str) -> Result<()> {
     eventually("the new primary to be recorded", LIMIT, async || {
         let pods = cluster.pods().await?;
         let role = pods.get(heir).and_then(|p| p.labels().get(labels::ROLE));
-        ensure!(role.is_some_and(|r| r == labels::PRIMARY), "{heir} leads shard {shard} and its label is {role:?}");
+        ensure!(
+            role.is_some_and(|r| r == labels::PRIMARY),
+            "{heir} leads shard {shard} and its label is {role:?}"
+        );
         Ok(())
     })
     .await

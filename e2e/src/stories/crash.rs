@@ -90,7 +90,8 @@ async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death)
 /// server.
 async fn out_of_memory(stage: &Stage, cluster: &Cluster, name: &str) {
     let script = "return #string.rep(string.rep('x', 1048576), 400)";
-    let exec = ["exec", "-n", &cluster.namespace, name, "-c", "server", "--", "valkey-cli", "eval", script, "0"];
+    let exec =
+        ["exec", "-n", &cluster.namespace, name, "-c", "server", "--", "valkey-cli", "eval", script, "0"];
     // The command dies with the server that it talks to.
     let _ = stage.kubectl(&exec).await;
 }

@@ -49,8 +49,10 @@ async fn run(stage: &Stage) -> Result<()> {
     let alone = addresses.get(second).zip(workers.get(second)).context("it has no address")?;
     let _alone = isolate(sandbox, alone.1, alone.0.ip())?;
     kill(stage, &broken, third).await?;
-    broken.change(json!({ "shards": 3, "replicas": 2, "image": "docker.io/valkey/valkey:missing",
-        "config": { "no-such-setting": "1" } })).await?;
+    broken
+        .change(json!({ "shards": 3, "replicas": 2, "image": "docker.io/valkey/valkey:missing",
+        "config": { "no-such-setting": "1" } }))
+        .await?;
     tokio::time::sleep(TROUBLED).await;
     let during = median(served(&clusters, "allkeys-lfu").await?);
 

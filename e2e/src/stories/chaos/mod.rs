@@ -92,7 +92,11 @@ async fn told(stage: &Stage, seed: u64, minutes: u64) -> Result<usize> {
             settle(stage, &cluster, &ledger, &round).await
         };
         let took = settled.await.with_context(|| format!("seed {seed}, {round}"))?;
-        stage.say(format_args!("round {}: whole {:.1} s after it was mended", round.number, took.as_secs_f64()));
+        stage.say(format_args!(
+            "round {}: whole {:.1} s after it was mended",
+            round.number,
+            took.as_secs_f64()
+        ));
     }
     let report = ledger.stop().await?;
     judge(stage, &report).with_context(|| format!("seed {seed}, {rounds} rounds: {again}"))?;

@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn every_fault_comes_up_and_each_round_knows_its_size() {
         let rounds: Vec<Round> = Schedule::new(1, 3).take(300).collect();
-        let all = |is: fn(&Fault) -> bool| rounds.iter().flat_map(|r| &r.faults).filter(|(_, f)| is(f)).count();
+        let all =
+            |is: fn(&Fault) -> bool| rounds.iter().flat_map(|r| &r.faults).filter(|(_, f)| is(f)).count();
         assert!(all(|f| matches!(f, Fault::PowerOff(..))) > 10);
         assert!(all(|f| matches!(f, Fault::KillOperator { both: true })) > 0);
         assert!(all(|f| *f == Fault::Restart) > 0);
