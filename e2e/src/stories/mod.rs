@@ -13,6 +13,7 @@ mod setup;
 mod stage;
 
 mod aftermath;
+mod alone;
 mod bad_input;
 mod chaos;
 mod control_plane;
@@ -26,10 +27,12 @@ mod foreign;
 mod formation;
 mod heal;
 mod isolation;
+mod kill_changes;
 mod kill_operator;
 mod live;
 mod load;
 mod many;
+mod operator_upgrade;
 mod replicas;
 mod scale;
 mod settled;
@@ -37,6 +40,7 @@ mod stranger;
 mod takeover;
 mod upgrade;
 mod worker;
+mod worker_upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -87,13 +91,17 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        worker_upgrade::STORY,
         scale::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
         takeover::STORY,
+        operator_upgrade::STORY,
+        alone::STORY,
         kill_operator::STORY,
+        kill_changes::STORY,
         stranger::STORY,
     ]
 }
