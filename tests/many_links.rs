@@ -45,9 +45,9 @@ async fn links_of_two_hundred_clusters() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(nodes.stdout.take().unwrap()).lines();
+    let mut told_by_nodes = BufReader::new(nodes.stdout.take().unwrap()).lines();
     let addr: SocketAddr = loop {
-        let line = lines.next_line().await.unwrap().expect("the nodes are there");
+        let line = told_by_nodes.next_line().await.unwrap().expect("the nodes are there");
         if let Some(addr) = line.split("listening on ").nth(1) {
             break addr.trim().parse().unwrap();
         }

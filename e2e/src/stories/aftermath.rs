@@ -50,12 +50,12 @@ pub(super) async fn of(
     cluster: &Cluster,
     (shards, replicas): (usize, usize),
     what: &str,
-    blow: impl AsyncFnOnce(&Load) -> Result<()>,
+    strike: impl AsyncFnOnce(&Load) -> Result<()>,
 ) -> Result<Aftermath> {
     let load = Load::start(stage, cluster).await?;
     load.mark(what);
     let began = Instant::now();
-    blow(&load).await?;
+    strike(&load).await?;
     load.follow(cluster).await?;
     cluster.whole(shards, replicas, LIMIT).await.with_context(|| what.to_owned())?;
     let whole = began.elapsed();
