@@ -63,7 +63,7 @@ pub(super) async fn of(
     load.flowing().await?;
     let ready = cluster.ready(began, LIMIT).await?;
     let (report, history) = load.end(stage, what).await?;
-    let below = history.below(replicas + 1).values().max().copied().unwrap_or_default();
+    let below = history.longest_below(replicas + 1).values().max().copied().unwrap_or_default();
     stage.say(format_args!(
         "{what}: whole again after {:.1} s, Ready after {:.1} s, below {} copies for {:.1} s",
         whole.as_secs_f64(),
