@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
 use crate::model::users;
-use crate::model::{Attempts, NodeId, Past, PodName, Traffic};
+use crate::model::{Attempts, Past, PodName, Traffic};
 use crate::observe::passwords::Known;
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores

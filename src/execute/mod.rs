@@ -5,8 +5,8 @@
 pub mod guard;
 mod kube;
 pub mod lanes;
-pub mod purge;
 mod passwords;
+pub mod purge;
 pub mod recovery;
 pub mod valkey;
 

@@ -4,8 +4,8 @@
 
 mod events;
 pub mod kube;
-pub mod passwords;
 mod matching;
+pub mod passwords;
 pub mod valkey;
 
 use std::collections::{BTreeMap, BTreeSet};

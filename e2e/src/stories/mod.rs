@@ -48,8 +48,8 @@ mod spread;
 mod stranger;
 mod takeover;
 mod upgrade;
-mod watching;
 mod users;
+mod watching;
 mod worker;
 mod worker_upgrade;
 
