@@ -1,9 +1,7 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{
-    Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot,
-};
+use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
