@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::Story;
 use super::cluster::Cluster;
-use super::crash::kill;
 use super::fill::{fill, keys};
 use super::load::Load;
+use super::mend::kill;
 use super::operator;
 use super::process::{OperatorProcess, program, seed};
 use super::rescale::scale;

@@ -5,16 +5,20 @@
 
 pub mod ci;
 mod cluster;
+mod mend;
 mod operator;
 mod process;
 mod reach;
 mod setup;
 mod stage;
 
+mod aftermath;
 mod alone;
 mod bad_input;
 mod big;
 mod burn;
+mod chaos;
+mod control_plane;
 mod crash;
 mod create;
 mod delete;
@@ -32,6 +36,7 @@ mod kill_operator;
 mod kill_scaling;
 mod live;
 mod load;
+mod many;
 mod operator_upgrade;
 mod purge;
 mod replicas;
@@ -42,6 +47,7 @@ mod stranger;
 mod takeover;
 mod upgrade;
 mod watching;
+mod worker;
 mod worker_upgrade;
 
 use std::time::{Duration, Instant};
@@ -50,6 +56,7 @@ use anyhow::{Result, bail};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
+pub use chaos::command as chaos;
 pub use demo::demo;
 pub use reach::{Reach, Way, Writes};
 pub use setup::Target;
@@ -84,6 +91,10 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         crash::STORY,
+        worker::STORY,
+        control_plane::STORY,
+        many::STORY,
+        chaos::STORY,
         replicas::STORY,
         evict::STORY,
         upgrade::STORY,
