@@ -18,6 +18,8 @@ struct Score {
     full: bool,
     /// Copies of the same shard on the worker.
     shard_on_worker: usize,
+    /// Members that the worker has just killed for want of memory, or evicted.
+    killed_by_worker: usize,
     /// Copies of the same shard in the worker's zone.
     shard_in_zone: usize,
     /// An autoscaler would like to remove the worker, or it asks to be left alone.
@@ -132,6 +134,7 @@ fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, w: &Worker) -> Score {
     Score {
         full: w.room.is_some_and(|room| all >= room),
         shard_on_worker: crowd.shard_on_worker,
+        killed_by_worker: tally.killed_on(&w.name),
         shard_in_zone: crowd.shard_in_zone,
         shunned: w.shunned,
         leaving_on_worker: tally.leaving_on(Some(shard), &w.name),

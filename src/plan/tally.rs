@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::discard::was_killed;
 use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 
 /// The counts. A Pod without a worker counts where it was asked to go.
@@ -17,6 +18,8 @@ pub(super) struct Tally<'a> {
     /// Members that are about to be replaced: they repel only among equals.
     leaving: BTreeMap<Shard, BTreeMap<WorkerName, usize>>,
     all_leaving: BTreeMap<WorkerName, usize>,
+    /// Members that the worker has killed a moment ago.
+    killed: BTreeMap<WorkerName, usize>,
     last: Option<WorkerName>,
 }
 
@@ -24,8 +27,9 @@ impl<'a> Tally<'a> {
     /// Counts the members that stay as they are, and those that serve until they are replaced.
     pub(super) fn new(v: &View<'a>) -> Self {
         let zones = v.s.workers.values().filter_map(|w| Some((w.name.clone(), w.zone.clone()?))).collect();
+        let suspects: Vec<&WorkerName> = super::away::suspects(v).collect();
         let mut tally = Self {
-            open: v.s.workers.values().filter(|w| w.open).collect(),
+            open: v.s.workers.values().filter(|w| w.open && !suspects.contains(&&w.name)).collect(),
             zones,
             on: BTreeMap::new(),
             within: BTreeMap::new(),
@@ -33,8 +37,12 @@ impl<'a> Tally<'a> {
             all_within: BTreeMap::new(),
             leaving: BTreeMap::new(),
             all_leaving: BTreeMap::new(),
+            killed: BTreeMap::new(),
             last: None,
         };
+        for worker in v.all().filter(|m| was_killed(m)).filter_map(|m| m.pod.worker.clone()) {
+            *tally.killed.entry(worker).or_default() += 1;
+        }
         for m in v.all().filter(|m| !matches!(m.pod.phase, Phase::Finished { .. })) {
             if m.stays() && v.unfit(m).is_none() {
                 tally.add(m.pod.shard, at(m), m.pod.place.pinned.as_ref());
@@ -116,6 +124,11 @@ impl<'a> Tally<'a> {
         }
         .copied()
         .unwrap_or(0)
+    }
+
+    /// Members that the worker has just killed for want of memory, or evicted.
+    pub(super) fn killed_on(&self, worker: &WorkerName) -> usize {
+        self.killed.get(worker).copied().unwrap_or(0)
     }
 
     /// Steps around the ring of open workers from the one that got a member last.
