@@ -52,10 +52,8 @@ pub async fn observe(
         an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
-        passwords::refresh(ctx, &desired, hints).await;
     }
-    let accounts = passwords::accounts(&desired, hints);
-    let passwords = passwords::of_users(ctx, &desired, hints, urgent).await;
+    let (accounts, passwords) = passwords::look(ctx, &desired, hints, urgent).await;
     let status = cr.status.clone().unwrap_or_default();
     let (formed, whole, served, applied, mut taken) = {
         let h = lock(hints);
@@ -69,12 +67,7 @@ pub async fn observe(
     taken.extend(
         ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
     );
-    let low_timeout_budget = if whole {
-        ctx.hints.slow(&key.uid);
-        0
-    } else {
-        ctx.hints.fast(&key.uid, desired.members())
-    };
+    let low_timeout_budget = low_timeout_budget(ctx, &desired, whole);
     let (drifted, foreign) = if urgent {
         Default::default()
     } else {
@@ -105,6 +98,16 @@ pub async fn observe(
     // What is seen now is what the next look remembers.
     lock(hints).past.see(&snapshot);
     Ok(snapshot)
+}
+
+/// How many nodes may run with the lowest node-timeout; none once the cluster is whole.
+fn low_timeout_budget(ctx: &Ctx, desired: &Desired, whole: bool) -> usize {
+    if whole {
+        ctx.hints.slow(&desired.key.uid);
+        0
+    } else {
+        ctx.hints.fast(&desired.key.uid, desired.members())
+    }
 }
 
 fn workers(ctx: &Ctx, desired: &Desired) -> BTreeMap<WorkerName, Worker> {
