@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::budget;
 use crate::model::plan::Attempts;
 use crate::model::{
-    Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why,
+    Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
 };
 
 /// Admits what may be done now.
@@ -142,7 +142,11 @@ struct Gate {
 
 impl Gate {
     fn new(v: &View<'_>, attempts: &Attempts) -> Self {
-        let leads = |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node);
+        // One whose Pod was deleted right after it took over leads nevertheless.
+        let ghost =
+            |node: &NodeId| v.s.ghosts.get(node).and_then(Seen::now).is_some_and(|n| !n.slots().is_empty());
+        let leads =
+            |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node) || ghost(node);
         Self {
             disrupted: budget::disrupted(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),

@@ -13,6 +13,7 @@
 //! user app on nopass +get        # a user of the spec, which every node has; user app missing: its Secret is not there
 //! node 1-0 lacks=app has=eve     # users of a node; takes=old,new login=new: passwords of the system users; users=hidden
 //! passwords new                  # those that the system users have now; passwords new former, passwords asked
+//! unpodded 1-0                  # its Pod object is gone, its process answers as before
 //! past lost                      # the process has just started: nothing is remembered
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```
