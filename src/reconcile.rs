@@ -53,7 +53,14 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
 fn look_again(plan: &Plan, done: &[Done], repeats: u32) -> Duration {
     let acted = done.iter().any(|d| {
         d.outcome == Outcome::Done
-            && !matches!(d.proposal.step, Step::SetGate { .. } | Step::SetRole { .. } | Step::Migrate { .. })
+            && !matches!(
+                d.proposal.step,
+                Step::SetGate { .. }
+                    | Step::SetRole { .. }
+                    | Step::SetApart { .. }
+                    | Step::SetMetadata { .. }
+                    | Step::Migrate { .. }
+            )
     });
     let soonest = plan.waiting.iter().map(patience).min();
     match (acted, soonest) {

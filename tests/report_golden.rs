@@ -14,8 +14,8 @@ use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
         ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Past, Peer,
-        Phase, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot,
-        Step, Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        Phase, Place, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots,
+        Snapshot, Step, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -58,6 +58,8 @@ fn empty(replicas: u16) -> Snapshot {
                 leaving: false,
                 lost_since: None,
                 out_of_service: false,
+                shunned: false,
+                room: None,
             },
         )
     });
@@ -70,11 +72,7 @@ fn empty(replicas: u16) -> Snapshot {
             replicas,
             max_disrupted_shards: 1,
             budget: true,
-            template: Template::default(),
-            config: BTreeMap::new(),
-            purge: false,
-            paused: false,
-            deleting: false,
+            ..Desired::default()
         },
         revision: Revision::new("r1"),
         formed: false,
@@ -91,7 +89,10 @@ fn empty(replicas: u16) -> Snapshot {
         shape: None,
         applied: BTreeMap::new(),
         credentials_known: true,
+        accounts: None,
+        passwords: BTreeMap::new(),
         foreign: None,
+        request: None,
     }
 }
 
@@ -127,6 +128,8 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         gate: None,
         before: BTreeMap::new(),
         leads: false,
+        place: Place::default(),
+        given: String::new(),
         created: Moment(START),
         trouble: None,
     }
@@ -184,6 +187,8 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         keys: 0,
         loading: false,
         admitted: true,
+        users: Some([("default".to_owned(), "on nopass ~* &* +@all".to_owned())].into()),
+        primary_password: None,
         config: [
             ("cluster-node-timeout", "2000"),
             ("cluster-manual-failover-timeout", "1000"),
@@ -396,23 +401,15 @@ fn a_quota_refuses_pods() {
     let failing = planned(&s).steps.into_iter().find(|p| matches!(p.step, Step::CreatePod { .. })).unwrap();
     attempts.failed(&failing.step, s.now, error);
     let held_back = plan(&s, &attempts);
+    let step = failing.step.clone();
     let failed = Done { proposal: failing, outcome: Outcome::Failed(error.into()) };
     let first = report(&s, &held_back, &[failed], None);
     golden("14-quota", &first);
     let mut later = s.clone();
     later.now = s.now.plus_ms(100);
-    attempts.failed(&held_step(), later.now, error);
+    attempts.failed(&step, later.now, error);
     let next = report(&later, &plan(&later, &attempts), &[], Some(&first.status));
     assert_eq!(next.status, first.status, "seconds until the next try are not told");
-}
-
-fn held_step() -> Step {
-    planned(&empty(0))
-        .steps
-        .into_iter()
-        .map(|p| p.step)
-        .find(|s| matches!(s, Step::CreatePod { .. }))
-        .unwrap()
 }
 
 #[test]

@@ -65,10 +65,46 @@ pub struct ValkeyClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
 
+    /// What became of the hand-over that the annotation valkey.io/hand-over asks for. Absent without that annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over: Option<HandOver>,
+
     /// The shards in their order: who serves which slots, and where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["shard"]))]
     pub topology: Vec<ShardTopology>,
+}
+
+/// A hand-over that a person asks for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct HandOver {
+    /// What the annotation says. The same request is done once; to ask again, take the annotation away first.
+    pub request: String,
+
+    /// Pending, Done or Refused.
+    pub state: HandOverState,
+
+    /// Pod that led when the request was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+
+    /// What it waits for, or why it was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far a request is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum HandOverState {
+    /// Still to be done.
+    Pending,
+    /// Done, and not done again.
+    Done,
+    /// It cannot be done: the annotation is to be corrected.
+    Refused,
 }
 
 /// Health in one word.

@@ -65,7 +65,12 @@ pub fn nothing_rests_on(step: &Step) -> bool {
         step,
         Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Configure { .. }
+            | Step::SetUser { .. }
+            | Step::RemoveUser { .. }
+            | Step::LogIn { .. }
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }
             | Step::Migrate { .. }

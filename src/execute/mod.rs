@@ -5,6 +5,7 @@
 pub mod guard;
 mod kube;
 pub mod lanes;
+mod passwords;
 pub mod purge;
 pub mod recovery;
 pub mod valkey;
@@ -29,8 +30,10 @@ pub async fn execute(
         let h = lock(hints);
         (h.credentials.clone(), Arc::clone(&h.applied))
     };
-    let nodes =
-        credentials.map(|c| ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied));
+    let nodes = credentials.map(|c| {
+        let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied);
+        nodes.replicating_with(c.replication)
+    });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
     remember(hints, s, &done);

@@ -4,6 +4,7 @@
 //! in between is never spoken to by mistake.
 
 mod slots;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,15 +17,13 @@ use super::guard::{self, Facts};
 use super::recovery::Claim;
 use crate::build::credentials::{IMPORT_RIGHT, IMPORT_RIGHTS, REPLICATION_USER};
 use crate::model::settings::JOBS_SINCE;
+pub use crate::model::users::Applied;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
 use crate::parallel;
 use crate::valkey::Ports;
 use crate::valkey::commands::{self, Failover};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
-
-/// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
-pub type Applied = BTreeMap<(NodeId, String), (String, String)>;
 
 /// Nodes of one step that are read or told at one time.
 pub(super) const PARALLEL: usize = 16;
@@ -37,6 +36,8 @@ pub struct ValkeyExecutor {
     pub(super) connector: Arc<dyn Connector>,
     pub(super) access: Access,
     pub(super) ports: Ports,
+    /// The password that nodes log in to their primaries with.
+    replication: Option<String>,
     applied: Arc<Mutex<Applied>>,
     open: Mutex<BTreeMap<IpAddr, Arc<Slot>>>,
 }
@@ -74,13 +75,23 @@ impl ValkeyExecutor {
     ) -> Self {
         // A node that has just answered does so again at once, or not at all.
         let limits = Limits { connect: Limits::brief().connect, ..access.limits };
-        Self { connector, access: Access { limits, ..access }, ports, applied, open: Mutex::default() }
+        let (access, open) = (Access { limits, ..access }, Mutex::default());
+        Self { connector, access, ports, replication: None, applied, open }
+    }
+
+    /// The same for a cluster whose replicas log in with this password.
+    #[must_use]
+    pub fn replicating_with(self, password: String) -> Self {
+        Self { replication: Some(password), ..self }
     }
 
     /// Carries out one step.
     pub async fn run(&self, step: &Step) -> Outcome {
         let done = match step {
             Step::Configure { on, settings, only_empty } => self.configure(on, settings, *only_empty).await,
+            Step::SetUser { on, user, rules } => self.set_user(on, user, rules).await,
+            Step::RemoveUser { on, user } => self.remove_user(on, user).await,
+            Step::LogIn { on } => self.log_in(on).await,
             Step::Admit { on } => self.admit(on).await,
             Step::AssignSlots { on, slots } => self.assign(on, slots).await,
             Step::SetEpoch { on, epoch } => self.set_epoch(on, *epoch).await,

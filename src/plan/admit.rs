@@ -72,7 +72,8 @@ fn leaving(steps: &[Proposal]) -> BTreeSet<Shard> {
 
 /// Goes on beside everything else: it publishes what is, or waits for quiet itself.
 fn is_aside(p: &Proposal) -> bool {
-    p.why == Why::Balance || matches!(p.step, Step::SetGate { .. } | Step::Apply(_))
+    p.why == Why::Balance
+        || matches!(p.step, Step::SetGate { .. } | Step::SetMetadata { .. } | Step::Apply(_))
 }
 
 /// Settings by Pod whose earlier value is not noted yet, because the note failed a moment ago.
@@ -131,6 +132,8 @@ enum No {
 /// What the steps admitted so far leave room for.
 struct Gate {
     disrupted: BTreeSet<Shard>,
+    /// Those of them that only wait for a worker.
+    stuck: BTreeSet<Shard>,
     most: usize,
     /// The shard whose hand-over is on its way, if one is.
     moving: Option<Shard>,
@@ -151,6 +154,7 @@ impl Gate {
             |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node) || ghost(node);
         Self {
             disrupted: budget::disrupted(v),
+            stuck: budget::stuck(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
             moving: attempts.handing_over(v.s.now).find(|(s, node)| !leads(*s, node)).map(|(s, _)| s),
             forced: !v.s.past.flights.is_empty(),
@@ -170,8 +174,10 @@ impl Gate {
     fn fits(&mut self, p: &Proposal) -> Result<(), No> {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
         let most = if self.at_once && p.why == Why::Upgrade { usize::MAX } else { self.most };
-        if !self.disrupted.contains(&shard) && self.disrupted.len() >= most {
-            let list: Vec<String> = self.disrupted.iter().map(ToString::to_string).collect();
+        let stuck = |s: &&Shard| p.why == Why::Evacuate && self.stuck.contains(s);
+        let before: Vec<&Shard> = self.disrupted.iter().filter(|s| !stuck(s)).collect();
+        if !self.disrupted.contains(&shard) && before.len() >= most {
+            let list: Vec<String> = before.into_iter().map(ToString::to_string).collect();
             let first = if list.len() == 1 { "shard" } else { "shards" };
             let message = format!(
                 "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {first} {} first",

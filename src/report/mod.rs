@@ -15,10 +15,16 @@ use std::collections::BTreeMap;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
-    api::{State, ValkeyCluster, ValkeyClusterStatus},
+    api::{
+        State, ValkeyCluster, ValkeyClusterStatus,
+        status::{HandOver, HandOverState},
+    },
     build::labels::leader_selector,
     model::{Done, Moment, Outcome, Plan, Shape, Snapshot, Step, View},
-    plan::purge,
+    plan::{
+        purge,
+        request::{Verdict, verdict},
+    },
 };
 use health::Health;
 
@@ -62,7 +68,7 @@ pub fn report(
     done: &[Done],
     previous: Option<&ValkeyClusterStatus>,
 ) -> Report {
-    let view = View::new(snapshot);
+    let view = crate::plan::view(snapshot);
     let health = Health::new(&view, plan);
     let conditions = conditions::conditions(&health, previous);
     let (state, reason, message) = conditions::summary(&health, &conditions);
@@ -79,11 +85,28 @@ pub fn report(
         formed: snapshot.formed || latched(done) || previous.is_some_and(|p| p.formed),
         shape: purged(done).or_else(|| purge::shape(&view)).map(|s| s.to_string()),
         operation: operation::operation(&health, previous),
+        hand_over: hand_over(&view),
         topology: topology::topology(&health, previous),
         conditions,
     };
     let events = events::events(&status, done, previous);
     Report { gauges: health.gauges(), status, events }
+}
+
+/// What became of the hand-over that a person asks for, if one is.
+fn hand_over(view: &View<'_>) -> Option<HandOver> {
+    let request = view.s.request.as_ref()?;
+    let from = request.from.clone();
+    let (state, from, message) = match verdict(view)? {
+        Verdict::Refused(why) => (HandOverState::Refused, from, why),
+        Verdict::New { leads } => {
+            let message = format!("asked for while {leads} leads");
+            (HandOverState::Pending, Some(leads), message)
+        }
+        Verdict::Pending(message) => (HandOverState::Pending, from, message),
+        Verdict::Done(message) => (HandOverState::Done, from, message),
+    };
+    Some(HandOver { request: request.wanted.clone(), state, from: from.map(|f| f.to_string()), message })
 }
 
 /// The status of a spec that cannot be planned for, with the sentence that says what to change. What was known stays.

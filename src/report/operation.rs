@@ -18,7 +18,8 @@ pub(super) fn operation(
     let before = previous.and_then(|p| p.operation.as_ref());
     let kind = kind(health, stage, previous);
     let name = format!("{stage:?}");
-    let replacing = matches!(kind, OperationKind::Upgrading | OperationKind::Evacuating);
+    let moves = kind == OperationKind::Rebalancing && health.view.misplaced.is_some();
+    let replacing = moves || matches!(kind, OperationKind::Upgrading | OperationKind::Evacuating);
     let (left, natural, unit) = if replacing { to_replace(health.view) } else { left(health, stage) };
     let same = before.filter(|b| b.kind == kind);
     let counting = same.filter(|b| (replacing || b.stage == name) && b.unit == unit);
@@ -97,21 +98,22 @@ fn replacing(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) ->
     let v = health.view;
     let mut reasons = v.all().filter(|m| m.stays()).filter_map(|m| v.unfit(m));
     if let Some(first) = reasons.next() {
-        let evacuate = reasons.chain([first]).any(|why| why == Why::Evacuate);
-        return Some(if evacuate { OperationKind::Evacuating } else { OperationKind::Upgrading });
+        let most = reasons.chain([first]).fold(OperationKind::Rebalancing, |most, why| match (most, why) {
+            (_, Why::Evacuate) | (OperationKind::Evacuating, _) => OperationKind::Evacuating,
+            (_, Why::Upgrade) => OperationKind::Upgrading,
+            (most, _) => most,
+        });
+        return Some(most);
     }
     let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
-    // What the operator itself has removed, emptied or retired, is not evacuated.
-    let removed = |m: &Member<'_>| {
-        !v.s.desired.wants(m.pod.shard) || m.node().is_some_and(crate::model::NodeReport::is_retiring)
-    };
-    let told = v.all().any(|m| m.told_to_go() && m.node().is_some() && !removed(m));
+    let told = v.all().any(|m| m.told_to_go() && m.node().is_some());
     match before {
         Some(kind @ (OperationKind::Upgrading | OperationKind::Evacuating))
             if health.leaderless.is_empty() =>
         {
             Some(kind)
         }
+        Some(OperationKind::Rebalancing) if told && health.leaderless.is_empty() => before,
         _ => (told && health.leaderless.is_empty()).then_some(OperationKind::Evacuating),
     }
 }

@@ -8,7 +8,7 @@ use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::{Promotion, Removable};
 use valkey_cluster_operator::model::{
-    Desired, NodeId, Outcome, PodName, PodUid, Shape, Shard, Slots, Step, Target,
+    Desired, NodeId, Outcome, PodName, PodUid, Shape, Shard, Slots, SpreadMode, Step, Target,
 };
 
 use super::kubernetes::NewPod;
@@ -74,6 +74,14 @@ impl World {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
                 object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.leads = *leads;
             }
+            Step::SetMetadata { name, uid, given, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.given.clone_from(given);
+            }
+            Step::SetApart { name, uid, counts, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.place.counted = *counts;
+            }
             Step::Migrate { on, to, slots } => {
                 let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
                 if let Some(left) = guard::migrate(&source, &target, slots).map_err(stale)? {
@@ -99,8 +107,23 @@ impl World {
             }
             Step::Admit { on } => {
                 self.identity(on).map_err(stale)?;
-                self.valkey.get_mut(&on.node).admitted = true;
+                self.valkey.get_mut(&on.node).admit();
             }
+            Step::SetUser { on, user, rules } => {
+                self.identity(on).map_err(stale)?;
+                self.set_user(&on.node, user, rules, applied).map_err(No::Failed)?;
+            }
+            Step::RemoveUser { on, user } => {
+                self.identity(on).map_err(stale)?;
+                self.valkey.get_mut(&on.node).users.remove(user);
+            }
+            Step::LogIn { on } => {
+                self.identity(on).map_err(stale)?;
+                let password = self.vault.accounts().replication;
+                self.valkey.get_mut(&on.node).primary_password = password;
+            }
+            Step::Renew => self.vault.renew(),
+            Step::Settle => self.vault.settle(),
             Step::AssignSlots { on, slots } => self.assign(on, slots)?,
             Step::SetEpoch { on, epoch } => {
                 let facts = self.identity(on).map_err(stale)?;
@@ -212,7 +235,7 @@ impl World {
     }
 
     fn create(&mut self, step: &Step, desired: &Desired) -> Result<(), No> {
-        let Step::CreatePod { name, shard, index, worker, failures } = step else { return Ok(()) };
+        let Step::CreatePod { name, shard, index, worker, demands, failures } = step else { return Ok(()) };
         if self.kube.pods.contains_key(name) {
             return Err(No::Stale(format!("{name} exists already")));
         }
@@ -223,6 +246,8 @@ impl World {
             revision: desired.template.image.as_str().into(),
             image: desired.template.image.clone(),
             worker: worker.clone(),
+            demands: demands.clone(),
+            strict: desired.template.scheduling.node.shard == SpreadMode::Required,
             failures: *failures,
         };
         self.kube.create(new, self.now);

@@ -32,6 +32,7 @@ impl World {
             | Action::Image(_)
             | Action::Config(..)
             | Action::Paused(_)
+            | Action::User(..)
             | Action::Purge(_) => {
                 self.edit(action);
             }
@@ -67,6 +68,7 @@ impl World {
             Action::Lose(n) => self.mischief.lose += n,
             Action::Slow(n) => self.mischief.slow += n,
             Action::Stranger => self.stranger(),
+            Action::Rotate => self.vault.asked += 1,
             Action::Drift => {
                 self.kube.drifted.insert(Object::ConfigMap);
             }
@@ -92,9 +94,10 @@ impl World {
             }
             Action::Paused(yes) => desired.paused = *yes,
             Action::Purge(yes) => desired.purge = *yes,
+            Action::User(name, rule) => self.user(name, rule.as_deref()),
             _ => {}
         }
-        desired.generation += 1;
+        self.resource.desired.generation += 1;
     }
 
     fn find(&self, who: &Who) -> Option<PodName> {

@@ -39,6 +39,8 @@ impl World {
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,
+            accounts: Some(self.vault.accounts()),
+            passwords: BTreeMap::new(),
             pods,
             taken: BTreeSet::new(),
             workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.seen())).collect(),
@@ -46,6 +48,7 @@ impl World {
             ghosts,
             low_timeout_budget: 40,
             applied: applied.clone(),
+            request: None,
             past: past.clone(),
         }
     }
@@ -70,7 +73,7 @@ impl World {
             None if !self.valkey.refuses(ip) => Seen::Silent(Silence::Timeout),
             None => Seen::Silent(Silence::Refused),
             Some(n) if !self.valkey.reach(&n.worker, None) => Seen::Silent(Silence::Timeout),
-            Some(n) if n.cluster != 0 => Seen::Silent(Silence::Auth),
+            Some(n) if n.cluster != 0 || !self.vault.opens(&n.users) => Seen::Silent(Silence::Auth),
             Some(n) => Seen::Now(self.report(n)),
         }
     }
@@ -114,6 +117,8 @@ impl World {
             keys: u64::try_from(node.data.len()).unwrap_or(u64::MAX),
             loading: node.repl.loading,
             admitted: node.admitted,
+            users: Some(node.users.clone()),
+            primary_password: Some(node.primary_password.clone()),
             config: asked.into_iter().filter_map(|k| node.config.get(&k).map(|v| (k, v.clone()))).collect(),
         }
     }

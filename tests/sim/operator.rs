@@ -105,6 +105,7 @@ impl World {
                 whole: fresh.whole,
                 served: fresh.served,
                 shape: fresh.shape,
+                accounts: fresh.accounts,
                 ..old
             };
             return (old, false);

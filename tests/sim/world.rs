@@ -7,15 +7,18 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shape, Shard, Slots,
-    Template, Version, WorkerName,
+    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard,
+    Slots, Spread, SpreadMode, Template, Version, WorkerName, Zone,
 };
+
+use valkey_cluster_operator::plan::users::of_file;
 
 use super::clients::Clients;
 use super::invariants::Watch;
 use super::kubernetes::{Kubelet, Kubernetes, PodObject};
 use super::operator::Operator;
 use super::trace::Trace;
+use super::users::Vault;
 use super::valkey::{Cause, Node, Replication, Valkey};
 use super::{TICK_MS, ticks};
 
@@ -59,10 +62,18 @@ pub(crate) struct World {
     pub clients: Clients,
     pub operators: Vec<Operator>,
     pub mischief: Mischief,
+    pub vault: Vault,
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
     lineages: u64,
+}
+
+fn template(strict: bool) -> Template {
+    let shard = if strict { SpreadMode::Required } else { SpreadMode::Preferred };
+    let node = Spread { shard, ..Spread::default() };
+    let scheduling = Scheduling { node, ..Scheduling::default() };
+    Template { image: "valkey:9".into(), scheduling, ..Template::default() }
 }
 
 /// How a life begins.
@@ -71,6 +82,10 @@ pub(crate) struct Start {
     pub shards: u16,
     pub replicas: u16,
     pub workers: usize,
+    /// In so many zones, by turns; 0: in none.
+    pub zones: usize,
+    /// Copies of a shard must be on different workers.
+    pub strict: bool,
     pub version: Version,
     pub seed: u64,
     pub reuse_addresses: bool,
@@ -81,9 +96,10 @@ impl World {
         let mut kube = Kubernetes::default();
         kube.reuse_addresses = start.reuse_addresses;
         for i in 1..=start.workers {
-            kube.add_worker(&format!("w{i}"), 100);
+            let zone = |zones: usize| Zone::new(format!("z{}", (i - 1) % zones + 1));
+            kube.add_worker(&format!("w{i}"), (start.zones > 0).then(|| zone(start.zones)), 100);
         }
-        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service]);
+        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service, Object::Policy]);
         let desired = Desired {
             key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
             generation: 1,
@@ -91,9 +107,12 @@ impl World {
             replicas: start.replicas,
             max_disrupted_shards: 1,
             budget: true,
-            template: Template { image: "valkey:9".into(), ..Template::default() },
+            template: template(start.strict),
             config: BTreeMap::new(),
             purge: false,
+            users: BTreeMap::new(),
+            rotation: None,
+            allowed_clients: Vec::new(),
             paused: false,
             deleting: false,
         };
@@ -106,6 +125,7 @@ impl World {
             clients: Clients::default(),
             operators: vec![Operator::default()],
             mischief: Mischief::default(),
+            vault: Vault::default(),
             version: start.version,
             watch: Watch::default(),
             trace,
@@ -218,6 +238,8 @@ impl World {
             minority_at: self.now,
             config: self.first_config(),
             admitted: false,
+            users: of_file(&self.vault.accounts()),
+            primary_password: self.vault.accounts().replication,
             data: BTreeMap::new(),
             dropped: 0,
             lineage: self.lineages,

@@ -41,11 +41,14 @@ mod operator_upgrade;
 mod purge;
 mod replicas;
 mod rescale;
+mod rotation;
 mod scale;
 mod settled;
+mod spread;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod users;
 mod watching;
 mod worker;
 mod worker_upgrade;
@@ -99,6 +102,7 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        spread::STORY,
         worker_upgrade::STORY,
         scale::STORY,
         rescale::STORY,
@@ -106,6 +110,8 @@ pub fn all() -> Vec<Story> {
         hpa::STORY,
         purge::STORY,
         live::STORY,
+        users::STORY,
+        rotation::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
