@@ -2,8 +2,10 @@
 
 pub mod desired;
 pub mod ids;
+pub mod lists;
 pub mod moves;
 pub mod past;
+pub mod peers;
 pub mod plan;
 pub mod settings;
 pub mod slots;
@@ -13,8 +15,10 @@ pub mod view;
 
 pub use desired::{Desired, Scheduling, Template};
 pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+pub use lists::{List, Lists};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};
+pub use peers::Peers;
 pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};
 pub use slots::{SLOTS, SlotRange, Slots};
 pub use snapshot::{Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker};

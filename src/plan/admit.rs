@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::budget;
+use crate::model::past::Change;
 use crate::model::plan::Attempts;
-use crate::model::{
-    Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why,
-};
+use crate::model::{Blocked, Code, Lane, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why};
 
 /// Admits what may be done now.
 pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
@@ -18,7 +17,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let busy = !waiting.is_empty() || steps.iter().any(|p| !is_aside(p));
     let leaving = leaving(&steps);
     let moving: BTreeSet<Shard> = steps.iter().filter_map(|p| ends(&p.step)).flatten().collect();
-    let mut gate = Gate::new(v, attempts);
+    let mut gate = Gate::new(v);
     let unnoted = unnoted(&steps, v, attempts);
     let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
@@ -141,14 +140,14 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(v: &View<'_>, attempts: &Attempts) -> Self {
-        let leads = |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node);
+    fn new(v: &View<'_>) -> Self {
+        let leads = |c: &Change| v.primary(c.shard).is_some_and(|(_, n)| n.id == c.heir);
         Self {
             disrupted: budget::disrupted(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
-            moving: attempts.handing_over(v.s.now).find(|(s, node)| !leads(*s, node)).map(|(s, _)| s),
-            forced: !v.s.past.flights.is_empty(),
-            resting: attempts.resting(v).collect(),
+            moving: v.s.past.handing_over(v.s.now).find(|c| !leads(c)).map(|c| c.shard),
+            forced: v.s.past.forced(v.s.now),
+            resting: v.s.past.resting(v),
         }
     }
 
@@ -163,12 +162,10 @@ impl Gate {
     fn fits(&mut self, p: &Proposal) -> Result<(), No> {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
         if !self.disrupted.contains(&shard) && self.disrupted.len() >= self.most {
-            let list: Vec<String> = self.disrupted.iter().map(ToString::to_string).collect();
-            let first = if list.len() == 1 { "shard" } else { "shards" };
             let message = format!(
-                "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {first} {} first",
+                "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {} first",
                 self.most,
-                list.join(", ")
+                names(&self.disrupted)
             );
             return Err(No::Blocked(Blocked { code: Code::DisruptionBudget, shard: Some(shard), message }));
         }
@@ -191,5 +188,16 @@ impl Gate {
         }
         self.moving = Some(shard);
         Ok(())
+    }
+}
+
+/// Shards for a sentence that a person reads: some by number.
+fn names(shards: &BTreeSet<Shard>) -> String {
+    const SHOWN: usize = 10;
+    let list: Vec<String> = shards.iter().take(SHOWN).map(ToString::to_string).collect();
+    let what = if list.len() == 1 { "shard" } else { "shards" };
+    match shards.len() - list.len() {
+        0 => format!("{what} {}", list.join(", ")),
+        more => format!("{what} {} and {more} others", list.join(", ")),
     }
 }

@@ -4,10 +4,8 @@
 //! (measured on 8.0.1, 8.1.1 and 9.1.2). So it is only asked of a replica that will win: in sync, and listed as this
 //! primary's replica by a majority of the slot owners and by every one of them that answers.
 
-use std::collections::BTreeMap;
-
 use super::migrate::migrating;
-use crate::model::{Member, NodeId, NodeReport, Proposal, Shard, Step, View, Why, WorkerName};
+use crate::model::{Member, NodeReport, Peer, Proposal, Shard, Step, View, Why};
 
 /// The replicas of the shard that would win, the best first: those that are to stay as they are, then those on the
 /// workers with the fewest primaries.
@@ -17,11 +15,10 @@ pub(super) fn heirs<'v, 'a>(v: &'v View<'a>, shard: Shard) -> Vec<&'v Member<'a>
     if migrating(v, shard) {
         return Vec::new();
     }
-    let leading = primaries(v);
     let mut found: Vec<_> =
         v.in_sync(shard).into_iter().filter(|m| m.node().is_some_and(|n| wins(v, n, primary))).collect();
     found.sort_by_key(|m| {
-        let load = m.pod.worker.as_ref().and_then(|w| leading.get(w)).copied().unwrap_or(0);
+        let load = m.pod.worker.as_ref().map_or(0, |w| v.leading(w));
         (v.unfit(m).is_some(), load, m.pod.index)
     });
     found
@@ -38,29 +35,9 @@ pub(super) fn hand_over(
     Some(Proposal::new(Step::HandOver { on, from }, why, note))
 }
 
-/// Primaries by worker.
-fn primaries<'a>(v: &View<'a>) -> BTreeMap<&'a WorkerName, usize> {
-    let mut out = BTreeMap::new();
-    for (shard, _) in v.shards() {
-        if let Some(worker) = v.primary(shard).and_then(|(m, _)| m.pod.worker.as_ref()) {
-            *out.entry(worker).or_default() += 1;
-        }
-    }
-    out
-}
-
 /// The voters know the candidate as a replica of this primary: those that answer all do, and they are a majority.
 fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
-    let lists = |n: &NodeReport, id: &NodeId| {
-        n.peers.get(id).is_some_and(|p| !p.failed && p.replica_of.as_ref() == Some(&primary.id))
-    };
-    let voters = 1 + primary.peers.values().filter(|p| !p.slots.is_empty()).count();
-    let mut asked = 0;
-    for (_, owner) in v.answering().filter(|(_, n)| !n.slots().is_empty()) {
-        if !lists(owner, &candidate.id) {
-            return false;
-        }
-        asked += 1;
-    }
-    asked * 2 > voters
+    let knows = |p: Option<&Peer>| p.is_some_and(|p| !p.failed && p.replica_of.as_ref() == Some(&primary.id));
+    let voters = 1 + v.lists().listed_owners(primary);
+    v.lists().every_owner(&candidate.id, knows) && v.lists().owners(&candidate.id, knows) * 2 > voters
 }

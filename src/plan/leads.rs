@@ -82,7 +82,10 @@ fn relief(
     chosen: &BTreeMap<Shard, usize>,
     loads: &BTreeMap<&str, usize>,
 ) -> Option<Vec<(Shard, usize)>> {
-    let mut order: Vec<(&str, usize)> = loads.iter().map(|(w, n)| (*w, *n)).collect();
+    // Whoever has one more than the least has nobody to give it to.
+    let least = loads.values().min().copied().unwrap_or(0);
+    let mut order: Vec<(&str, usize)> =
+        loads.iter().map(|(w, n)| (*w, *n)).filter(|(_, n)| *n > least + 1).collect();
     order.sort_by_key(|(w, n)| (std::cmp::Reverse(*n), *w));
     order.into_iter().find_map(|(start, load)| path_from(start, load, choices, chosen, loads))
 }

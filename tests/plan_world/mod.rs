@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Pod, PodName,
     PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
 
@@ -210,7 +210,7 @@ fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
         memory: None,
         state_ok: healthy,
         epoch: if healthy { u64::from(shard.0) + 1 } else { 0 },
-        peers: BTreeMap::new(),
+        peers: Peers::default(),
         online_replicas: if healthy && index == 0 {
             (1..=s.desired.replicas).map(|i| ip(shard, i)).collect()
         } else {

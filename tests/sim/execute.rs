@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use valkey_cluster_operator::build;
 use valkey_cluster_operator::execute::guard;
 use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
@@ -10,6 +11,7 @@ use valkey_cluster_operator::model::{Desired, NodeId, Outcome, PodName, PodUid, 
 
 use super::kubernetes::NewPod;
 use super::observe::Applied;
+use super::tally;
 use super::world::World;
 
 /// The server refused, or was not there.
@@ -23,6 +25,7 @@ impl World {
     pub(crate) fn execute(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Outcome {
         if self.mischief.refuse > 0 {
             self.mischief.refuse -= 1;
+            self.tally.one(tally::REFUSED);
             return Outcome::Failed("refused by the world".to_owned());
         }
         let outcome = match self.effect(step, desired, applied) {
@@ -32,6 +35,7 @@ impl World {
         };
         if self.mischief.lose > 0 {
             self.mischief.lose -= 1;
+            self.tally.one(tally::ANSWER_LOST);
             return Outcome::Failed("the answer never came".to_owned());
         }
         outcome
@@ -189,7 +193,7 @@ impl World {
             name: name.clone(),
             shard: *shard,
             index: *index,
-            revision: desired.template.image.as_str().into(),
+            revision: build::revision(desired),
             image: desired.template.image.clone(),
             worker: worker.clone(),
             failures: *failures,

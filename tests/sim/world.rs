@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
@@ -15,6 +16,7 @@ use super::clients::Clients;
 use super::invariants::Watch;
 use super::kubernetes::{Kubelet, Kubernetes, PodObject};
 use super::operator::Operator;
+use super::tally::Tally;
 use super::trace::Trace;
 use super::valkey::{Cause, Node, Replication, Valkey};
 use super::{TICK_MS, ticks};
@@ -47,7 +49,7 @@ pub(crate) struct Mischief {
 }
 
 /// Everything.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct World {
     pub now: i64,
     pub rng: StdRng,
@@ -60,6 +62,7 @@ pub(crate) struct World {
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
+    pub tally: Tally,
     lineages: u64,
 }
 
@@ -106,6 +109,7 @@ impl World {
             version: start.version,
             watch: Watch::default(),
             trace,
+            tally: Tally::default(),
             lineages: 0,
         }
     }
@@ -115,7 +119,7 @@ impl World {
     }
 
     pub(crate) fn revision(&self) -> Revision {
-        Revision::new(self.resource.desired.template.image.clone())
+        build::revision(&self.resource.desired)
     }
 
     /// One tick: machines, processes, clients, then whether everything still holds.
