@@ -11,6 +11,7 @@ mod reach;
 mod setup;
 mod stage;
 
+mod alone;
 mod bad_input;
 mod crash;
 mod create;
@@ -22,15 +23,18 @@ mod foreign;
 mod formation;
 mod heal;
 mod isolation;
+mod kill_changes;
 mod kill_operator;
 mod live;
 mod load;
+mod operator_upgrade;
 mod replicas;
 mod scale;
 mod settled;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod worker_upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -76,13 +80,17 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        worker_upgrade::STORY,
         scale::STORY,
         live::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
         takeover::STORY,
+        operator_upgrade::STORY,
+        alone::STORY,
         kill_operator::STORY,
+        kill_changes::STORY,
         stranger::STORY,
     ]
 }
