@@ -8,7 +8,7 @@
     clippy::many_single_char_names,
     clippy::too_many_lines
 )]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
 
 mod sim;
 

@@ -75,15 +75,12 @@ impl<'a> Lists<'a> {
             if owns {
                 owners.insert(&node.id, i);
             }
-            match all.get_mut(i) {
-                Some(list) => {
-                    list.owners += usize::from(owns);
-                    list.of.push((member, node));
-                }
-                None => {
-                    let (lines, of) = (node.peers.lines(), vec![(member, node)]);
-                    all.push(List { lines, of, owners: usize::from(owns), listed_owners: 0 });
-                }
+            if let Some(list) = all.get_mut(i) {
+                list.owners += usize::from(owns);
+                list.of.push((member, node));
+            } else {
+                let (lines, of) = (node.peers.lines(), vec![(member, node)]);
+                all.push(List { lines, of, owners: usize::from(owns), listed_owners: 0 });
             }
         }
         let mut voters: BTreeSet<&NodeId> = owners.keys().copied().collect();

@@ -112,7 +112,7 @@ impl<'a> View<'a> {
         for worker in shards.values().filter_map(|m| leader(m)?.0.pod.worker.as_ref()) {
             *leading.entry(worker).or_default() += 1;
         }
-        Self { s, addresses, followers, lists, owned, leading, unaccounted, ids, shards }
+        Self { s, shards, ids, addresses, followers, lists, owned, leading, unaccounted }
     }
 
     /// How many shards have their primary on this worker.

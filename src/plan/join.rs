@@ -1,7 +1,7 @@
 //! Join the isolated: every member knows every other.
 //!
-//! Two nodes may be introduced when at least one of them knows nobody and holds nothing, or when they already share an
-//! acquaintance: one MEET between two grown clusters would merge them and destroy the data of one (measured on 8.0.1
+//! Two nodes may be introduced when at least one of them knows nobody and holds nothing, when they already share an
+//! acquaintance, or when both are pieces of a formation that hold nothing: one MEET between two grown clusters would merge them and destroy the data of one (measured on 8.0.1
 //! and 9.1.2). "All meet all" is what makes a newcomer known in a tenth of a second instead of five.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,7 +76,16 @@ fn shaking_hands(a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
 fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
     let fresh = |(m, n): &Joined<'_, '_>| m.is_unused() || (!v.s.whole && n.is_isolated() && n.keys == 0);
     let share = a.1.peers.iter().any(|(id, p)| !p.handshake && (*id == b.1.id || b.1.peers.contains_key(id)));
-    share || ((fresh(a) || fresh(b)) && !contested(a.1, b.1) && !contested(b.1, a.1))
+    let new = (fresh(a) || fresh(b)) && !contested(a.1, b.1) && !contested(b.1, a.1);
+    share || new || (!v.s.whole && pieces(a.1, b.1))
+}
+
+/// The network was cut in two while the cluster formed: both sides are ours, hold nothing and know of owners of different slots.
+fn pieces(a: &NodeReport, b: &NodeReport) -> bool {
+    let listed = |n: &NodeReport| {
+        n.peers.values().filter(|p| !p.handshake).fold(n.slots().clone(), |all, p| all.or(&p.slots))
+    };
+    a.keys == 0 && b.keys == 0 && listed(a).and(&listed(b)).is_empty()
 }
 
 /// `a` owns slots that `b` still lists for somebody else (a dead owner, before that one is forgotten): introduced now,

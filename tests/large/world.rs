@@ -1,6 +1,7 @@
 //! A large cluster that lives: every step of a plan is done as a faultless Kubernetes and a faultless bus would do it, in time that
 //! grows with the number of nodes. What the small simulated world is exact about (gossip, elections, races) is taken as given here;
 //! what is looked at is the shape of long operations over hundreds of shards.
+#![allow(clippy::too_many_lines, reason = "its one match over all steps is best read as a whole")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -180,12 +181,12 @@ impl Large {
         let heir = self.s.nodes.values().filter_map(Seen::now).find(|n| follows(n)).map(|n| n.id.clone());
         if let Some(heir) = heir {
             let slots = self.known.get(dead).map(|p| p.slots.clone()).unwrap_or_default();
-            self.takes_over(&heir, dead, slots);
+            self.takes_over(&heir, dead, &slots);
         }
     }
 
     /// The heir has the slots, and the other replicas follow it.
-    fn takes_over(&mut self, heir: &NodeId, old: &NodeId, slots: Slots) {
+    fn takes_over(&mut self, heir: &NodeId, old: &NodeId, slots: &Slots) {
         let epoch = 1 + self.known.values().map(|p| p.epoch).max().unwrap_or(0);
         if let Some(line) = self.known.get_mut(old) {
             line.slots = Slots::none();
@@ -252,11 +253,11 @@ impl Large {
             }
             Step::HandOver { on, from } => {
                 let slots = self.node(from).slots().clone();
-                self.takes_over(&on.node, &from.node, slots);
+                self.takes_over(&on.node, &from.node, &slots);
             }
             Step::Promote { on, dead, .. } => {
                 let slots = self.known.get(dead).map(|p| p.slots.clone()).unwrap_or_default();
-                self.takes_over(&on.node, dead, slots);
+                self.takes_over(&on.node, dead, &slots);
             }
             Step::Migrate { on, to, slots } => self.migrates(on, to, slots),
             Step::Forget { id, .. } => {

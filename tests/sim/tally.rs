@@ -68,11 +68,11 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::KillShard(_) => "every copy of a shard killed",
         Action::KillPrimaries(_) => "several primaries killed",
         Action::KillAll => "everything killed",
-        Action::Operators(0 | 1) => return None,
-        Action::Operators(_) => "two operators at once",
+        Action::Operators(2..) => "two operators at once",
         Action::Stranger => "process of another cluster at a free address",
         Action::Drift => "object changed by somebody",
-        Action::Uncordon(_)
+        Action::Operators(_)
+        | Action::Uncordon(_)
         | Action::Capacity(..)
         | Action::Heal(_)
         | Action::Boot(_)
