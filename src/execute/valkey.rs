@@ -105,8 +105,12 @@ impl ValkeyExecutor {
             Facts::read(node.as_ref()).await
         };
         match (only_if, read(ip).await) {
-            (Removable::NotRunning | Removable::Unreachable, Err(e)) if !is_alive(&e) => Ok(()),
-            (Removable::NotRunning | Removable::Unreachable, _) => Err("its server answers".to_owned()),
+            (Removable::NotRunning | Removable::Unreachable | Removable::Silent, Err(e)) if !is_alive(&e) => {
+                Ok(())
+            }
+            (Removable::NotRunning | Removable::Unreachable | Removable::Silent, _) => {
+                Err("its server answers".to_owned())
+            }
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),

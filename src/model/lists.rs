@@ -156,7 +156,8 @@ impl<'a> Lists<'a> {
     /// How many ids with slots this node lists.
     pub fn listed_owners(&self, node: &NodeReport) -> usize {
         let list = self.all.iter().find(|list| std::ptr::eq(list.lines, node.peers.lines()));
-        let own = usize::from(node.peers.lines().get(&node.id).is_some_and(|p| !p.slots.is_empty()));
-        list.map_or(0, |list| list.listed_owners - own)
+        let Some(list) = list else { return node.peers.values().filter(|p| !p.slots.is_empty()).count() };
+        let own = node.peers.lines().get(&node.id).is_some_and(|p| !p.slots.is_empty());
+        list.listed_owners - usize::from(own)
     }
 }

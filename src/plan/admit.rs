@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use super::budget;
 use crate::model::past::Change;
 use crate::model::plan::Attempts;
-use crate::model::{Blocked, Code, Lane, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why};
+use crate::model::{
+    Blocked, Code, Lane, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
+};
 
 /// Admits what may be done now.
 pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
@@ -141,7 +143,10 @@ struct Gate {
 
 impl Gate {
     fn new(v: &View<'_>) -> Self {
-        let leads = |c: &Change| v.primary(c.shard).is_some_and(|(_, n)| n.id == c.heir);
+        // One whose Pod was deleted right after it took over leads nevertheless.
+        let ghost =
+            |c: &Change| v.s.ghosts.get(&c.heir).and_then(Seen::now).is_some_and(|n| !n.slots().is_empty());
+        let leads = |c: &Change| v.primary(c.shard).is_some_and(|(_, n)| n.id == c.heir) || ghost(c);
         Self {
             disrupted: budget::disrupted(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),

@@ -2,8 +2,8 @@
 //!
 //! Names are deterministic, so that creating twice is one Pod; a name that is still taken is passed over.
 
-use super::discard;
 use super::place::Tally;
+use super::{away, discard};
 use crate::build::labels::pod_name;
 use crate::model::{Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why};
 
@@ -17,7 +17,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     // First every shard's first member, then every shard's second: each round spreads evenly over the workers.
     for round in 0..v.s.desired.copies() {
         for shard in (0..limit(v)).map(Shard).filter(|s| round < copies(v, *s, wanted)) {
-            let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
+            let have = away::present(v, shard).count() + waiting_to_be_replaced(v, shard);
             if have <= round {
                 plan.steps.extend(create(v, shard, round - have, &mut tally, reason(v, shard)));
             }

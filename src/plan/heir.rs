@@ -15,8 +15,17 @@ pub(super) fn heirs<'v, 'a>(v: &'v View<'a>, shard: Shard) -> Vec<&'v Member<'a>
     if migrating(v, shard) {
         return Vec::new();
     }
-    let mut found: Vec<_> =
-        v.in_sync(shard).into_iter().filter(|m| m.node().is_some_and(|n| wins(v, n, primary))).collect();
+    winners(v, v.in_sync(shard), primary)
+}
+
+/// Those of these replicas in sync that would win against this primary, the best first.
+pub(super) fn winners<'v, 'a>(
+    v: &'v View<'a>,
+    replicas: Vec<&'v Member<'a>>,
+    primary: &NodeReport,
+) -> Vec<&'v Member<'a>> {
+    let would_win = |m: &&Member<'a>| m.node().is_some_and(|n| wins(v, n, primary));
+    let mut found: Vec<_> = replicas.into_iter().filter(would_win).collect();
     found.sort_by_key(|m| {
         let load = m.pod.worker.as_ref().map_or(0, |w| v.leading(w));
         (v.unfit(m).is_some(), load, m.pod.index)
@@ -39,5 +48,9 @@ pub(super) fn hand_over(
 fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
     let knows = |p: Option<&Peer>| p.is_some_and(|p| !p.failed && p.replica_of.as_ref() == Some(&primary.id));
     let voters = 1 + v.lists().listed_owners(primary);
-    v.lists().every_owner(&candidate.id, knows) && v.lists().owners(&candidate.id, knows) * 2 > voters
+    // A primary without a Pod votes like any other.
+    let ghost = usize::from(v.by_id(&primary.id).is_none());
+    knows(primary.peers.get(&candidate.id))
+        && v.lists().every_owner(&candidate.id, knows)
+        && (v.lists().owners(&candidate.id, knows) + ghost) * 2 > voters
 }

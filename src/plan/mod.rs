@@ -16,6 +16,7 @@ mod follow;
 mod forget;
 pub mod form;
 pub mod gate;
+mod ghost;
 mod heir;
 mod join;
 pub mod leads;
@@ -49,6 +50,7 @@ const RULES: &[(&str, Rule)] = &[
     ("join", join::rule),
     ("follow", follow::rule),
     ("recover", recover::rule),
+    ("ghost", ghost::rule),
     ("lost", lost::rule),
     ("discard", discard::rule),
     ("away", away::rule),

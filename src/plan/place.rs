@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::discard::was_killed;
 use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 
 /// Smaller is better, field by field.
@@ -11,6 +12,8 @@ use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 struct Score {
     /// Copies of the same shard on the worker.
     shard_on_worker: usize,
+    /// Members that the worker has just killed for want of memory, or evicted.
+    killed_by_worker: usize,
     /// Copies of the same shard in the worker's zone.
     shard_in_zone: usize,
     /// Copies of the same shard on the worker that are about to leave: until then they would fall with it.
@@ -31,6 +34,8 @@ pub struct Tally<'a> {
     placed: Vec<(Shard, WorkerName)>,
     /// Members that are about to be replaced: they repel only among equals.
     leaving: Vec<(Shard, WorkerName)>,
+    /// Where members were killed a moment ago.
+    killed: Vec<WorkerName>,
 }
 
 impl<'a> Tally<'a> {
@@ -41,11 +46,13 @@ impl<'a> Tally<'a> {
         let where_ = |list: Vec<&Member<'_>>| {
             list.into_iter().filter_map(|m| Some((m.pod.shard, m.pod.worker.clone()?))).collect()
         };
+        let suspects: Vec<&WorkerName> = super::away::suspects(v).collect();
         Self {
-            workers: v.s.workers.values().filter(|w| w.open).collect(),
+            workers: v.s.workers.values().filter(|w| w.open && !suspects.contains(&&w.name)).collect(),
             zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
             placed: where_(placed),
             leaving: where_(leaving),
+            killed: v.all().filter(|m| was_killed(m)).filter_map(|m| m.pod.worker.clone()).collect(),
         }
     }
 
@@ -79,6 +86,7 @@ impl<'a> Tally<'a> {
         };
         Score {
             shard_on_worker: count(true, false),
+            killed_by_worker: self.killed.iter().filter(|w| **w == worker.name).count(),
             shard_in_zone: count(true, true),
             leaving_on_worker: self.leaving.iter().filter(|(s, w)| *s == shard && *w == worker.name).count(),
             members_on_worker: count(false, false),

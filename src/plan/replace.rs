@@ -4,9 +4,9 @@
 //! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica; the
 //! primary's role is handed over when nobody else is unfit, or at once when its worker is being emptied.
 
-use super::fill;
 use super::heir::{hand_over, heirs};
 use super::place::Tally;
+use super::{away, fill};
 use crate::model::{Blocked, Code, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -47,7 +47,7 @@ fn one(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut P
         plan.steps.extend(hand_over(primary, heir, why, note));
         return;
     }
-    let (have, wanted) = (v.staying(shard).count(), v.s.desired.copies());
+    let (have, wanted) = (away::present(v, shard).count(), v.s.desired.copies());
     let unfit = v.staying(shard).filter(|m| v.unfit(m).is_some()).count();
     plan.waiting.push(Waiting {
         shard: Some(shard),

@@ -18,7 +18,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             continue;
         }
         plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
-        let have = v.staying(shard).count();
+        let have = super::away::present(v, shard).count();
         if have <= v.s.desired.copies() {
             plan.steps.extend(keep(v, shard, |_| true));
         } else {

@@ -1,7 +1,9 @@
 //! What a person should know of: lost primaries, refusals that do not cure themselves, pods that do not start.
 
+use std::collections::BTreeMap;
+
 use super::health::Health;
-use crate::model::{Blocked, Code, Phase, Pod, View};
+use crate::model::{Blocked, Code, Phase, Pod, Seen, Silence, View};
 
 /// A pod that has not started after this many milliseconds is named, whatever Kubernetes says of it.
 const PATIENCE_MS: i64 = 10_000;
@@ -18,7 +20,37 @@ pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = primary_lost(health).into_iter().collect();
     all.extend(health.plan.blocked.iter().filter_map(persistent));
     all.extend(stuck_pods(health.view));
+    all.extend(silent_nodes(health.view));
     all
+}
+
+/// Servers that run and have given no report for a while, one trouble for each kind of silence.
+fn silent_nodes(view: &View<'_>) -> Vec<Trouble> {
+    let mut found: BTreeMap<Silence, Vec<String>> = BTreeMap::new();
+    for m in view.all().filter(|m| m.pod.phase == Phase::Running && !m.pod.terminating) {
+        if let Seen::Silent(kind) = m.seen
+            && view.s.past.silent_for(&m.pod.uid, view.s.now) > PATIENCE_MS
+        {
+            found.entry(*kind).or_default().push(m.pod.name.to_string());
+        }
+    }
+    let told = found.into_iter().map(|(kind, names)| {
+        let (reason, what) = match kind {
+            Silence::Refused => ("NodeRefuses", "no server listens"),
+            Silence::Timeout => {
+                ("NodeSilent", "no answer in time: the process, its worker or the network is stuck")
+            }
+            Silence::Reset => ("NodeResets", "connections break"),
+            Silence::Auth => (
+                "NodeRejectsOperator",
+                "the operator's user or password is not accepted: has somebody changed its ACL?",
+            ),
+            Silence::Busy => ("NodeBusy", "it loads its data, or is busy with a script or command"),
+            Silence::Garbled => ("NodeUnclear", "its answers are not understood"),
+        };
+        Trouble { reason: reason.to_owned(), message: format!("{}: {what}", listed(names)) }
+    });
+    told.collect()
 }
 
 fn primary_lost(health: &Health<'_, '_>) -> Option<Trouble> {

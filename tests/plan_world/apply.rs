@@ -67,6 +67,7 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         ["peer", a, b, rest @ ..] => peer(s, place(a)?, place(b)?, rest),
         ["ghost", id, rest @ ..] => ghost(s, id, rest),
         ["dead", at, how] => dead(s, place(at)?, how),
+        ["unpodded", at] => unpodded(s, place(at)?),
         ["known"] => {
             acquaint(s);
             Ok(())
@@ -311,9 +312,19 @@ fn peer(s: &mut Snapshot, who: (Shard, u16), whom: (Shard, u16), words: &[&str])
             "linked" => p.connected = true,
             "slots" => p.slots = value.replace(',', " ").parse()?,
             "ip" => p.ip = Some(parse(value)?),
+            "noaddr" => p.ip = None,
             _ => return Err(format!("unknown word {key:?}")),
         }
     }
+    Ok(())
+}
+
+/// The Pod object of a member is gone, and its process answers as before.
+fn unpodded(s: &mut Snapshot, (shard, index): (Shard, u16)) -> Done {
+    let uid = PodUid::new(format!("u{shard}-{index}"));
+    s.pods.retain(|_, pod| pod.uid != uid);
+    let seen = s.nodes.remove(&uid).ok_or("it has no node")?;
+    s.ghosts.insert(node_id(shard, index), seen);
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
+//! unpodded 1-0                  # its Pod object is gone, its process answers as before
 //! past lost                      # the process has just started: nothing is remembered
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```

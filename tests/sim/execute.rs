@@ -264,7 +264,8 @@ impl World {
         self.watch.operator_deletes(uid.clone());
         let Some(node) = self.process(name) else { return };
         // One that was cut off may believe anything: what counts is whom the others believe.
-        let believed = only_if != Removable::Unreachable || !self.superseded(node);
+        let unheard = matches!(only_if, Removable::Unreachable | Removable::Silent);
+        let believed = !unheard || !self.superseded(node);
         if !node.slots.is_empty() && believed {
             let why = format!("{name} owns slots {} and is deleted ({only_if:?})", node.slots);
             self.watch.broken(self.now, why);

@@ -318,6 +318,9 @@ impl World {
             let ran = now - object.started_at.unwrap_or(now);
             object.pod.phase = Phase::Finished { at, ran_ms: ran * TICK_MS };
             object.process = None;
+            if object.pod.terminating {
+                object.gone_at = Some(now + 10);
+            }
         }
         let still_off = self.kube.workers.values().any(|o| o.off);
         if !still_off {

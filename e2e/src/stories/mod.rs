@@ -5,14 +5,18 @@
 
 pub mod ci;
 mod cluster;
+mod mend;
 mod operator;
 mod process;
 mod reach;
 mod setup;
 mod stage;
 
+mod aftermath;
 mod alone;
 mod bad_input;
+mod chaos;
+mod control_plane;
 mod crash;
 mod create;
 mod delete;
@@ -27,6 +31,7 @@ mod kill_changes;
 mod kill_operator;
 mod live;
 mod load;
+mod many;
 mod operator_upgrade;
 mod replicas;
 mod scale;
@@ -34,6 +39,7 @@ mod settled;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod worker;
 mod worker_upgrade;
 
 use std::time::{Duration, Instant};
@@ -42,6 +48,7 @@ use anyhow::{Result, bail};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
+pub use chaos::command as chaos;
 pub use demo::demo;
 pub use reach::{Reach, Way, Writes};
 pub use setup::Target;
@@ -76,6 +83,10 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         crash::STORY,
+        worker::STORY,
+        control_plane::STORY,
+        many::STORY,
+        chaos::STORY,
         replicas::STORY,
         evict::STORY,
         upgrade::STORY,
