@@ -41,7 +41,16 @@ fn no_single_fault_at_any_point_leads_astray() {
 fn one(shards: u16, replicas: u16, deep: usize, most: usize) {
     let began = Instant::now();
     let version = Version::new(9, 1, 2);
-    let start = Start { shards, replicas, workers: 3, version, seed: 1, reuse_addresses: true };
+    let start = Start {
+        shards,
+        replicas,
+        workers: 3,
+        version,
+        seed: 1,
+        reuse_addresses: true,
+        zones: 0,
+        strict: false,
+    };
     let found = search(&start, deep, most, every_fault);
     let seen = if found.complete { "all" } else { "not all" };
     let states: Vec<String> =

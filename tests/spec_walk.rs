@@ -63,7 +63,16 @@ fn desired(spec: &ValkeyClusterSpec, generation: i64) -> Desired {
 
 fn world(spec: &ValkeyClusterSpec, seed: u64, trace: Trace) -> World {
     let version = if seed.is_multiple_of(4) { Version::new(8, 1, 1) } else { Version::new(9, 1, 2) };
-    let start = Start { shards: 1, replicas: 0, workers: WORKERS, version, seed, reuse_addresses: true };
+    let start = Start {
+        shards: 1,
+        replicas: 0,
+        workers: WORKERS,
+        version,
+        seed,
+        reuse_addresses: true,
+        zones: 0,
+        strict: false,
+    };
     let mut world = World::new(&start, trace);
     world.resource.desired = desired(spec, 1);
     world

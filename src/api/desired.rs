@@ -6,11 +6,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::{
+    extras,
     keys::{self, Owner},
     rules::NODE_TIMEOUT_MS,
-    spec::{DisruptionBudgetMode, SchedulingSpec, ValkeyCluster},
+    scheduling,
+    spec::{DisruptionBudgetMode, ValkeyCluster},
+    users,
 };
-use crate::model::{ClusterKey, Desired, Scheduling, Template};
+use crate::build::labels;
+use crate::model::{ClusterKey, Desired, Template};
 
 /// What the custom resource asks for.
 ///
@@ -45,26 +49,24 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             restarted_at: spec.restarted_at.clone(),
-            scheduling: scheduling(spec.scheduling.clone().unwrap_or_default()),
+            scheduling: scheduling::wanted(spec.scheduling.clone().unwrap_or_default())?,
+            exporter: extras::exporter(spec.exporter.as_ref())?,
+            containers: extras::read_containers(&spec.containers)?,
+            metadata: extras::metadata(spec.pod_metadata.as_ref()),
+            service: extras::metadata(spec.service_metadata.as_ref()),
         },
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
+        purge: spec.purge_keys_on_rebalance,
+        users: users::wanted(&cr.name_any(), &spec.users)?,
+        allowed_clients: spec.networking.clone().unwrap_or_default().allowed_clients,
+        rotation: cr.annotations().get(labels::ROTATE).cloned(),
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),
     };
     check_config(&desired)?;
     Ok(desired)
-}
-
-fn scheduling(given: SchedulingSpec) -> Scheduling {
-    Scheduling {
-        node_selector: given.node_selector,
-        tolerations: given.tolerations,
-        affinity: given.affinity,
-        topology_spread_constraints: given.topology_spread_constraints,
-        priority_class_name: given.priority_class_name,
-    }
 }
 
 fn within(field: &str, value: i32, least: u16, most: u16) -> Result<u16, String> {

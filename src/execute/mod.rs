@@ -5,6 +5,8 @@
 pub mod guard;
 mod kube;
 pub mod lanes;
+mod passwords;
+pub mod purge;
 pub mod recovery;
 pub mod valkey;
 
@@ -28,8 +30,10 @@ pub async fn execute(
         let h = lock(hints);
         (h.credentials.clone(), Arc::clone(&h.applied))
     };
-    let nodes =
-        credentials.map(|c| ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied));
+    let nodes = credentials.map(|c| {
+        let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied);
+        nodes.replicating_with(c.replication)
+    });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
     remember(hints, s, &done);
@@ -70,6 +74,7 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
             Outcome::Done => {
                 h.attempts.done(&d.proposal.step);
                 h.past.done(&d.proposal.step, s.now);
+                h.traffic.done(&d.proposal.step, s.now);
             }
             Outcome::Stale(_) => {}
             Outcome::Failed(error) => h.attempts.failed(&d.proposal.step, s.now, error),

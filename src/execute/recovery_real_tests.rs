@@ -1,7 +1,7 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Pod, Revision, Snapshot, Template};
+use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
@@ -25,6 +25,8 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             disrupted: false,
             before: BTreeMap::new(),
             leads: false,
+            place: Place::default(),
+            given: String::new(),
             gate: Some(true),
             created: Moment(0),
             trouble: None,
@@ -36,23 +38,20 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         now: Moment(100_000),
         desired: Desired {
             key: ClusterKey { namespace: "n".into(), name: "c".into(), uid: "u".into() },
-            generation: 1,
             shards: SHARDS,
             replicas: 1,
-            max_disrupted_shards: 1,
-            budget: true,
-            template: Template::default(),
-            config: BTreeMap::new(),
-            paused: false,
-            deleting: false,
+            ..Desired::default()
         },
         revision: Revision::new("r"),
         formed: true,
         whole: true,
         served: (0..SHARDS).map(Shard).collect(),
+        shape: None,
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
+        accounts: None,
+        passwords: BTreeMap::new(),
         pods: pods.into_iter().map(|p| (p.name.clone(), p)).collect(),
         taken: BTreeSet::new(),
         workers: BTreeMap::new(),
@@ -60,6 +59,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 0,
         applied: BTreeMap::new(),
+        request: None,
         past: past.clone(),
     }
 }

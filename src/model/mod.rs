@@ -1,5 +1,6 @@
 //! The pure vocabulary: what is wanted, what was seen, and what may be done about the difference.
 
+pub mod demands;
 pub mod desired;
 pub mod ids;
 pub mod lists;
@@ -8,19 +9,27 @@ pub mod past;
 pub mod peers;
 pub mod plan;
 pub mod settings;
+pub mod shape;
 pub mod slots;
 pub mod snapshot;
 pub mod step;
+pub mod traffic;
+pub mod users;
 pub mod view;
 
-pub use desired::{Desired, Scheduling, Template};
+pub use demands::Demands;
+pub use desired::{Desired, Exporter, Metadata, Scheduling, Spread, SpreadMode, Template};
 pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 pub use lists::{List, Lists};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};
 pub use peers::Peers;
 pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};
+pub use shape::Shape;
 pub use slots::{SLOTS, SlotRange, Slots};
-pub use snapshot::{Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot, Trouble, Worker};
+pub use snapshot::{
+    Link, NodeReport, Peer, Phase, Place, Pod, Request, Role, Seen, Silence, Snapshot, Trouble, Worker,
+};
 pub use step::{Lane, Object, Step, Target};
+pub use traffic::{Moved, Traffic};
 pub use view::{Member, View};

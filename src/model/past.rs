@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::ids::{Moment, NodeId, PodUid, Shard, Version};
+use super::ids::{Moment, NodeId, PodUid, Shard, Version, WorkerName};
 use super::peers::distinct;
 use super::snapshot::{NodeReport, Role, Seen, Snapshot};
 use super::step::Step;
@@ -25,6 +25,9 @@ fn rest_ms(s: &Snapshot) -> i64 {
     2 * i64::from(s.desired.node_timeout_ms())
 }
 
+/// How long a worker that had no room for a member is not tried again, in milliseconds.
+const REFUSED_MS: i64 = 600_000;
+
 /// The hints of one cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Past {
@@ -36,6 +39,8 @@ pub struct Past {
     pub silent: BTreeMap<PodUid, Moment>,
     /// Since when somebody lists slots under an id that does not answer.
     pub headless: Option<Moment>,
+    /// Worker → when the scheduler last refused to move a member there.
+    pub refused: BTreeMap<WorkerName, Moment>,
 }
 
 /// A change of roles that was asked for.
@@ -100,6 +105,10 @@ impl Past {
             |n: &&NodeReport| n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id));
         self.headless =
             distinct(reports.iter().copied()).any(|n| missing(&n)).then(|| self.headless.unwrap_or(s.now));
+        for pod in s.pods.values().filter(|p| p.place.instead_of.is_some() && p.is_unschedulable()) {
+            self.refused.extend(pod.place.asked.clone().map(|w| (w, s.now)));
+        }
+        self.refused.retain(|_, at| s.now < at.plus_ms(REFUSED_MS));
         let longest = HAND_OVER_MS.max(rest_ms(s));
         self.changes.retain(|c| s.now < c.at.plus_ms(longest));
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::demands::Demands;
 use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
+use super::shape::Shape;
 use super::slots::Slots;
 
 /// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
@@ -31,6 +33,8 @@ pub enum Object {
     ConfigMap,
     /// The headless Service.
     Service,
+    /// The `NetworkPolicy`: who may connect to members.
+    Policy,
     /// The `PodDisruptionBudget`: how many members an eviction may take at one moment.
     Budget,
 }
@@ -52,6 +56,8 @@ pub enum Step {
         index: u16,
         /// The worker that the placement wants; the scheduler has the last word.
         worker: Option<WorkerName>,
+        /// What it demands of the scheduler.
+        demands: Demands,
         /// Quick failures of its predecessors in a row.
         failures: u16,
     },
@@ -101,6 +107,28 @@ pub enum Step {
         /// It leads.
         leads: bool,
     },
+    /// Counts a member among the copies of its shard that are apart, or no longer: the scheduler goes by a label.
+    SetApart {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// It counts.
+        counts: bool,
+    },
+    /// Puts the spec's labels and annotations on a Pod, and takes away those that it does not want any more.
+    SetMetadata {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The note of what is given.
+        given: String,
+    },
     /// Begins a job that moves slots as a whole (both ends 9.0 or newer).
     Migrate {
         /// The owner.
@@ -119,6 +147,13 @@ pub enum Step {
         /// The slots.
         slots: Slots,
     },
+    /// Drops all keys of the cluster, because its spec says so, and records that it was done for this shape.
+    Purge {
+        /// All primaries.
+        on: Vec<Target>,
+        /// What the data is spread for from then on.
+        shape: Shape,
+    },
     /// Sets configuration live and reads it back.
     Configure {
         /// The node.
@@ -133,6 +168,31 @@ pub enum Step {
         /// The node.
         on: Target,
     },
+    /// Sets a user live, by rules that replace all it had, and reads it back. Either all are taken or none.
+    SetUser {
+        /// The node.
+        on: Target,
+        /// The user.
+        user: String,
+        /// The rules, passwords as SHA-256.
+        rules: Vec<String>,
+    },
+    /// Removes a user; its connections are closed.
+    RemoveUser {
+        /// The node.
+        on: Target,
+        /// The user.
+        user: String,
+    },
+    /// Makes a node log in to its primary with the password of now; open connections stay.
+    LogIn {
+        /// The node.
+        on: Target,
+    },
+    /// Writes new passwords of the system users into the Secret, or what is missing there.
+    Renew,
+    /// Takes the operator's former password out of the Secret.
+    Settle,
     /// Gives unowned slots to a node.
     AssignSlots {
         /// The node.
@@ -295,7 +355,10 @@ impl Step {
     /// The lane it runs in.
     pub fn lane(&self) -> Lane {
         match self {
-            Step::Apply(Object::Budget) => Lane::Aside,
+            Step::Apply(Object::Budget | Object::Policy)
+            | Step::Purge { .. }
+            | Step::Renew
+            | Step::Settle => Lane::Aside,
             Step::Latch | Step::Apply(_) => Lane::First,
             Step::Promote { .. } => Lane::Urgent,
             Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
@@ -303,8 +366,13 @@ impl Step {
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
-            | Step::SetRole { shard, .. } => Lane::Shard(*shard),
+            | Step::SetRole { shard, .. }
+            | Step::SetMetadata { shard, .. }
+            | Step::SetApart { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
+            | Step::SetUser { on, .. }
+            | Step::RemoveUser { on, .. }
+            | Step::LogIn { on }
             | Step::Migrate { on, .. }
             | Step::Carry { on, .. }
             | Step::Admit { on }
@@ -326,11 +394,16 @@ impl Step {
             self,
             Step::Latch
                 | Step::Apply(_)
+                | Step::Renew
+                | Step::Settle
                 | Step::CreatePod { .. }
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
                 | Step::Note { .. }
                 | Step::SetRole { .. }
+                | Step::Purge { .. }
+                | Step::SetApart { .. }
+                | Step::SetMetadata { .. }
         )
     }
 
@@ -343,6 +416,7 @@ impl Step {
                 format!("configure {} {}", on.uid, list.join(" "))
             }
             Step::Note { uid, key, .. } => format!("note {uid} {key}"),
+            Step::SetUser { on, user, rules } => format!("user {} {user} {}", on.uid, rules.join(" ")),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
@@ -350,11 +424,18 @@ impl Step {
             Step::Promote { dead, .. } => format!("promote for {dead}"),
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),
+            Step::Purge { shape, .. } => format!("purge for {shape}"),
             Step::Latch
             | Step::Apply(_)
+            | Step::Renew
+            | Step::Settle
+            | Step::RemoveUser { .. }
+            | Step::LogIn { .. }
             | Step::DeletePod { .. }
             | Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
             | Step::SetEpoch { .. }
@@ -376,9 +457,17 @@ impl Step {
             Step::SetGate { .. } => "SetGate",
             Step::Note { .. } => "Note",
             Step::SetRole { .. } => "SetRole",
+            Step::SetApart { .. } => "SetApart",
+            Step::SetMetadata { .. } => "SetMetadata",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
+            Step::Purge { .. } => "Purge",
             Step::Configure { .. } => "Configure",
+            Step::SetUser { .. } => "SetUser",
+            Step::RemoveUser { .. } => "RemoveUser",
+            Step::LogIn { .. } => "LogIn",
+            Step::Renew => "Renew",
+            Step::Settle => "Settle",
             Step::Admit { .. } => "Admit",
             Step::AssignSlots { .. } => "AssignSlots",
             Step::SetEpoch { .. } => "SetEpoch",
@@ -402,10 +491,13 @@ impl fmt::Display for Step {
         match self {
             Step::Latch => write!(f, "latch formed"),
             Step::Apply(object) => write!(f, "apply {object:?}"),
-            Step::CreatePod { name, worker, .. } => match worker {
-                Some(w) => write!(f, "create {name} on {w}"),
-                None => write!(f, "create {name}"),
-            },
+            Step::CreatePod { name, worker, demands, .. } => {
+                write!(f, "create {name}")?;
+                if let Some(w) = worker {
+                    write!(f, " on {w}{}", if demands.only { " only" } else { "" })?;
+                }
+                write!(f, "{demands}")
+            }
             Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
             Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
             Step::Note { name, key, before, .. } => match before {
@@ -415,12 +507,23 @@ impl fmt::Display for Step {
             Step::SetRole { name, leads, .. } => {
                 write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
             }
+            Step::SetApart { name, counts, .. } => {
+                write!(f, "{} {name} apart", if *counts { "count" } else { "no longer count" })
+            }
+            Step::SetMetadata { name, given, .. } => write!(f, "dress {name} {given}"),
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
+            Step::Purge { on, shape } => write!(f, "purge {} primaries for {shape}", on.len()),
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))
             }
+            // Without the rules: they hold the passwords' hashes.
+            Step::SetUser { on, user, .. } => write!(f, "user {user} on {}", on.pod),
+            Step::RemoveUser { on, user } => write!(f, "no user {user} on {}", on.pod),
+            Step::LogIn { on } => write!(f, "log in anew {}", on.pod),
+            Step::Renew => write!(f, "renew passwords"),
+            Step::Settle => write!(f, "settle passwords"),
             Step::Admit { on } => write!(f, "admit {}", on.pod),
             Step::AssignSlots { on, slots } => write!(f, "slots {} {slots}", on.pod),
             Step::SetEpoch { on, epoch } => write!(f, "epoch {} {epoch}", on.pod),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::ids::{NodeId, Shard, WorkerName};
+use super::ids::{NodeId, PodUid, Shard, WorkerName};
 use super::lists::{List, Lists};
 use super::plan::Why;
 use super::slots::Slots;
@@ -62,11 +62,22 @@ impl<'a> Member<'a> {
     }
 }
 
+/// A member that works and would be better off elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Misplaced {
+    /// Its Pod.
+    pub uid: PodUid,
+    /// Where it should be.
+    pub to: WorkerName,
+}
+
 /// The members of every shard that is wanted or has Pods.
 #[derive(Debug)]
 pub struct View<'a> {
     /// The facts it was made from.
     pub s: &'a Snapshot,
+    /// The member that is to be moved to a better place, if one is; decided once a pass.
+    pub misplaced: Option<Misplaced>,
     shards: BTreeMap<Shard, Vec<Member<'a>>>,
     ids: BTreeMap<&'a NodeId, Member<'a>>,
     addresses: BTreeMap<IpAddr, Vec<Member<'a>>>,
@@ -112,7 +123,8 @@ impl<'a> View<'a> {
         for worker in shards.values().filter_map(|m| leader(m)?.0.pod.worker.as_ref()) {
             *leading.entry(worker).or_default() += 1;
         }
-        Self { s, shards, ids, addresses, followers, lists, owned, leading, unaccounted }
+        let misplaced = None;
+        Self { s, shards, ids, misplaced, addresses, followers, lists, owned, leading, unaccounted }
     }
 
     /// How many shards have their primary on this worker.
@@ -160,13 +172,17 @@ impl<'a> View<'a> {
         self.ids.get(id)
     }
 
-    /// Why a member is to be replaced although it works: its worker is being emptied, or it was made from an earlier spec.
+    /// Why a member is to be replaced although it works: its worker is being emptied, it was made from an earlier spec, or it is
+    /// in the wrong place.
     pub fn unfit(&self, member: &Member<'_>) -> Option<Why> {
         let worker = member.pod.worker.as_ref().and_then(|w| self.s.workers.get(w));
         if worker.is_some_and(|w| w.leaving) {
             return Some(Why::Evacuate);
         }
-        (member.pod.revision != self.s.revision).then_some(Why::Upgrade)
+        if member.pod.revision != self.s.revision {
+            return Some(Why::Upgrade);
+        }
+        self.misplaced.as_ref().is_some_and(|m| m.uid == member.pod.uid).then_some(Why::Placement)
     }
 
     /// The Pods of a shard that count towards its copies.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::budget;
+use super::{budget, purge};
 use crate::model::past::Change;
 use crate::model::plan::Attempts;
 use crate::model::{
@@ -73,7 +73,8 @@ fn leaving(steps: &[Proposal]) -> BTreeSet<Shard> {
 
 /// Goes on beside everything else: it publishes what is, or waits for quiet itself.
 fn is_aside(p: &Proposal) -> bool {
-    p.why == Why::Balance || matches!(p.step, Step::SetGate { .. } | Step::Apply(_))
+    p.why == Why::Balance
+        || matches!(p.step, Step::SetGate { .. } | Step::SetMetadata { .. } | Step::Apply(_))
 }
 
 /// Settings by Pod whose earlier value is not noted yet, because the note failed a moment ago.
@@ -132,6 +133,8 @@ enum No {
 /// What the steps admitted so far leave room for.
 struct Gate {
     disrupted: BTreeSet<Shard>,
+    /// Those of them that only wait for a worker.
+    stuck: BTreeSet<Shard>,
     most: usize,
     /// The shard whose hand-over is on its way, if one is.
     moving: Option<Shard>,
@@ -139,6 +142,8 @@ struct Gate {
     forced: bool,
     /// Shards that changed their primary so short a time ago that 8.0 denies another vote.
     resting: BTreeSet<Shard>,
+    /// The keys were dropped: there is no reason to replace one shard after another.
+    at_once: bool,
 }
 
 impl Gate {
@@ -149,10 +154,12 @@ impl Gate {
         let leads = |c: &Change| v.primary(c.shard).is_some_and(|(_, n)| n.id == c.heir) || ghost(c);
         Self {
             disrupted: budget::disrupted(v),
+            stuck: budget::stuck(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
             moving: v.s.past.handing_over(v.s.now).find(|c| !leads(c)).map(|c| c.shard),
             forced: v.s.past.forced(v.s.now),
             resting: v.s.past.resting(v),
+            at_once: purge::dropped(v),
         }
     }
 
@@ -166,11 +173,14 @@ impl Gate {
 
     fn fits(&mut self, p: &Proposal) -> Result<(), No> {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
-        if !self.disrupted.contains(&shard) && self.disrupted.len() >= self.most {
+        let most = if self.at_once && p.why == Why::Upgrade { usize::MAX } else { self.most };
+        let stuck = |s: &&Shard| p.why == Why::Evacuate && self.stuck.contains(s);
+        let before: BTreeSet<Shard> = self.disrupted.iter().filter(|s| !stuck(s)).copied().collect();
+        if !self.disrupted.contains(&shard) && before.len() >= most {
             let message = format!(
                 "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {} first",
                 self.most,
-                names(&self.disrupted)
+                names(&before)
             );
             return Err(No::Blocked(Blocked { code: Code::DisruptionBudget, shard: Some(shard), message }));
         }

@@ -4,11 +4,14 @@
 
 mod admit;
 mod adopt;
+mod apart;
 pub mod away;
 mod balance;
 mod budget;
 mod consolidate;
 pub mod discard;
+mod dress;
+pub mod even;
 mod even_out;
 mod evidence;
 mod fill;
@@ -23,16 +26,21 @@ pub mod leads;
 mod live;
 mod lost;
 pub mod migrate;
+pub mod misplaced;
 pub mod newcomers;
 mod objects;
-pub mod place;
+mod place;
+pub mod purge;
 mod recover;
 mod release;
 mod replace;
+pub mod request;
 mod role;
 mod scale_in;
 pub mod shares;
+mod tally;
 pub mod trim;
+pub mod users;
 
 use crate::model::plan::Attempts;
 use crate::model::{Plan, Snapshot, View};
@@ -44,6 +52,7 @@ type Rule = fn(&View<'_>) -> Plan;
 const RULES: &[(&str, Rule)] = &[
     ("objects", objects::rule),
     ("live", live::rule),
+    ("users", users::rule),
     ("forget", forget::rule),
     ("adopt", adopt::rule),
     ("form", form::rule),
@@ -55,15 +64,19 @@ const RULES: &[(&str, Rule)] = &[
     ("discard", discard::rule),
     ("away", away::rule),
     ("release", release::rule),
+    ("purge", purge::rule),
     ("consolidate", consolidate::rule),
     ("scale in", scale_in::rule),
+    ("apart", apart::rule),
     ("replace", replace::rule),
+    ("hand over", request::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
     ("even out", even_out::rule),
     ("balance", balance::rule),
     ("gate", gate::rule),
     ("role", role::rule),
+    ("dress", dress::rule),
 ];
 
 /// The names of the rules, in order.
@@ -71,9 +84,16 @@ pub fn rules() -> impl Iterator<Item = &'static str> {
     RULES.iter().map(|(name, _)| *name)
 }
 
+/// The facts as the rules see them.
+pub fn view(snapshot: &Snapshot) -> View<'_> {
+    let mut view = View::new(snapshot);
+    view.misplaced = misplaced::misplaced(&view);
+    view
+}
+
 /// Plans the whole cluster from what is seen now. The same facts give the same plan.
 pub fn plan(snapshot: &Snapshot, attempts: &Attempts) -> Plan {
-    let view = View::new(snapshot);
+    let view = view(snapshot);
     let mut all = Plan::default();
     for (_, rule) in RULES {
         let found = rule(&view);
@@ -81,5 +101,7 @@ pub fn plan(snapshot: &Snapshot, attempts: &Attempts) -> Plan {
         all.blocked.extend(found.blocked);
         all.waiting.extend(found.waiting);
     }
-    admit::admit(&view, all, attempts)
+    let mut plan = admit::admit(&view, all, attempts);
+    place::assign(&view, &mut plan);
+    plan
 }

@@ -87,6 +87,7 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::CrashLoop
         | Code::NoWorker
         | Code::SettingRefused
+        | Code::UserRefused
         | Code::CredentialsLost
         | Code::ForeignOperator
         | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
@@ -106,8 +107,10 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
     match kind {
         "CreatePod" => Some("PodCreateFailed"),
         "DeletePod" => Some("PodDeleteFailed"),
+        "SetMetadata" => Some("PodUpdateFailed"),
         "Apply" => Some("ApplyFailed"),
         "Latch" => Some("StatusFailed"),
+        "Renew" | "Settle" => Some("PasswordsFailed"),
         _ => None,
     }
 }
@@ -115,7 +118,10 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
 /// Pods that do not start, one trouble for each reason.
 fn stuck_pods(view: &View<'_>) -> Vec<Trouble> {
     let mut found: Vec<(Trouble, usize)> = Vec::new();
-    let waiting = view.all().map(|m| m.pod).filter(|p| p.phase == Phase::Pending && !p.terminating);
+    // A server that runs has trouble only with a container beside it.
+    let beside = |p: &Pod| p.phase == Phase::Running && p.trouble.is_some();
+    let waiting =
+        view.all().map(|m| m.pod).filter(|p| (p.phase == Phase::Pending || beside(p)) && !p.terminating);
     for trouble in waiting.filter_map(|pod| stuck(view, pod)) {
         match found.iter_mut().find(|(known, _)| known.reason == trouble.reason) {
             Some((_, more)) => *more += 1,
@@ -151,8 +157,9 @@ fn stuck(view: &View<'_>, pod: &Pod) -> Option<Trouble> {
         "ErrImagePull" => "ImagePullBackOff",
         other => other,
     };
+    let what = if pod.phase == Phase::Running { "is not complete" } else { "cannot start" };
     let words = if trouble.message.is_empty() { trouble.reason.as_str() } else { trouble.message.as_str() };
-    Some(Trouble { reason: reason.to_owned(), message: format!("{} cannot start: {words}", pod.name) })
+    Some(Trouble { reason: reason.to_owned(), message: format!("{} {what}: {words}", pod.name) })
 }
 
 /// The first of them, and how many more.

@@ -49,6 +49,8 @@ pub struct Access {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<String>,
+    /// The password before that one, for servers that do not know the new one yet.
+    pub former: Option<String>,
     /// How long to wait.
     pub limits: Limits,
 }
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         let access =
-            Access { username: Some("u".into()), password: Some("secret".into()), limits: Limits::default() };
+            Access { username: Some("u".into()), password: Some("secret".into()), ..Access::default() };
         assert!(!format!("{access:?}").contains("secret"));
     }
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Pod, PodName,
-    PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Template, Version, Worker,
-    WorkerName, Zone,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod,
+    PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Template, Version,
+    Worker, WorkerName, Zone,
 };
 
 const NOW: i64 = 1_000_000;
@@ -113,9 +113,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         max_disrupted_shards: 1,
         budget: true,
         template: Template::default(),
-        config: BTreeMap::new(),
-        paused: false,
-        deleting: false,
+        ..Desired::default()
     };
     Snapshot {
         now: Moment(NOW),
@@ -124,6 +122,10 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         formed: true,
         whole: true,
         served: (0..shards).map(Shard).collect(),
+        shape: None,
+        accounts: None,
+        passwords: BTreeMap::new(),
+        request: None,
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
@@ -148,6 +150,8 @@ fn worker(n: u16) -> (WorkerName, Worker) {
         leaving: false,
         lost_since: None,
         out_of_service: false,
+        shunned: false,
+        room: None,
     };
     (name, worker)
 }
@@ -190,6 +194,8 @@ fn pod(shard: Shard, index: u16, revision: &str) -> Pod {
         leads: index == 0,
         created: Moment(NOW - 500_000),
         trouble: None,
+        place: Place::default(),
+        given: String::new(),
     }
 }
 
@@ -228,6 +234,8 @@ fn report(s: &Snapshot, shard: Shard, index: u16) -> NodeReport {
         keys: 10,
         loading: false,
         admitted: true,
+        users: None,
+        primary_password: None,
         config,
     }
 }

@@ -205,7 +205,7 @@ impl Large {
 
     fn does(&mut self, step: &Step) {
         match step {
-            Step::CreatePod { name, shard, index, worker, failures } => {
+            Step::CreatePod { name, shard, index, worker, failures, .. } => {
                 assert!(!self.s.pods.contains_key(name), "{name} exists already");
                 self.next += 1;
                 let pod = Pod {

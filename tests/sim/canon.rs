@@ -87,7 +87,8 @@ impl<'w> Canon<'w> {
     fn spec(&mut self) {
         let r = &self.w.resource;
         let d = &r.desired;
-        let what = (d.shards, d.replicas, &d.template.image, &d.config, d.paused, d.max_disrupted_shards);
+        let what =
+            (d.shards, d.replicas, &d.template.image, &d.config, d.paused, d.max_disrupted_shards, d.purge);
         let _ = write!(self.out, "{what:?}{}{}{:?}|", r.formed, r.whole, r.served);
     }
 

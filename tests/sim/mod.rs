@@ -24,6 +24,7 @@ pub(crate) mod script;
 pub(crate) mod search;
 pub(crate) mod tally;
 pub(crate) mod trace;
+mod users;
 pub(crate) mod valkey;
 pub(crate) mod world;
 

@@ -51,6 +51,10 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Image(name) if name.contains("crashing") => "spec: image that crashes",
         Action::Image(_) => "spec: image",
         Action::Config(..) => "spec: config",
+        Action::Purge(true) => "spec: keys are dropped",
+        Action::Purge(false) => "spec: keys are kept",
+        Action::Rotate => "spec: new passwords",
+        Action::User(..) => "spec: users",
         Action::Paused(true) => "spec: paused",
         Action::Paused(false) => "spec: not paused",
         Action::Kill(who) => match who {

@@ -192,6 +192,20 @@ impl Sandbox {
         Ok(count)
     }
 
+    /// Installs the metrics server, with which `kubectl top` and autoscalers work; it stays. Its first figures come after about
+    /// half a minute.
+    ///
+    /// # Errors
+    /// If it cannot be built, a worker cannot take its image, or the API server refuses it.
+    pub fn install_metrics(&self, progress: &Progress) -> Result<()> {
+        let _lock = self.instance.lock()?;
+        let archive = images::metrics(&Cache::open()?, progress)?;
+        let running = |worker: &Worker| machine::is_running(&self.instance, Machine::Worker(*worker));
+        let workers: Vec<Worker> = self.workers().filter(running).collect();
+        load::load(&self.instance, &workers, &[archive])?;
+        addons::apply_metrics(&self.instance)
+    }
+
     /// Pulls a worker's cable: its pods live on, and nobody hears of them.
     ///
     /// # Errors

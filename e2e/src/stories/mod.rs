@@ -15,6 +15,8 @@ mod stage;
 mod aftermath;
 mod alone;
 mod bad_input;
+mod big;
+mod burn;
 mod chaos;
 mod control_plane;
 mod crash;
@@ -23,22 +25,31 @@ mod delete;
 mod demo;
 mod drain;
 mod evict;
+mod fill;
 mod foreign;
 mod formation;
 mod heal;
+mod hpa;
 mod isolation;
 mod kill_changes;
 mod kill_operator;
+mod kill_scaling;
 mod live;
 mod load;
 mod many;
 mod operator_upgrade;
+mod purge;
 mod replicas;
+mod rescale;
+mod rotation;
 mod scale;
 mod settled;
+mod spread;
 mod stranger;
 mod takeover;
 mod upgrade;
+mod users;
+mod watching;
 mod worker;
 mod worker_upgrade;
 
@@ -91,9 +102,16 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        spread::STORY,
         worker_upgrade::STORY,
         scale::STORY,
+        rescale::STORY,
+        big::STORY,
+        hpa::STORY,
+        purge::STORY,
         live::STORY,
+        users::STORY,
+        rotation::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
@@ -101,6 +119,7 @@ pub fn all() -> Vec<Story> {
         operator_upgrade::STORY,
         alone::STORY,
         kill_operator::STORY,
+        kill_scaling::STORY,
         kill_changes::STORY,
         stranger::STORY,
     ]
