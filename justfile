@@ -38,9 +38,9 @@ ci:
 test *args:
     cargo test --workspace "$@"
 
-# Lives in the simulated world: more of them, or one by its seed (SEED=…)
+# Lives in the simulated world, compiled to be fast: more of them, or one with its log (SEED=… just lives)
 lives count="2000":
-    LIVES={{ count }} cargo test --package valkey-cluster-operator --test random_lives
+    {{ if env("SEED", "") == "" { "LIVES=" + count } else { "LIFE=" + env("SEED") } }} cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test random_lives -- --nocapture
 
 # Rewrite the expected texts of all tests, to be read in the diff
 bless *args:

@@ -1,8 +1,8 @@
 //! Random lives: hundreds of clusters that are formed, changed and hurt at random moments, invariants after every tick.
 //!
-//! `LIVES=<n>` says how many (default 300), `FIRST=<seed>` where to begin. A failing life prints its seed, a script made
-//! as small as possible, and how to see it again: `LIFE=<seed> cargo test --test random_lives -- --nocapture`
-//! (with `WHOLE=1` as it is, not made smaller first).
+//! `LIVES=<n>` says how many (default 300), `FIRST=<seed>` where to begin, `THREADS=<n>` how many at a time. At the end stands
+//! what was done to them, by kind. A failing life prints its seed, a script made as small as possible, and how to see it again:
+//! `LIFE=<seed> cargo test --test random_lives -- --nocapture` (with `WHOLE=1` as it is, not made smaller first).
 // The world of a test is a bag of flags and short names, and its one match over all steps is best read as a whole.
 #![allow(
     clippy::similar_names,
@@ -14,8 +14,11 @@
 
 mod sim;
 
+use std::io::Write as _;
+
 use sim::life::live;
 use sim::random::{script, shrink};
+use sim::tally::Tally;
 use sim::trace::Trace;
 
 fn number(name: &str) -> Option<u64> {
@@ -29,16 +32,21 @@ fn every_life_ends_well() {
         return;
     }
     let (first, lives) = (number("FIRST").unwrap_or(0), number("LIVES").unwrap_or(300));
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let failures: Vec<(u64, String)> = std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..threads)
-            .map(|lane| {
-                let seeds = (first..first + lives).filter(move |s| s % threads == lane);
-                scope.spawn(move || seeds.filter_map(failure).collect::<Vec<_>>())
-            })
-            .collect();
-        lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect()
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let threads = number("THREADS").unwrap_or(all).max(1);
+    let lanes: Vec<Lane> = std::thread::scope(|scope| {
+        let seeds = |lane| (first..first + lives).filter(move |s| s % threads == lane);
+        let lanes: Vec<_> = (0..threads).map(|lane| scope.spawn(move || several(seeds(lane)))).collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).collect()
     });
+    let mut tally = Tally::default();
+    let mut failures: Vec<(u64, String)> = Vec::new();
+    for lane in lanes {
+        tally.add(&lane.tally);
+        failures.extend(lane.failures);
+    }
+    // Past the test harness, which keeps the words of a test that passes to itself.
+    write!(std::io::stdout(), "{tally}").unwrap();
     for (seed, why) in failures.iter().take(5) {
         println!("life {seed}: {why}\n{}", shrink(&script(*seed)));
     }
@@ -52,8 +60,21 @@ fn every_life_ends_well() {
     );
 }
 
-fn failure(seed: u64) -> Option<(u64, String)> {
-    live(&script(seed), Trace::default()).failure.map(|why| (seed, why))
+/// What a thread lived through.
+#[derive(Default)]
+struct Lane {
+    tally: Tally,
+    failures: Vec<(u64, String)>,
+}
+
+fn several(seeds: impl Iterator<Item = u64>) -> Lane {
+    let mut lane = Lane::default();
+    for seed in seeds {
+        let end = live(&script(seed), Trace::default());
+        lane.tally.add(&end.world.tally);
+        lane.failures.extend(end.failure.map(|why| (seed, why)));
+    }
+    lane
 }
 
 fn replay(seed: u64) {

@@ -107,7 +107,8 @@ pub fn epoch(facts: &Facts, epoch: u64) -> Result<Option<u64>, String> {
     }
 }
 
-/// Two nodes may be introduced when one of them knows nobody and holds nothing, or when they share an acquaintance:
+/// Two nodes may be introduced when one of them knows nobody and holds nothing, when they share an acquaintance, or when both hold
+/// nothing and know of owners of different slots (the pieces of a formation that was cut in two):
 /// a MEET between two grown clusters merges them and destroys the data of one (measured on 8.0.1 and 9.1.2).
 ///
 /// `ours` are the addresses whose nodes this step has just identified: a handshake with one of them is no stranger.
@@ -119,7 +120,7 @@ pub fn introduce(a: &Facts, b: &Facts, ours: &BTreeSet<IpAddr>) -> Result<Option
     if a_knows || b_knows || a.known().any(|n| b.knows(&n.id).is_some()) {
         return Ok(Some(()));
     }
-    if !newcomer(a, b, ours) && !newcomer(b, a, ours) {
+    if !newcomer(a, b, ours) && !newcomer(b, a, ours) && !pieces(a, b) {
         return Err(format!(
             "nodes {} and {} each know nodes that the other does not know: to introduce them could merge two clusters",
             a.own.id, b.own.id
@@ -129,6 +130,12 @@ pub fn introduce(a: &Facts, b: &Facts, ours: &BTreeSet<IpAddr>) -> Result<Option
     let contested = a.own.slots.and(&b.slots_of_others(ids)).or(&b.own.slots.and(&a.slots_of_others(ids)));
     let contested = contested.or(&a.own.slots.and(&b.own.slots));
     if contested.is_empty() { Ok(Some(())) } else { Err(format!("slots {contested} would have two owners")) }
+}
+
+/// Both hold nothing, and no slot has an owner on both sides.
+fn pieces(a: &Facts, b: &Facts) -> bool {
+    let known = |f: &Facts| f.own.slots.or(&f.slots_of_others([&f.own.id; 2]));
+    a.keys == 0 && b.keys == 0 && known(a).and(&known(b)).is_empty()
 }
 
 /// It knows nobody yet, holds nothing, and shakes hands only with nodes that are ours or that `other` lists.

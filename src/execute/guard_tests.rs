@@ -83,6 +83,17 @@ fn newcomers_and_acquaintances_are_introduced() {
 }
 
 #[test]
+fn the_pieces_of_a_formation_are_introduced_while_they_hold_nothing() {
+    let here = facts(0, &["a1 master 0-9", "b2 master"]);
+    let there = facts(0, &["c3 master 10-19", "d4 slave:c"]);
+    assert_eq!(introduce(&here, &there, &nobody()), Ok(Some(())));
+    for other in [facts(1, &["c3 master 10-19", "d4 master"]), facts(0, &["c3 master", "d4 master 5-19"])] {
+        let error = introduce(&here, &other, &nobody()).unwrap_err();
+        assert!(error.contains("could merge two clusters"), "{error}");
+    }
+}
+
+#[test]
 fn a_handshake_with_one_of_ours_does_not_make_a_stranger() {
     let grown = facts(5, &["a1 master 0-9", "b2 master 10-19"]);
     // c has just been told to meet b, whose address a lists.

@@ -72,7 +72,7 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
     for d in done {
         match &d.outcome {
             Outcome::Done => {
-                h.attempts.done(&d.proposal.step, s.now);
+                h.attempts.done(&d.proposal.step);
                 h.past.done(&d.proposal.step, s.now);
                 h.traffic.done(&d.proposal.step, s.now);
             }

@@ -6,14 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::ids::{Moment, NodeId, PodUid, WorkerName};
+use super::ids::{Moment, NodeId, PodUid, Shard, Version, WorkerName};
+use super::peers::distinct;
 use super::snapshot::{NodeReport, Role, Seen, Snapshot};
 use super::step::Step;
+use super::view::View;
 
 /// How long a forced failover may be under way without a sign of it, in milliseconds: the `cluster-manual-failover-timeout`
 /// that every node from 8.1 on runs with. On 8.0 it is 5 s, and a second attempt meanwhile does no harm: the replica
 /// answers OK and goes on.
 pub const FLIGHT_MS: i64 = 1000;
+
+/// How long a hand-over may stay invisible, in milliseconds.
+const HAND_OVER_MS: i64 = 5_000;
+
+/// How long a shard of nodes before 8.1 rests after a change of roles, in milliseconds.
+fn rest_ms(s: &Snapshot) -> i64 {
+    2 * i64::from(s.desired.node_timeout_ms())
+}
 
 /// How long a worker that had no room for a member is not tried again, in milliseconds.
 const REFUSED_MS: i64 = 600_000;
@@ -23,14 +33,27 @@ const REFUSED_MS: i64 = 600_000;
 pub struct Past {
     /// Replica → with whom it was last seen in sync, while it still follows that one.
     pub synced: BTreeMap<NodeId, Synced>,
-    /// Dead primary → when a failover for it was last forced.
-    pub flights: BTreeMap<NodeId, Moment>,
+    /// Changes of roles that were asked for a short time ago: one that is on its way cannot be seen.
+    pub changes: Vec<Change>,
     /// Pod → since when its node has not answered.
     pub silent: BTreeMap<PodUid, Moment>,
     /// Since when somebody lists slots under an id that does not answer.
     pub headless: Option<Moment>,
     /// Worker → when the scheduler last refused to move a member there.
     pub refused: BTreeMap<WorkerName, Moment>,
+}
+
+/// A change of roles that was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// When.
+    pub at: Moment,
+    /// Of this shard.
+    pub shard: Shard,
+    /// Who is to lead it.
+    pub heir: NodeId,
+    /// The dead primary that it was forced for; none was planned.
+    pub dead: Option<NodeId>,
 }
 
 /// A replica was seen in sync.
@@ -49,21 +72,22 @@ impl Past {
             s.nodes.values().chain(s.ghosts.values()).filter_map(Seen::now).collect();
         // A look that shows nobody says nothing about anybody.
         if !reports.is_empty() {
-            let listed: BTreeSet<&NodeId> =
-                reports.iter().flat_map(|n| n.peers.keys().chain([&n.id])).collect();
-            self.synced.retain(|id, _| listed.contains(id));
+            let there: BTreeSet<&NodeId> = reports.iter().map(|n| &n.id).collect();
+            let lists: Vec<_> = distinct(reports.iter().copied()).collect();
+            let listed = |id: &NodeId| lists.iter().any(|n| n.peers.contains_key(id));
+            self.synced.retain(|id, _| there.contains(id) || listed(id));
         }
         let addresses: BTreeMap<&NodeId, IpAddr> =
             s.pods.values().filter_map(|p| Some((&s.nodes.get(&p.uid)?.now()?.id, p.ip?))).collect();
+        let by_id: BTreeMap<&NodeId, &NodeReport> = reports.iter().map(|n| (&n.id, *n)).collect();
         for node in &reports {
             let Role::Replica { of, link } = &node.role else {
                 self.synced.remove(&node.id);
                 continue;
             };
-            let online = |p: &&&NodeReport| {
-                p.id == *of && addresses.get(&node.id).is_some_and(|ip| p.online_replicas.contains(ip))
-            };
-            if link.in_sync() && !node.loading && reports.iter().any(|p| online(&p)) {
+            let ip = addresses.get(&node.id);
+            let online = by_id.get(of).zip(ip).is_some_and(|(p, ip)| p.online_replicas.contains(ip));
+            if link.in_sync() && !node.loading && online {
                 let now = Synced { primary: of.clone(), offset: link.offset };
                 self.synced.insert(node.id.clone(), now);
             } else if self.synced.get(&node.id).is_some_and(|last| last.primary != *of) {
@@ -79,19 +103,43 @@ impl Past {
         let there: BTreeSet<&NodeId> = s.nodes.values().filter_map(Seen::now).map(|n| &n.id).collect();
         let missing =
             |n: &&NodeReport| n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id));
-        self.headless = reports.iter().any(missing).then(|| self.headless.unwrap_or(s.now));
+        self.headless =
+            distinct(reports.iter().copied()).any(|n| missing(&n)).then(|| self.headless.unwrap_or(s.now));
         for pod in s.pods.values().filter(|p| p.place.instead_of.is_some() && p.is_unschedulable()) {
             self.refused.extend(pod.place.asked.clone().map(|w| (w, s.now)));
         }
         self.refused.retain(|_, at| s.now < at.plus_ms(REFUSED_MS));
-        self.flights.retain(|_, at| s.now < at.plus_ms(FLIGHT_MS));
+        let longest = HAND_OVER_MS.max(rest_ms(s));
+        self.changes.retain(|c| s.now < c.at.plus_ms(longest));
     }
 
     /// Notes an effect whose success shows only later.
     pub fn done(&mut self, step: &Step, now: Moment) {
-        if let Step::Promote { dead, .. } = step {
-            self.flights.insert(dead.clone(), now);
-        }
+        let (on, dead) = match step {
+            Step::Promote { on, dead, .. } => (on, Some(dead.clone())),
+            Step::HandOver { on, .. } => (on, None),
+            _ => return,
+        };
+        self.changes.retain(|c| c.shard != on.shard || c.dead.is_some() != dead.is_some());
+        self.changes.push(Change { at: now, shard: on.shard, heir: on.node.clone(), dead });
+    }
+
+    /// A failover was forced a moment ago, and nobody can see yet how it ended.
+    pub fn forced(&self, now: Moment) -> bool {
+        self.changes.iter().any(|c| c.dead.is_some() && now < c.at.plus_ms(FLIGHT_MS))
+    }
+
+    /// Hand-overs that may still be on their way: what the nodes show lags behind, and a second one in the same election would
+    /// deny both their votes.
+    pub fn handing_over(&self, now: Moment) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(move |c| c.dead.is_none() && now < c.at.plus_ms(HAND_OVER_MS))
+    }
+
+    /// Shards that handed over so short a time ago that nodes before 8.1 give no vote for another (twice the node-timeout).
+    pub fn resting(&self, v: &View<'_>) -> BTreeSet<Shard> {
+        let old = v.answering().any(|(_, n)| n.version < Version::new(8, 1, 0));
+        let recent = self.changes.iter().filter(|c| old && c.dead.is_none());
+        recent.filter(|c| v.s.now < c.at.plus_ms(rest_ms(v.s))).map(|c| c.shard).collect()
     }
 
     /// The replica completed a full sync of this very primary: how far it had come when that was last seen.

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ids::{Moment, NodeId, Shard, Version};
+use super::ids::{Moment, Shard};
 use super::step::Step;
-use super::view::View;
 
 /// Why a step is wanted. A closed set: metrics and events are labelled with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -203,8 +202,6 @@ pub struct Done {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attempts {
     failed: BTreeMap<String, Attempt>,
-    /// The last hand-over that was asked for, by shard: when, and to which node.
-    handed_over: BTreeMap<Shard, (Moment, NodeId)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -220,10 +217,6 @@ impl Attempts {
     /// The longest delay, in milliseconds.
     const LONGEST_MS: i64 = 30_000;
 
-    /// How long a hand-over may be on its way, in milliseconds: the default `cluster-manual-failover-timeout`, which
-    /// 8.0 cannot change. While it is, nothing of it can be seen.
-    const HAND_OVER_MS: i64 = 5_000;
-
     /// Notes that a step failed.
     pub fn failed(&mut self, step: &Step, now: Moment, error: impl Into<String>) {
         let a = self.failed.entry(step.subject()).or_insert(Attempt {
@@ -237,26 +230,8 @@ impl Attempts {
     }
 
     /// Notes that a step was done.
-    pub fn done(&mut self, step: &Step, now: Moment) {
+    pub fn done(&mut self, step: &Step) {
         self.failed.remove(&step.subject());
-        if let Step::HandOver { on, .. } = step {
-            self.handed_over.insert(on.shard, (now, on.node.clone()));
-        }
-    }
-
-    /// The hand-overs that may still be on their way, with the node that is to lead.
-    pub fn handing_over(&self, now: Moment) -> impl Iterator<Item = (Shard, &NodeId)> {
-        let recent = self.handed_over.iter().filter(move |(_, (at, _))| now < at.plus_ms(Self::HAND_OVER_MS));
-        recent.map(|(shard, (_, node))| (*shard, node))
-    }
-
-    /// Shards whose last hand-over is so recent that Valkey 8.0 denies the votes for another: twice the node-timeout
-    /// (`voted_time`, gone in 8.1).
-    pub fn resting(&self, v: &View<'_>) -> impl Iterator<Item = Shard> {
-        let old = v.answering().any(|(_, n)| n.version < Version::new(8, 1, 0));
-        let (now, rest) = (v.s.now, 2 * i64::from(v.s.desired.node_timeout_ms()));
-        let recent = self.handed_over.iter().filter(move |(_, (at, _))| old && now < at.plus_ms(rest));
-        recent.map(|(shard, _)| *shard)
     }
 
     /// Forgets everything: the spec has changed, so that everything is worth a new try.

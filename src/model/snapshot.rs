@@ -7,6 +7,7 @@ use super::desired::Desired;
 use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 use super::moves::{Job, JobState, Memory, OpenSlots};
 use super::past::Past;
+use super::peers::Peers;
 use super::shape::Shape;
 use super::slots::Slots;
 use super::step::Object;
@@ -256,7 +257,7 @@ pub struct NodeReport {
     /// Its own config epoch.
     pub epoch: u64,
     /// The nodes it lists besides itself.
-    pub peers: BTreeMap<NodeId, Peer>,
+    pub peers: Peers,
     /// Addresses of replicas that it, as their primary, reports as `state=online`.
     pub online_replicas: BTreeSet<IpAddr>,
     /// Keys it holds.

@@ -2,8 +2,10 @@
 //! This is the only place where the two worlds meet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::ids::{NodeId, PodUid, Shard, WorkerName};
+use super::lists::{List, Lists};
 use super::plan::Why;
 use super::slots::Slots;
 use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Snapshot};
@@ -78,6 +80,12 @@ pub struct View<'a> {
     pub misplaced: Option<Misplaced>,
     shards: BTreeMap<Shard, Vec<Member<'a>>>,
     ids: BTreeMap<&'a NodeId, Member<'a>>,
+    addresses: BTreeMap<IpAddr, Vec<Member<'a>>>,
+    followers: BTreeMap<&'a NodeId, Vec<Member<'a>>>,
+    lists: Lists<'a>,
+    owned: Slots,
+    leading: BTreeMap<&'a WorkerName, usize>,
+    unaccounted: BTreeSet<&'a NodeId>,
 }
 
 impl<'a> View<'a> {
@@ -94,7 +102,49 @@ impl<'a> View<'a> {
             }
             shards.entry(pod.shard).or_default().push(member);
         }
-        Self { s, shards, ids, misplaced: None }
+        // In the order of the shards: what is found first does not depend on the names of the Pods.
+        let answering = || shards.values().flatten().filter_map(|m| m.node().map(|n| (*m, n)));
+        let mut followers: BTreeMap<&NodeId, Vec<Member<'a>>> = BTreeMap::new();
+        for (member, _) in answering() {
+            if let Some((of, _)) = member.link() {
+                followers.entry(of).or_default().push(member);
+            }
+        }
+        let mut addresses: BTreeMap<IpAddr, Vec<Member<'a>>> = BTreeMap::new();
+        for member in shards.values().flatten() {
+            if let Some(ip) = member.pod.ip {
+                addresses.entry(ip).or_default().push(*member);
+            }
+        }
+        let lists = Lists::new(answering());
+        let owned = Slots::from_ranges(answering().flat_map(|(_, n)| n.slots().ranges().iter().copied()));
+        let unaccounted = lists.iter().flat_map(|list| unknown(list, &ids)).collect();
+        let mut leading: BTreeMap<&WorkerName, usize> = BTreeMap::new();
+        for worker in shards.values().filter_map(|m| leader(m)?.0.pod.worker.as_ref()) {
+            *leading.entry(worker).or_default() += 1;
+        }
+        let misplaced = None;
+        Self { s, shards, ids, misplaced, addresses, followers, lists, owned, leading, unaccounted }
+    }
+
+    /// How many shards have their primary on this worker.
+    pub fn leading(&self, worker: &WorkerName) -> usize {
+        self.leading.get(worker).copied().unwrap_or(0)
+    }
+
+    /// How the answering nodes list each other.
+    pub fn lists(&self) -> &Lists<'a> {
+        &self.lists
+    }
+
+    /// The members whose Pods have this address, or had it until they ended.
+    pub fn at(&self, ip: IpAddr) -> &[Member<'a>] {
+        self.addresses.get(&ip).map_or(&[], Vec::as_slice)
+    }
+
+    /// The members that answer and copy from this node.
+    pub fn followers(&self, id: &NodeId) -> &[Member<'a>] {
+        self.followers.get(id).map_or(&[], Vec::as_slice)
     }
 
     /// The shards with their members, by ordinal.
@@ -142,11 +192,7 @@ impl<'a> View<'a> {
 
     /// The slot owner of a shard, when it answers. With several (an earlier accident) the newest epoch leads.
     pub fn primary(&self, shard: Shard) -> Option<(&Member<'a>, &'a NodeReport)> {
-        self.members(shard)
-            .iter()
-            .filter_map(|m| m.node().map(|n| (m, n)))
-            .filter(|(_, n)| !n.slots().is_empty())
-            .max_by_key(|(m, n)| (n.epoch, std::cmp::Reverse(m.pod.index)))
+        leader(self.members(shard))
     }
 
     /// Replicas of the shard's primary that hold all its data, are seen online by it, and are meant to stay.
@@ -157,13 +203,12 @@ impl<'a> View<'a> {
 
     /// Slots that an answering node says it owns.
     pub fn owned(&self) -> Slots {
-        Slots::from_ranges(self.answering().flat_map(|(_, n)| n.slots().ranges().iter().copied()))
+        self.owned.clone()
     }
 
     /// Slots that answering nodes list under this id.
     pub fn listed_slots(&self, id: &NodeId) -> Slots {
-        let lists = self.answering().filter_map(|(_, n)| n.peers.get(id));
-        Slots::from_ranges(lists.flat_map(|p| p.slots.ranges().iter().copied()))
+        self.lists.slots(id)
     }
 
     /// Both list each other by their real ids, with the handshake done.
@@ -173,13 +218,30 @@ impl<'a> View<'a> {
     }
 
     /// Ids that somebody lists and that no answering member has. Handshakes are placeholders, not ids.
-    pub fn unaccounted(&self) -> BTreeSet<&'a NodeId> {
-        self.answering()
-            .flat_map(|(_, n)| n.peers.iter())
-            .filter(|(id, p)| !p.handshake && !self.ids.contains_key(id))
-            .map(|(id, _)| id)
-            .collect()
+    pub fn unaccounted(&self) -> &BTreeSet<&'a NodeId> {
+        &self.unaccounted
     }
+}
+
+/// Ids on the list that no answering member has. Both are in the order of the ids.
+fn unknown<'a>(list: &List<'a>, ids: &BTreeMap<&'a NodeId, Member<'a>>) -> Vec<&'a NodeId> {
+    let mut ids = ids.keys().copied().peekable();
+    let listed = list.lines().filter(|(_, p)| !p.handshake).map(|(id, _)| id);
+    listed
+        .filter(|id| {
+            while ids.next_if(|known| known < id).is_some() {}
+            ids.peek() != Some(id)
+        })
+        .collect()
+}
+
+/// Of the slot owners among these the one with the newest epoch.
+fn leader<'m, 'a>(members: &'m [Member<'a>]) -> Option<(&'m Member<'a>, &'a NodeReport)> {
+    members
+        .iter()
+        .filter_map(|m| m.node().map(|n| (m, n)))
+        .filter(|(_, n)| !n.slots().is_empty())
+        .max_by_key(|(m, n)| (n.epoch, std::cmp::Reverse(m.pod.index)))
 }
 
 /// The replica holds all data of this primary and the primary sends it every write.

@@ -23,6 +23,7 @@ use crate::build::{self, Credentials, labels};
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
+use crate::model::peers::distinct;
 use crate::model::snapshot::serving;
 use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Seen, Shard,
@@ -120,7 +121,7 @@ fn workers(ctx: &Ctx, desired: &Desired) -> BTreeMap<WorkerName, Worker> {
 fn an_owner_is_missing(nodes: &BTreeMap<PodUid, Seen<NodeReport>>) -> bool {
     let reports = || nodes.values().filter_map(Seen::now);
     let there: BTreeSet<&NodeId> = reports().map(|n| &n.id).collect();
-    reports().flat_map(|n| &n.peers).any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
+    distinct(reports()).flat_map(|n| n.peers.iter()).any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
 }
 
 /// The hand-over that the annotation asks for, with what the status has noted of this very request.
@@ -282,13 +283,12 @@ async fn ghosts(
     let view = View::new(s);
     let (mut addresses, mut known) = (BTreeMap::new(), BTreeMap::new());
     for id in view.unaccounted() {
-        let ip = view.answering().find_map(|(_, n)| n.peers.get(id).and_then(|p| p.ip));
-        let Some(ip) = ip else { continue };
+        let Some(ip) = view.lists().about(id).find_map(|p| p.ip) else { continue };
         // Where a Pod's node was asked in vain a moment ago, asking again would cost the pass another time-out.
-        let asked = view.all().find(|m| m.pod.ip == Some(ip) && matches!(m.seen, Seen::Silent(_)));
+        let asked = view.at(ip).iter().find(|m| matches!(m.seen, Seen::Silent(_)));
         match asked {
-            Some(m) => drop(known.insert(id.clone(), m.seen.clone())),
-            None => drop(addresses.insert(id.clone(), SocketAddr::new(ip, ctx.ports.client))),
+            Some(m) => drop(known.insert((*id).clone(), m.seen.clone())),
+            None => drop(addresses.insert((*id).clone(), SocketAddr::new(ip, ctx.ports.client))),
         }
     }
     let access = access(credentials);

@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::build::credentials::{IMPORT_RIGHT, REPLICATION_USER, digest};
+use crate::model::peers;
 use crate::model::settings::JOBS_SINCE;
 use crate::model::{
-    Job, Link, NodeId, NodeReport, OpenSlots, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots,
+    Job, Link, NodeId, NodeReport, OpenSlots, Peer, Peers, PodUid, Role, Seen, Silence, SlotRange, Slots,
 };
 use crate::parallel;
 use crate::valkey::commands::{self, AclUser};
@@ -75,7 +77,9 @@ pub async fn observe_nodes(
     bounds: &Bounds,
 ) -> BTreeMap<PodUid, Seen<NodeReport>> {
     let targets: Vec<_> = probes.iter().map(|p| (&p.uid, p.addr, p.silent)).collect();
-    all(&targets, asked, access, connector, bounds).await
+    let mut seen = all(&targets, asked, access, connector, bounds).await;
+    peers::share(seen.values_mut());
+    seen
 }
 
 /// What answers at the addresses of ids that no Pod accounts for. When somebody else answers, the process of that id
@@ -202,7 +206,9 @@ fn assemble(
         Replication::Primary { replicas, .. } => replicas.iter().filter(|r| r.online).map(|r| r.ip).collect(),
         Replication::Replica { .. } => BTreeSet::new(),
     };
+    let lines = others.into_iter().chain([own.clone()]).map(|n| (n.id.clone(), peer(n)));
     Ok(NodeReport {
+        peers: Peers::shared(Arc::new(lines.collect()), own.id.clone()),
         open_slots: open_slots(&own.open),
         jobs,
         memory: info.memory(),
@@ -212,7 +218,6 @@ fn assemble(
         uptime_ms: info.uptime_ms()?,
         state_ok: cluster.ok,
         epoch: cluster.my_epoch,
-        peers: others.into_iter().map(|n| (n.id.clone(), peer(n))).collect(),
         online_replicas,
         keys: info.keys()?,
         loading: info.is_loading(),

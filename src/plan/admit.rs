@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::{budget, purge};
+use crate::model::past::Change;
 use crate::model::plan::Attempts;
 use crate::model::{
-    Blocked, Code, Lane, NodeId, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
+    Blocked, Code, Lane, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
 };
 
 /// Admits what may be done now.
@@ -18,7 +19,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let busy = !waiting.is_empty() || steps.iter().any(|p| !is_aside(p));
     let leaving = leaving(&steps);
     let moving: BTreeSet<Shard> = steps.iter().filter_map(|p| ends(&p.step)).flatten().collect();
-    let mut gate = Gate::new(v, attempts);
+    let mut gate = Gate::new(v);
     let unnoted = unnoted(&steps, v, attempts);
     let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
@@ -146,19 +147,18 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(v: &View<'_>, attempts: &Attempts) -> Self {
+    fn new(v: &View<'_>) -> Self {
         // One whose Pod was deleted right after it took over leads nevertheless.
         let ghost =
-            |node: &NodeId| v.s.ghosts.get(node).and_then(Seen::now).is_some_and(|n| !n.slots().is_empty());
-        let leads =
-            |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node) || ghost(node);
+            |c: &Change| v.s.ghosts.get(&c.heir).and_then(Seen::now).is_some_and(|n| !n.slots().is_empty());
+        let leads = |c: &Change| v.primary(c.shard).is_some_and(|(_, n)| n.id == c.heir) || ghost(c);
         Self {
             disrupted: budget::disrupted(v),
             stuck: budget::stuck(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
-            moving: attempts.handing_over(v.s.now).find(|(s, node)| !leads(*s, node)).map(|(s, _)| s),
-            forced: !v.s.past.flights.is_empty(),
-            resting: attempts.resting(v).collect(),
+            moving: v.s.past.handing_over(v.s.now).find(|c| !leads(c)).map(|c| c.shard),
+            forced: v.s.past.forced(v.s.now),
+            resting: v.s.past.resting(v),
             at_once: purge::dropped(v),
         }
     }
@@ -175,14 +175,12 @@ impl Gate {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
         let most = if self.at_once && p.why == Why::Upgrade { usize::MAX } else { self.most };
         let stuck = |s: &&Shard| p.why == Why::Evacuate && self.stuck.contains(s);
-        let before: Vec<&Shard> = self.disrupted.iter().filter(|s| !stuck(s)).collect();
+        let before: BTreeSet<Shard> = self.disrupted.iter().filter(|s| !stuck(s)).copied().collect();
         if !self.disrupted.contains(&shard) && before.len() >= most {
-            let list: Vec<String> = before.into_iter().map(ToString::to_string).collect();
-            let first = if list.len() == 1 { "shard" } else { "shards" };
             let message = format!(
-                "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {first} {} first",
+                "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {} first",
                 self.most,
-                list.join(", ")
+                names(&before)
             );
             return Err(No::Blocked(Blocked { code: Code::DisruptionBudget, shard: Some(shard), message }));
         }
@@ -205,5 +203,16 @@ impl Gate {
         }
         self.moving = Some(shard);
         Ok(())
+    }
+}
+
+/// Shards for a sentence that a person reads: some by number.
+fn names(shards: &BTreeSet<Shard>) -> String {
+    const SHOWN: usize = 10;
+    let list: Vec<String> = shards.iter().take(SHOWN).map(ToString::to_string).collect();
+    let what = if list.len() == 1 { "shard" } else { "shards" };
+    match shards.len() - list.len() {
+        0 => format!("{what} {}", list.join(", ")),
+        more => format!("{what} {} and {more} others", list.join(", ")),
     }
 }

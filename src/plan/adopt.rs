@@ -3,13 +3,21 @@
 //! A process starts fenced. While another id is still listed under its address, some replica may reconnect to that
 //! address and would copy emptiness (measured on 8.0.1 and 9.1.2: with the fence it keeps its data).
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use super::forget::short;
 use crate::model::{Blocked, Code, Member, NodeId, NodeReport, Plan, Proposal, Step, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
-    for (member, node) in v.answering().filter(|(m, n)| m.stays() && !n.admitted && !n.loading) {
-        if let Some(other) = former_owner(v, member, node) {
+    let new: Vec<_> = v.answering().filter(|(m, n)| m.stays() && !n.admitted && !n.loading).collect();
+    if new.is_empty() {
+        return plan;
+    }
+    let listed = listed(v);
+    for (member, node) in new {
+        if let Some(other) = former_owner(&listed, member, node) {
             plan.blocked.push(Blocked {
                 code: Code::AddressInUse,
                 shard: Some(member.pod.shard),
@@ -31,11 +39,22 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
+/// Who is listed under which address.
+fn listed<'a>(v: &View<'a>) -> BTreeMap<IpAddr, Vec<&'a NodeId>> {
+    let mut out: BTreeMap<IpAddr, Vec<&NodeId>> = BTreeMap::new();
+    for (id, peer) in v.lists().lines().filter(|(_, p)| !p.handshake) {
+        if let Some(ip) = peer.ip {
+            out.entry(ip).or_default().push(id);
+        }
+    }
+    out
+}
+
 /// Another id that somebody lists under this member's address.
-fn former_owner<'a>(v: &View<'a>, member: &Member<'_>, node: &NodeReport) -> Option<&'a NodeId> {
-    let ip = member.pod.ip?;
-    v.answering()
-        .flat_map(|(_, n)| n.peers.iter())
-        .find(|(id, p)| p.ip == Some(ip) && !p.handshake && **id != node.id)
-        .map(|(id, _)| id)
+fn former_owner<'a>(
+    listed: &BTreeMap<IpAddr, Vec<&'a NodeId>>,
+    member: &Member<'_>,
+    node: &NodeReport,
+) -> Option<&'a NodeId> {
+    listed.get(&member.pod.ip?)?.iter().copied().find(|id| **id != node.id)
 }

@@ -4,7 +4,6 @@
 //! Votes are no evidence: a replica that had never synced won against its living primary in 2 ms and emptied it (measured
 //! on 9.1.2, `CLUSTER FAILOVER FORCE`). So whoever acts on the silence of a slot owner asks here first.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::step::Proof;
@@ -40,7 +39,7 @@ pub(super) struct Absent<'v, 'a> {
 
 /// The slot owners that do not answer, in the order of their ids.
 pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
-    let ids = v.unaccounted().into_iter();
+    let ids = v.unaccounted().iter().copied();
     // What somebody who answers owns is his: who lists it otherwise has not heard the news.
     let owned = v.owned();
     ids.filter_map(|id| {
@@ -52,22 +51,16 @@ pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
 
 /// What is known of an id that no answering member has.
 pub(super) fn about<'v, 'a>(v: &'v View<'a>, id: &'a NodeId, slots: Slots) -> Absent<'v, 'a> {
-    let at = lines(v, id).find_map(|(_, p)| p.ip);
+    let at = v.lists().about(id).find_map(|p| p.ip);
     let pod = at.and_then(|ip| pod_at(v, ip));
-    let heirs =
-        v.answering().filter(|(m, _)| m.link().is_some_and(|(of, _)| of == id)).map(|(m, _)| m).collect();
+    let heirs = v.followers(id).iter().collect();
     Absent { id, at, slots, how: how(v, id, at, pod), pod, heirs }
-}
-
-/// How the answering nodes list an id.
-fn lines<'a>(v: &View<'a>, id: &NodeId) -> impl Iterator<Item = (&'a NodeReport, &'a Peer)> {
-    v.answering().filter_map(move |(_, n)| n.peers.get(id).map(|p| (n, p)))
 }
 
 /// The Pod that has this address and whose node does not answer; of several the youngest.
 fn pod_at<'v, 'a>(v: &'v View<'a>, ip: IpAddr) -> Option<&'v Member<'a>> {
-    let here = v.all().filter(|m| m.pod.ip == Some(ip) && m.node().is_none() && *m.seen != Seen::Never);
-    let ended = v.all().filter(|m| m.pod.ip == Some(ip) && matches!(m.pod.phase, Phase::Finished { .. }));
+    let here = v.at(ip).iter().filter(|m| m.node().is_none() && *m.seen != Seen::Never);
+    let ended = v.at(ip).iter().filter(|m| matches!(m.pod.phase, Phase::Finished { .. }));
     here.chain(ended).max_by_key(|m| m.pod.created)
 }
 
@@ -91,8 +84,9 @@ fn how(v: &View<'_>, id: &NodeId, at: Option<IpAddr>, pod: Option<&Member<'_>>) 
 impl Absent<'_, '_> {
     /// Answering nodes, this one apart, that have no sign of life from it or do not list it at all.
     pub(super) fn unheard_by(&self, v: &View<'_>, except: Option<&NodeId>) -> usize {
-        let others = v.answering().filter(|(_, n)| Some(&n.id) != except && !n.is_isolated());
-        others.filter(|(_, n)| n.peers.get(self.id).is_none_or(Peer::unheard)).count()
+        let lists = v.lists().iter().filter(|list| list.line(self.id).is_none_or(Peer::unheard));
+        let others = lists.flat_map(|list| &list.of);
+        others.filter(|(_, n)| Some(&n.id) != except && !n.is_isolated()).count()
     }
 
     /// One of its replicas still hears it.
@@ -102,8 +96,8 @@ impl Absent<'_, '_> {
 
     /// The majority of the slot owners suspects it or has agreed that it failed.
     pub(super) fn is_suspected(&self, v: &View<'_>) -> bool {
-        let owners = owners(v).filter_map(|n| n.peers.get(self.id));
-        owners.filter(|p| p.suspected || p.failed).count() >= quorum(v)
+        let suspects = |p: Option<&Peer>| p.is_some_and(|p| p.suspected || p.failed);
+        v.lists().owners(self.id, suspects) >= quorum(v)
     }
 
     /// What proves that it is dead.
@@ -141,20 +135,16 @@ pub(super) fn owners<'a>(v: &View<'a>) -> impl Iterator<Item = &'a NodeReport> {
 
 /// Votes that an election needs: more than half of all that own slots in anybody's view.
 pub(super) fn quorum(v: &View<'_>) -> usize {
-    let listed = v.answering().flat_map(|(_, n)| n.peers.iter());
-    let mut voters: BTreeSet<&NodeId> =
-        listed.filter(|(_, p)| !p.handshake && !p.slots.is_empty()).map(|(id, _)| id).collect();
-    voters.extend(owners(v).map(|n| &n.id));
-    voters.len() / 2 + 1
+    v.lists().voters() / 2 + 1
 }
 
 /// Slot owners that would vote for this replica: they know it as one of that primary.
 pub(super) fn votes(v: &View<'_>, replica: &NodeId, primary: &NodeId) -> usize {
-    let knows = |n: &NodeReport| {
-        n.peers.get(replica).is_some_and(|p| !p.handshake && p.replica_of.as_ref() == Some(primary))
-            && n.peers.contains_key(primary)
-    };
-    owners(v).filter(|n| !n.loading && knows(n)).count()
+    let knows = |p: &Peer| !p.handshake && p.replica_of.as_ref() == Some(primary);
+    let lists = v.lists().iter().filter(|list| list.line(replica).is_some_and(knows));
+    let voters = lists.filter(|list| list.line(primary).is_some()).flat_map(|list| &list.of);
+    let itself = |n: &NodeReport| n.id == *replica || n.id == *primary;
+    voters.filter(|(_, n)| !n.slots().is_empty() && !n.loading && !itself(n)).count()
 }
 
 /// It copies from this primary and holds nothing of it: it has never completed a sync, or the shard was empty.

@@ -5,20 +5,25 @@
 //! that a live replica still follows.
 
 use crate::model::{
-    NodeId, NodeReport, Plan, Proposal, Role, Silence, Stage, Step, Target, View, Waiting, Why,
+    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Stage, Step, View, Waiting, Why,
 };
+
+/// Ids that are forgotten in one pass at the most: each asks every node, and the next pass follows at once.
+const MOST: usize = 64;
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for id in v.unaccounted() {
-        let on = who_lists(v, id);
-        // Listed by nobody but members that are leaving: it goes with them.
-        if on.is_empty() {
-            continue;
-        }
-        match obstacle(v, id) {
+        let obstacle = match obstacle(v, id) {
+            None if plan.steps.len() < MOST => None,
+            None => Some("others are forgotten first".to_owned()),
+            Some(what) => Some(what),
+        };
+        match obstacle {
+            // Listed by nobody but members that are leaving: it goes with them.
+            _ if !is_listed(v, id) => {}
             None => plan.steps.push(Proposal::new(
-                Step::Forget { id: id.clone(), on },
+                Step::Forget { id: (*id).clone(), on: who_lists(v, id).filter_map(Member::target).collect() },
                 Why::Repair,
                 "no Pod has this node any more",
             )),
@@ -38,9 +43,13 @@ pub(super) fn short(id: &NodeId) -> &str {
 }
 
 /// Where it is to be forgotten. A node does not forget whom it follows: it gets its turn when it has been pointed elsewhere.
-fn who_lists(v: &View<'_>, id: &NodeId) -> Vec<Target> {
-    let lists = v.answering().filter(|(m, n)| m.stays() && n.peers.contains_key(id) && !follows(n, id));
-    lists.filter_map(|(m, _)| m.target()).collect()
+fn who_lists<'v, 'a>(v: &'v View<'a>, id: &'v NodeId) -> impl Iterator<Item = &'v Member<'a>> {
+    let lists = v.answering().filter(move |(m, n)| m.stays() && n.peers.contains_key(id) && !follows(n, id));
+    lists.map(|(m, _)| m).filter(|m| m.pod.ip.is_some())
+}
+
+fn is_listed(v: &View<'_>, id: &NodeId) -> bool {
+    who_lists(v, id).next().is_some()
 }
 
 fn follows(node: &NodeReport, id: &NodeId) -> bool {
@@ -65,12 +74,11 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
     }
     // A replacement with its slots is not introduced to nodes that list the dead owner, and its follower cannot be
     // pointed at a replacement that it does not know: while nothing can be lost the others forget first.
-    let others = v.answering().any(|(_, n)| n.peers.contains_key(id) && !follows(n, id));
-    if others && nothing_to_lose(v) {
+    let others = || v.answering().any(|(_, n)| n.peers.contains_key(id) && !follows(n, id));
+    if nothing_to_lose(v) && others() {
         return None;
     }
-    let follower = v.answering().find(|(_, n)| follows(n, id));
-    follower.map(|(m, _)| format!("{} still follows it", m.pod.name))
+    v.followers(id).first().map(|m| format!("{} still follows it", m.pod.name))
 }
 
 /// Before the formation is complete, and with no key anywhere, even a slot owner is only a name.
@@ -79,14 +87,15 @@ fn nothing_to_lose(v: &View<'_>) -> bool {
 }
 
 fn listed_address(v: &View<'_>, id: &NodeId) -> Option<std::net::IpAddr> {
-    v.answering().find_map(|(_, n)| n.peers.get(id).and_then(|p| p.ip))
+    v.lists().about(id).find_map(|p| p.ip)
 }
 
 /// A silent Pod at the listed address may well be the node: what cannot be seen is not gone.
 fn pod_at_its_address<'a>(v: &View<'a>, id: &NodeId) -> Option<&'a str> {
     let ip = listed_address(v, id)?;
-    v.all()
-        .filter(|m| m.pod.ip == Some(ip) && m.node().is_none())
+    v.at(ip)
+        .iter()
+        .filter(|m| m.node().is_none())
         .find(|m| !matches!(m.pod.phase, crate::model::Phase::Finished { .. }))
         .map(|m| m.pod.name.as_str())
 }

@@ -6,8 +6,8 @@
 use super::leads::leads;
 use crate::model::settings;
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Peer, Phase, Plan, Proposal, Role, Seen, Slots, Stage, Step, Target,
-    View, Waiting, Why,
+    Blocked, Code, List, Member, NodeId, NodeReport, Peer, Phase, Plan, Proposal, Role, Seen, Slots, Stage,
+    Step, Target, View, Waiting, Why,
 };
 
 /// A Pod that has not started after this many milliseconds does not hold the others back.
@@ -89,7 +89,11 @@ pub(super) fn may_meet(v: &View<'_>) -> bool {
 /// cluster is ok, and all run with the real node-timeout again.
 pub fn complete(v: &View<'_>) -> bool {
     let members: Vec<_> = v.answering().filter(|(m, _)| m.stays()).collect();
-    let agreed = members.iter().all(|(_, a)| members.iter().all(|(_, b)| a.id == b.id || agrees(a, b)));
+    let stays = |list: &&List<'_>| list.of.iter().any(|(m, _)| m.stays());
+    // A list of one node has no line about that node; a shared one has a line about everybody.
+    let own = |list: &List<'_>, id: &NodeId| matches!(list.of.as_slice(), [(_, only)] if only.id == *id);
+    let as_seen = |list: &List<'_>| members.iter().all(|(_, n)| own(list, &n.id) || agrees(list, n));
+    let agreed = v.lists().iter().filter(stays).all(as_seen);
     // A member that does not answer now may still run with the low node-timeout.
     let silent = |m: &Member<'_>| m.stays() && m.pod.phase == Phase::Running && m.node().is_none();
     v.s.formed
@@ -102,13 +106,13 @@ pub fn complete(v: &View<'_>) -> bool {
         && agreed
 }
 
-/// `a` lists `b` by its id, with the slots that `b` says it owns, or as a replica of whom `b` follows.
-fn agrees(a: &NodeReport, b: &NodeReport) -> bool {
-    let role = |p: &Peer| match &b.role {
+/// The node is listed by its id, with the slots that it says it owns, or as a replica of whom it follows.
+fn agrees(list: &List<'_>, node: &NodeReport) -> bool {
+    let role = |p: &Peer| match &node.role {
         Role::Primary { slots } => p.replica_of.is_none() && p.slots == *slots,
         Role::Replica { of, .. } => p.replica_of.as_ref() == Some(of),
     };
-    a.peers.get(&b.id).is_some_and(|p| !p.handshake && role(p))
+    list.line(&node.id).is_some_and(|p| !p.handshake && role(p))
 }
 
 fn has_real_timeout(v: &View<'_>, node: &NodeReport) -> bool {
@@ -172,7 +176,8 @@ fn assign(v: &View<'_>, unowned: &Slots) -> Vec<Proposal> {
 /// Unique epochs, given while nodes know nobody: replicas too, else they collide at 0 and bump epochs for seconds.
 /// Each is higher than any that is known, so that what takes a dead node's place also takes its slots in every view.
 fn epochs(v: &View<'_>) -> Vec<Proposal> {
-    let known = v.answering().flat_map(|(_, n)| n.peers.values().map(|p| p.epoch).chain([n.epoch]));
+    let listed = v.lists().lines().map(|(_, p)| p.epoch);
+    let known = listed.chain(v.answering().map(|(_, n)| n.epoch));
     let fresh = candidates(v).filter(|(_, n)| n.is_isolated() && n.epoch == 0);
     let free = known.max().unwrap_or(0).saturating_add(1)..;
     let give =

@@ -53,8 +53,7 @@ pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(
     if primary.pod.uid != member.pod.uid && !crate::model::view::in_sync_with(member, owner) {
         return Err("it is not in sync with its primary");
     }
-    let mut owners = v.answering().filter(|(_, n)| !n.slots().is_empty() && n.id != node.id);
-    if owners.all(|(_, n)| n.peers.get(&node.id).is_some_and(|p| !p.handshake)) {
+    if v.lists().every_owner(&node.id, |p| p.is_some_and(|p| !p.handshake)) {
         Ok(())
     } else {
         Err("not every slot owner knows it")

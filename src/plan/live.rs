@@ -16,8 +16,9 @@ use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, View
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let forming = form::everyone_is_there(v) && v.answering().all(|(_, n)| n.keys == 0);
+    let few = v.s.desired.shards().filter(|s| newcomers::is_new(v, *s)).count() <= FAST_NEWCOMERS;
     for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
-        let empty = forming || is_empty_newcomer(v, member, node);
+        let empty = forming || (few && is_empty_newcomer(v, member, node));
         managed(v, member, node, empty, &mut plan);
         users(v, member, node, &mut plan);
         removed(v, member, node, &mut plan);
@@ -28,8 +29,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 /// It will lead a shard that has no slots yet: nothing can be lost by it, and its vote does not count.
 fn is_empty_newcomer(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> bool {
     let shard = member.pod.shard;
-    let few = v.s.desired.shards().filter(|s| newcomers::is_new(v, *s)).count() <= FAST_NEWCOMERS;
-    few && newcomers::is_new(v, shard)
+    newcomers::is_new(v, shard)
         && newcomers::is_empty_primary(node)
         && newcomers::head(v, shard).is_some_and(|(m, _)| m.pod.uid == member.pod.uid)
 }

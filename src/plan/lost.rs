@@ -31,10 +31,7 @@ pub(super) fn copies_elsewhere<'v, 'a>(
     v: &'v View<'a>,
     gone: &'v Absent<'_, '_>,
 ) -> impl Iterator<Item = &'a NodeId> + use<'v, 'a> {
-    let lists = v.answering().flat_map(|(_, n)| n.peers.iter());
-    let replicas = lists.filter(|(_, p)| !p.handshake && p.replica_of.as_ref() == Some(gone.id));
-    let replicas: BTreeSet<&'a NodeId> = replicas.map(|(id, _)| id).collect();
-    let silent = replicas.into_iter().filter(|id| v.by_id(id).is_none());
+    let silent = v.lists().replicas_of(gone.id).filter(|id| v.by_id(id).is_none());
     silent.filter(|id| about(v, id, Slots::none()).proof(v).is_none())
 }
 
@@ -53,9 +50,7 @@ fn abandon(v: &View<'_>, gone: &Absent<'_, '_>) -> Option<Proposal> {
 
 /// Slots that nobody owns and nobody lists go to the shards without an owner.
 fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
-    let listed = v.answering().flat_map(|(_, n)| n.peers.values()).filter(|p| !p.handshake);
-    let listed = Slots::from_ranges(listed.flat_map(|p| p.slots.ranges().iter().copied()));
-    let nobodys = Slots::all().minus(&v.owned()).minus(&listed);
+    let nobodys = Slots::all().minus(&v.owned()).minus(&v.lists().all_slots());
     // While slots change hands, nodes that are asked one after another may not add up.
     let moving = v.answering().any(|(_, n)| n.is_moving_slots());
     if nobodys.is_empty() || moving || absent.iter().any(|gone| gone.shard().is_none()) {

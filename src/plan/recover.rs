@@ -11,7 +11,6 @@ use std::cmp::Reverse;
 
 use super::evidence::{Absent, How, absent, holds_nothing, owners, proof_of, quorum, votes};
 use super::forget::short;
-use crate::model::past::FLIGHT_MS;
 use crate::model::step::{Promotion, Proof};
 use crate::model::{
     Blocked, Code, Member, NodeReport, Plan, Proposal, Stage, Step, Target, View, Waiting, Why,
@@ -32,7 +31,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     if !v.s.whole {
         return plan;
     }
-    let mut under_way = v.s.past.flights.iter().any(|(_, at)| v.s.now < at.plus_ms(FLIGHT_MS));
+    let mut under_way = v.s.past.forced(v.s.now);
     for gone in absent(v) {
         match verdict(v, &gone) {
             Verdict::Promote(proposal) if !under_way => {

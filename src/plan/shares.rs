@@ -45,15 +45,17 @@ fn sizes(owners: &BTreeMap<Shard, Slots>, wanted: u16) -> BTreeMap<Shard, u16> {
 }
 
 /// Slot by slot: who has it now, who gets it, and how much is still to be given and taken.
-struct Book {
+struct Book<'a> {
     owner: Vec<Option<Shard>>,
+    /// What each had at the beginning.
+    ranges: &'a BTreeMap<Shard, Slots>,
     gets: BTreeMap<(Shard, Shard), Vec<SlotRange>>,
     surplus: BTreeMap<Shard, u16>,
     missing: BTreeMap<Shard, u16>,
 }
 
-impl Book {
-    fn new(owners: &BTreeMap<Shard, Slots>, sizes: &BTreeMap<Shard, u16>) -> Self {
+impl<'a> Book<'a> {
+    fn new(owners: &'a BTreeMap<Shard, Slots>, sizes: &BTreeMap<Shard, u16>) -> Self {
         let mut owner = vec![None; usize::from(SLOTS)];
         for (shard, slots) in owners {
             for r in slots.ranges() {
@@ -66,7 +68,13 @@ impl Book {
         let have = |s: &Shard| owners.get(s).map_or(0, Slots::len);
         let surplus = owners.keys().map(|s| (*s, have(s).saturating_sub(size(s)))).filter(|(_, n)| *n > 0);
         let missing = sizes.keys().map(|s| (*s, size(s).saturating_sub(have(s)))).filter(|(_, n)| *n > 0);
-        Self { surplus: surplus.collect(), missing: missing.collect(), gets: BTreeMap::new(), owner }
+        Self {
+            surplus: surplus.collect(),
+            missing: missing.collect(),
+            gets: BTreeMap::new(),
+            ranges: owners,
+            owner,
+        }
     }
 
     /// Gives one slot, if its owner has too many and the shard too few.
@@ -88,25 +96,38 @@ impl Book {
     /// A shard first takes what lies next to what it has: ranges grow instead of becoming more.
     fn neighbours(&mut self) {
         for to in self.missing.keys().copied().collect::<Vec<_>>() {
-            let mine = |owner: &Vec<Option<Shard>>, slot: usize| owner.get(slot) == Some(&Some(to));
-            for slot in 1..SLOTS {
-                if mine(&self.owner, usize::from(slot) - 1) && !mine(&self.owner, usize::from(slot)) {
-                    self.give(slot, to);
-                }
+            for slot in self.of(to) {
+                self.grow(to, (slot + 1)..SLOTS);
             }
-            for slot in (0..SLOTS - 1).rev() {
-                if mine(&self.owner, usize::from(slot) + 1) && !mine(&self.owner, usize::from(slot)) {
-                    self.give(slot, to);
-                }
+            for slot in self.of(to).into_iter().rev() {
+                self.grow(to, (0..slot).rev());
             }
         }
+    }
+
+    /// Slot after slot, as long as each is given.
+    fn grow(&mut self, to: Shard, slots: impl Iterator<Item = u16>) {
+        for slot in slots {
+            if self.owner.get(usize::from(slot)) == Some(&Some(to)) || !self.give(slot, to) {
+                return;
+            }
+        }
+    }
+
+    /// The slots of a shard, in their order.
+    fn of(&self, shard: Shard) -> Vec<u16> {
+        let mine = self.ranges.get(&shard).map(Slots::ranges).unwrap_or_default();
+        let given = self.gets.iter().filter(|((_, to), _)| *to == shard).flat_map(|(_, ranges)| ranges);
+        let all = Slots::from_ranges(mine.iter().chain(given).copied());
+        let still = |slot: &u16| self.owner.get(usize::from(*slot)) == Some(&Some(shard));
+        all.ranges().iter().flat_map(|r| r.first..=r.last).filter(still).collect()
     }
 
     /// What is left goes from the upper end of who has too many to the first that has too few.
     fn rest(&mut self) {
         let mut takers: Vec<Shard> = self.missing.keys().rev().copied().collect();
         for from in self.surplus.keys().copied().collect::<Vec<_>>() {
-            for slot in (0..SLOTS).rev() {
+            for slot in self.of(from).into_iter().rev() {
                 while takers.last().is_some_and(|to| self.missing.get(to) == Some(&0)) {
                     takers.pop();
                 }
@@ -114,9 +135,7 @@ impl Book {
                 if self.surplus.get(&from) == Some(&0) {
                     break;
                 }
-                if self.owner.get(usize::from(slot)) == Some(&Some(from)) {
-                    self.give(slot, to);
-                }
+                self.give(slot, to);
             }
         }
     }

@@ -120,7 +120,6 @@ impl<'v, 'a> Health<'v, 'a> {
 
 fn known_slots(view: &View<'_>) -> u16 {
     let own = view.answering().flat_map(|(_, n)| n.slots().ranges().iter().copied());
-    let listed =
-        view.answering().flat_map(|(_, n)| n.peers.values().flat_map(|p| p.slots.ranges().iter().copied()));
+    let listed = view.lists().lines().flat_map(|(_, p)| p.slots.ranges().iter().copied());
     Slots::from_ranges(own.chain(listed)).len()
 }

@@ -1,5 +1,6 @@
 //! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
 
+use valkey_cluster_operator::model::past::Change;
 use valkey_cluster_operator::model::{
     Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Request, Revision,
     Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode, Trouble, WorkerName, Zone,
@@ -98,7 +99,7 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             let id = node_id(shard, index);
             s.nodes.values_mut().for_each(|seen| {
                 if let Seen::Now(n) = seen {
-                    n.peers.remove(&id);
+                    n.peers.lines_mut().remove(&id);
                 }
             });
             Ok(())
@@ -108,7 +109,8 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             Ok(())
         }
         ["past", "flight", id, ago] => {
-            s.past.flights.insert(NodeId::new(*id), Moment(NOW - parse::<i64>(ago)?));
+            let (at, dead) = (Moment(NOW - parse::<i64>(ago)?), Some(NodeId::new(*id)));
+            s.past.changes.push(Change { at, shard: Shard(0), heir: NodeId::new("heir"), dead });
             Ok(())
         }
         ["past", "silent", at, ago] => {
@@ -312,7 +314,7 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         },
         "epoch" => n.epoch = parse(value)?,
         "keys" => n.keys = parse(value)?,
-        "isolated" => n.peers.clear(),
+        "isolated" => n.peers.lines_mut().clear(),
         "admitted" => {
             n.admitted = parse(value)?;
             n.users = Some(super::shown(&["old"], n.version, n.admitted));
@@ -376,14 +378,14 @@ fn peer(s: &mut Snapshot, who: (Shard, u16), whom: (Shard, u16), words: &[&str])
         let (key, value) = pair(word);
         if key == "listed" {
             let report = report.as_ref().ok_or("the second does not answer")?;
-            n.peers.insert(id.clone(), listed(ip(whom.0, whom.1), report));
+            n.peers.lines_mut().insert(id.clone(), listed(ip(whom.0, whom.1), report));
             continue;
         }
         if key == "absent" {
-            n.peers.remove(&id);
+            n.peers.lines_mut().remove(&id);
             continue;
         }
-        let p = n.peers.get_mut(&id).ok_or("it is not listed")?;
+        let p = n.peers.lines_mut().get_mut(&id).ok_or("it is not listed")?;
         match key {
             "handshake" => p.handshake = true,
             "failed" => p.failed = true,
@@ -416,7 +418,7 @@ fn dead(s: &mut Snapshot, at: (Shard, u16), how: &str) -> Done {
     s.ghosts.insert(id.clone(), Seen::Silent(silence(how)?));
     for seen in s.nodes.values_mut() {
         let Seen::Now(n) = seen else { continue };
-        if let Some(p) = n.peers.get_mut(&id) {
+        if let Some(p) = n.peers.lines_mut().get_mut(&id) {
             p.connected = how != "Refused";
         }
         if let Role::Replica { of, link } = &mut n.role
@@ -459,7 +461,7 @@ fn ghost(s: &mut Snapshot, id: &str, words: &[&str]) -> Done {
         if let Seen::Now(n) = seen
             && listed_by(uid)
         {
-            n.peers.insert(id.clone(), p.clone());
+            n.peers.lines_mut().insert(id.clone(), p.clone());
         }
     }
     match seen.as_deref() {

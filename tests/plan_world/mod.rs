@@ -31,8 +31,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::users::{Accounts, Shown, described};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Place, Pod, PodName,
-    PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod,
+    PodName, PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
 
 use valkey_cluster_operator::plan::users;
@@ -257,7 +257,7 @@ fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
         memory: None,
         state_ok: healthy,
         epoch: if healthy { u64::from(shard.0) + 1 } else { 0 },
-        peers: BTreeMap::new(),
+        peers: Peers::default(),
         online_replicas: if healthy && index == 0 {
             (1..=s.desired.replicas).map(|i| ip(shard, i)).collect()
         } else {

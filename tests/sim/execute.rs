@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use rand::Rng;
+use valkey_cluster_operator::build;
 use valkey_cluster_operator::execute::guard;
 use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
@@ -13,6 +14,7 @@ use valkey_cluster_operator::model::{
 
 use super::kubernetes::NewPod;
 use super::observe::Applied;
+use super::tally;
 use super::world::World;
 
 /// The server refused, or was not there.
@@ -26,6 +28,7 @@ impl World {
     pub(crate) fn execute(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Outcome {
         if self.mischief.refuse > 0 {
             self.mischief.refuse -= 1;
+            self.tally.one(tally::REFUSED);
             return Outcome::Failed("refused by the world".to_owned());
         }
         let outcome = match self.effect(step, desired, applied) {
@@ -35,6 +38,7 @@ impl World {
         };
         if self.mischief.lose > 0 {
             self.mischief.lose -= 1;
+            self.tally.one(tally::ANSWER_LOST);
             return Outcome::Failed("the answer never came".to_owned());
         }
         outcome
@@ -243,7 +247,7 @@ impl World {
             name: name.clone(),
             shard: *shard,
             index: *index,
-            revision: desired.template.image.as_str().into(),
+            revision: build::revision(desired),
             image: desired.template.image.clone(),
             worker: worker.clone(),
             demands: demands.clone(),

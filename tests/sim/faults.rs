@@ -7,6 +7,7 @@ use valkey_cluster_operator::model::{NodeId, Object, PodName, PodUid, Shard, Wor
 
 use super::operator::Operator;
 use super::script::{Action, Who};
+use super::tally;
 use super::valkey::Cause;
 use super::world::World;
 
@@ -26,6 +27,7 @@ impl World {
             return;
         }
         self.note(&action.to_string());
+        self.count(action);
         match action {
             Action::Shards(_)
             | Action::Replicas(_)
@@ -72,6 +74,23 @@ impl World {
             Action::Drift => {
                 self.kube.drifted.insert(Object::ConfigMap);
             }
+        }
+    }
+
+    /// Peace changes what is not as it should be; what changes nothing is no event.
+    fn count(&mut self, action: &Action) {
+        let desired = &self.resource.desired;
+        let nothing = match action {
+            Action::Shards(n) => desired.shards == *n,
+            Action::Replicas(n) => desired.replicas == *n,
+            Action::Image(name) => desired.template.image == *name,
+            Action::Config(key, value) => desired.config.get(key) == value.as_ref(),
+            Action::Paused(yes) => desired.paused == *yes,
+            Action::Delete(who) => self.find(who).is_none(),
+            _ => false,
+        };
+        if let Some(kind) = tally::kind(action).filter(|_| !nothing) {
+            self.tally.one(kind);
         }
     }
 

@@ -182,6 +182,11 @@ impl Kubernetes {
         self.free_ips.push(ip);
     }
 
+    /// Addresses that the next Pods may get.
+    pub(crate) fn free_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.free_ips.iter().copied()
+    }
+
     /// An address for a sandbox.
     pub(crate) fn take_ip(&mut self) -> IpAddr {
         if self.reuse_addresses

@@ -1,15 +1,17 @@
 //! Lives a script: event by event, tick by tick, until the operator is quiet and stays so, or something breaks.
 
+use super::TICK_MS;
 use super::operator::Pass;
 use super::script::{Script, When};
+use super::tally;
 use super::trace::Trace;
 use super::world::World;
 
 /// Quiet for so many ticks is quiet.
-const CALM: i64 = 60;
+pub(crate) const CALM: i64 = 60;
 
 /// So many ticks after the last event everything must be done.
-const PATIENCE: i64 = 3000;
+pub(crate) const PATIENCE: i64 = 3000;
 
 /// How a life ended.
 #[derive(Debug)]
@@ -80,9 +82,42 @@ fn busy(pass: &Pass) -> bool {
 }
 
 fn end(mut world: World, failure: Option<String>) -> End {
+    world.tally.one(tally::LIVES);
+    world.tally.many(tally::SECONDS, u64::try_from(world.now).unwrap_or(0) * TICK_MS.unsigned_abs() / 1000);
+    world.tally.many(tally::HAND_OVERS, world.watch.hand_overs.0 as u64);
+    world.tally.many(tally::WRITES, world.clients.acknowledged_writes);
     if let Some(why) = &failure {
         let line = format!("FAILED: {why}");
         world.note(&line);
     }
     End { world, failure }
+}
+
+impl World {
+    /// The next pass of the only operator and the time until the one after it; whether it was busy.
+    pub(crate) fn step(&mut self) -> bool {
+        let pass = self.pass(0);
+        while self.operators[0].next_pass > self.now && self.watch.first_break.is_none() {
+            self.tick();
+        }
+        busy(&pass)
+    }
+
+    /// Steps until the operator is quiet and stays so, and everything is done.
+    pub(crate) fn rest(&mut self) -> Result<(), String> {
+        let (began, mut calm_since) = (self.now, self.now);
+        while self.now - calm_since < 2 * CALM {
+            if self.step() {
+                calm_since = self.now;
+            }
+            if let Some((_, why)) = self.watch.first_break.clone() {
+                return Err(why);
+            }
+            if self.now - began > PATIENCE {
+                return Err("the end is not reached".to_owned());
+            }
+        }
+        let pass = self.pass(0);
+        self.unfinished(&pass.plan).map_or(Ok(()), |why| Err(format!("quiet, and yet: {why}")))
+    }
 }

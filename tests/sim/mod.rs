@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub(crate) mod bus;
+pub(crate) mod canon;
 pub(crate) mod clients;
 pub(crate) mod election;
 pub(crate) mod execute;
@@ -20,6 +21,8 @@ pub(crate) mod operator;
 pub(crate) mod random;
 pub(crate) mod replication;
 pub(crate) mod script;
+pub(crate) mod search;
+pub(crate) mod tally;
 pub(crate) mod trace;
 mod users;
 pub(crate) mod valkey;

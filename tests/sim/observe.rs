@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    Link, Memory, NodeId, NodeReport, Past, Peer, Phase, Pod, PodName, PodUid, Role, Seen, Silence, Snapshot,
+    Link, Memory, NodeId, NodeReport, Past, Peer, Peers, Phase, Pod, PodName, PodUid, Role, Seen, Silence,
+    Snapshot,
 };
+use valkey_cluster_operator::model::{peers as lists, settings};
 
 use super::TICK_MS;
 use super::valkey::{Node, Valkey};
@@ -64,7 +66,9 @@ impl World {
                 }
             }
         }
-        at.into_iter().map(|(ip, p)| (p.uid.clone(), self.ask(ip))).collect()
+        let mut seen: BTreeMap<_, _> = at.into_iter().map(|(ip, p)| (p.uid.clone(), self.ask(ip))).collect();
+        lists::share(seen.values_mut());
+        seen
     }
 
     /// Asks whoever listens at the address; another cluster's process does not take our password.
@@ -84,7 +88,7 @@ impl World {
         let known: BTreeSet<&NodeId> = reports.iter().map(|n| &n.id).collect();
         let mut out = BTreeMap::new();
         for (id, peer) in
-            reports.iter().flat_map(|n| &n.peers).filter(|(id, p)| !p.handshake && !known.contains(id))
+            reports.iter().flat_map(|n| n.peers.iter()).filter(|(id, p)| !p.handshake && !known.contains(id))
         {
             let Some(ip) = peer.ip else { continue };
             let seen = match self.ask(ip) {
@@ -112,7 +116,7 @@ impl World {
             memory: Some(memory(node)),
             state_ok: node.state_ok,
             epoch: node.epoch,
-            peers: node.view.iter().map(|(id, e)| (id.clone(), peer(e))).collect(),
+            peers: peers(node),
             online_replicas: online_replicas(&self.valkey, node),
             keys: u64::try_from(node.data.len()).unwrap_or(u64::MAX),
             loading: node.repl.loading,
@@ -144,6 +148,22 @@ pub(crate) fn link(node: &Node) -> Link {
 
 /// What was set and read back, by node and key.
 pub(crate) type Applied = BTreeMap<(NodeId, String), (String, String)>;
+
+/// Its lines about others and the one about itself.
+fn peers(node: &Node) -> Peers {
+    let itself = Peer {
+        ip: Some(node.ip),
+        replica_of: node.of.clone(),
+        slots: node.slots.clone(),
+        epoch: node.epoch,
+        handshake: false,
+        failed: false,
+        suspected: false,
+        connected: true,
+    };
+    let others = node.view.iter().map(|(id, e)| (id.clone(), peer(e)));
+    Peers::shared(Arc::new(others.chain([(node.id.clone(), itself)]).collect()), node.id.clone())
+}
 
 fn peer(e: &super::valkey::Entry) -> Peer {
     Peer {

@@ -11,6 +11,7 @@ use valkey_cluster_operator::plan;
 
 use super::observe::Applied;
 use super::world::World;
+use super::{tally, ticks};
 
 /// How many looks back a stale read can be.
 const MEMORY: usize = 20;
@@ -23,6 +24,8 @@ pub(crate) struct Operator {
     pub past_looks: Past,
     pub generation: i64,
     pub next_pass: i64,
+    /// Until then a step that failed may still be held back.
+    pub failures_until: Option<i64>,
     /// What it saw in earlier passes: what a cache may still show.
     past: VecDeque<Snapshot>,
 }
@@ -63,6 +66,8 @@ impl World {
             operator.next_pass = self.now + World::period(plan.quiet());
         }
         self.operators[number] = operator;
+        self.tally.one(tally::PASSES);
+        self.tally.many(tally::STEPS, outcomes.len() as u64);
         let pass = Pass { plan, outcomes, crashed, fresh };
         self.note_pass(number, &pass);
         pass
@@ -96,6 +101,7 @@ impl World {
             && let Some(old) = back(age, &operator.past)
         {
             self.mischief.stale = (left > 0).then_some((age, left));
+            self.tally.one(tally::STALE);
             // What this process has written and remembered itself it knows, however old its caches are.
             let old = Snapshot {
                 now: fresh.now,
@@ -114,6 +120,7 @@ impl World {
             && let Some(old) = back(age, &operator.past)
         {
             self.mischief.stale_pods = (left > 0).then_some((age, left));
+            self.tally.one(tally::STALE_PODS);
             return (self.snapshot_with(old.pods, &operator.applied, &operator.past_looks), false);
         }
         (fresh, true)
@@ -150,6 +157,9 @@ impl World {
             self.mischief.crash_after = None;
         }
         let slow = self.mischief.slow > 0;
+        if slow && !plan.steps.is_empty() {
+            self.tally.one(tally::SLOW);
+        }
         self.mischief.slow = self.mischief.slow.saturating_sub(1);
         while !lanes.is_empty() {
             let ahead = lanes.contains_key(&Lane::Urgent) || lanes.contains_key(&Lane::First);
@@ -160,6 +170,7 @@ impl World {
                 continue;
             };
             if dies == Some(0) {
+                self.tally.one(tally::DIED);
                 return (done, true);
             }
             dies = dies.map(|n| n - 1);
@@ -169,10 +180,13 @@ impl World {
             let outcome = self.execute(&proposal.step, desired, &mut operator.applied);
             match &outcome {
                 Outcome::Done => {
-                    operator.attempts.done(&proposal.step, self.moment());
+                    operator.attempts.done(&proposal.step);
                     operator.past_looks.done(&proposal.step, self.moment());
                 }
-                Outcome::Failed(why) => operator.attempts.failed(&proposal.step, self.moment(), why),
+                Outcome::Failed(why) => {
+                    operator.attempts.failed(&proposal.step, self.moment(), why);
+                    operator.failures_until = Some(self.now + ticks(30_000));
+                }
                 Outcome::Stale(_) => {}
             }
             let ends = outcome != Outcome::Done && !nothing_rests_on(&proposal.step);

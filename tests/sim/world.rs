@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard,
@@ -17,6 +18,7 @@ use super::clients::Clients;
 use super::invariants::Watch;
 use super::kubernetes::{Kubelet, Kubernetes, PodObject};
 use super::operator::Operator;
+use super::tally::Tally;
 use super::trace::Trace;
 use super::users::Vault;
 use super::valkey::{Cause, Node, Replication, Valkey};
@@ -52,7 +54,7 @@ pub(crate) struct Mischief {
 }
 
 /// Everything.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct World {
     pub now: i64,
     pub rng: StdRng,
@@ -66,6 +68,7 @@ pub(crate) struct World {
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
+    pub tally: Tally,
     lineages: u64,
 }
 
@@ -129,6 +132,7 @@ impl World {
             version: start.version,
             watch: Watch::default(),
             trace,
+            tally: Tally::default(),
             lineages: 0,
         }
     }
@@ -138,7 +142,7 @@ impl World {
     }
 
     pub(crate) fn revision(&self) -> Revision {
-        Revision::new(self.resource.desired.template.image.clone())
+        build::revision(&self.resource.desired)
     }
 
     /// One tick: machines, processes, clients, then whether everything still holds.

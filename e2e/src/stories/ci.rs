@@ -186,6 +186,10 @@ fn libtest(what: &str, mut command: Command, progress: &Progress) -> Result<Coun
     let step = progress.step(what);
     let output = output(&mut command, CARGO, Some(&step)).context("cargo test")?;
     let mut count = Count::of_libtest(&String::from_utf8_lossy(&output.stdout));
+    let told = String::from_utf8_lossy(&output.stdout);
+    for row in told.lines().filter(|line| line.starts_with('|')) {
+        progress.line(format_args!("{row}"));
+    }
     if output.status.success() {
         step.done(&count);
     } else {

@@ -223,8 +223,8 @@ impl World {
         let view = View::new(&snapshot);
         let mut ghosts = BTreeMap::new();
         for id in view.unaccounted() {
-            let ip = view.answering().find_map(|(_, n)| n.peers.get(id).and_then(|p| p.ip));
-            ghosts.extend(ip.map(|ip| (id.clone(), SocketAddr::new(ip, PORT))));
+            let ip = view.lists().about(id).find_map(|p| p.ip);
+            ghosts.extend(ip.map(|ip| ((*id).clone(), SocketAddr::new(ip, PORT))));
         }
         snapshot.ghosts = observe_ghosts(&ghosts, &access, &FredConnector, &Bounds::default()).await;
         Ok(snapshot)
@@ -249,7 +249,7 @@ impl World {
             let step = &d.proposal.step;
             match &d.outcome {
                 Outcome::Done => {
-                    self.attempts.done(step, snapshot.now);
+                    self.attempts.done(step);
                     self.kubernetes(step)?;
                 }
                 Outcome::Stale(_) => {}

@@ -1,0 +1,163 @@
+//! How the answering nodes list each other, each shared list looked at once: what rules ask about "the others" is answered here,
+//! in time that grows with the number of nodes and not with its square.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ids::NodeId;
+use super::slots::Slots;
+use super::snapshot::{NodeReport, Peer};
+use super::view::Member;
+
+/// Answering nodes that list the others in the same way.
+#[derive(Debug)]
+pub struct List<'a> {
+    lines: &'a BTreeMap<NodeId, Peer>,
+    /// The nodes that it is the list of.
+    pub of: Vec<(Member<'a>, &'a NodeReport)>,
+    /// How many of them own slots.
+    owners: usize,
+    /// How many ids it lists with slots.
+    listed_owners: usize,
+}
+
+impl<'a> List<'a> {
+    /// The line about a node.
+    pub fn line(&self, id: &NodeId) -> Option<&'a Peer> {
+        self.lines.get(id)
+    }
+
+    /// The lines, but that of the only node that has this list about itself.
+    pub fn lines(&self) -> impl Iterator<Item = (&'a NodeId, &'a Peer)> {
+        let own = match self.of.as_slice() {
+            [(_, only)] => Some(&only.id),
+            _ => None,
+        };
+        self.lines.iter().filter(move |(id, _)| Some(*id) != own)
+    }
+
+    /// Those of these ids, given in their order, that it does not list by their real names. Walks both side by side: cheaper than to
+    /// look each up.
+    pub fn lacks<'k>(&self, ids: impl Iterator<Item = &'k NodeId>) -> Vec<&'k NodeId> {
+        let mut lines = self.lines.iter().filter(|(_, p)| !p.handshake).map(|(id, _)| id).peekable();
+        ids.filter(|id| {
+            while lines.next_if(|line| line < id).is_some() {}
+            lines.peek() != Some(id)
+        })
+        .collect()
+    }
+
+    /// Somebody else than this node has the list.
+    fn is_of_others(&self, id: &NodeId) -> bool {
+        !matches!(self.of.as_slice(), [(_, only)] if only.id == *id)
+    }
+}
+
+/// All lists.
+#[derive(Debug)]
+pub struct Lists<'a> {
+    all: Vec<List<'a>>,
+    /// Where the slot owners among the answering nodes are: the place of their list.
+    owners: BTreeMap<&'a NodeId, usize>,
+    /// Ids that answer, or are listed, with slots.
+    voters: BTreeSet<&'a NodeId>,
+    /// By the primary that somebody lists them under.
+    replicas: BTreeMap<&'a NodeId, BTreeSet<&'a NodeId>>,
+}
+
+impl<'a> Lists<'a> {
+    pub(super) fn new(answering: impl Iterator<Item = (Member<'a>, &'a NodeReport)>) -> Self {
+        let mut all: Vec<List<'a>> = Vec::new();
+        let mut at: BTreeMap<*const BTreeMap<NodeId, Peer>, usize> = BTreeMap::new();
+        let mut owners = BTreeMap::new();
+        for (member, node) in answering {
+            let i = *at.entry(node.peers.list()).or_insert(all.len());
+            let owns = !node.slots().is_empty();
+            if owns {
+                owners.insert(&node.id, i);
+            }
+            if let Some(list) = all.get_mut(i) {
+                list.owners += usize::from(owns);
+                list.of.push((member, node));
+            } else {
+                let (lines, of) = (node.peers.lines(), vec![(member, node)]);
+                all.push(List { lines, of, owners: usize::from(owns), listed_owners: 0 });
+            }
+        }
+        let mut voters: BTreeSet<&NodeId> = owners.keys().copied().collect();
+        let mut replicas: BTreeMap<&'a NodeId, BTreeSet<&'a NodeId>> = BTreeMap::new();
+        for list in &mut all {
+            list.listed_owners = list.lines.values().filter(|p| !p.slots.is_empty()).count();
+            for (id, peer) in list.lines().filter(|(_, p)| !p.handshake) {
+                if !peer.slots.is_empty() {
+                    voters.insert(id);
+                }
+                if let Some(of) = &peer.replica_of {
+                    replicas.entry(of).or_default().insert(id);
+                }
+            }
+        }
+        Self { all, owners, voters, replicas }
+    }
+
+    /// Each list once.
+    pub fn iter(&self) -> impl Iterator<Item = &List<'a>> {
+        self.all.iter()
+    }
+
+    /// The lines of all lists.
+    pub fn lines(&self) -> impl Iterator<Item = (&'a NodeId, &'a Peer)> {
+        self.all.iter().flat_map(List::lines)
+    }
+
+    /// The lines about one node.
+    pub fn about(&self, id: &NodeId) -> impl Iterator<Item = &'a Peer> {
+        self.all.iter().filter(|list| list.is_of_others(id)).filter_map(|list| list.line(id))
+    }
+
+    /// Slots that the lists have under this id.
+    pub fn slots(&self, id: &NodeId) -> Slots {
+        Slots::from_ranges(self.about(id).flat_map(|p| p.slots.ranges().iter().copied()))
+    }
+
+    /// Slots that the lists have under any id, handshakes apart.
+    pub fn all_slots(&self) -> Slots {
+        let lines = self.lines().filter(|(_, p)| !p.handshake);
+        Slots::from_ranges(lines.flat_map(|(_, p)| p.slots.ranges().iter().copied()))
+    }
+
+    /// Nodes that own slots, by their own word or by that of others.
+    pub fn voters(&self) -> usize {
+        self.voters.len()
+    }
+
+    /// Ids that somebody lists as replicas of this one.
+    pub fn replicas_of(&self, id: &NodeId) -> impl Iterator<Item = &'a NodeId> + use<'a> {
+        self.replicas.get(id).cloned().unwrap_or_default().into_iter()
+    }
+
+    /// Every answering slot owner, the node itself apart, lists it in this way.
+    pub fn every_owner(&self, id: &NodeId, listed: impl Fn(Option<&Peer>) -> bool) -> bool {
+        self.owning(id).all(|(_, list)| listed(list.line(id)))
+    }
+
+    /// How many answering slot owners, the node itself apart, list it in this way.
+    pub fn owners(&self, id: &NodeId, listed: impl Fn(Option<&Peer>) -> bool) -> usize {
+        self.owning(id).filter(|(_, list)| listed(list.line(id))).map(|(count, _)| count).sum()
+    }
+
+    /// The lists of slot owners, and of how many beside this node.
+    fn owning<'l>(&'l self, id: &NodeId) -> impl Iterator<Item = (usize, &'l List<'a>)> + use<'l, 'a> {
+        let itself = self.owners.get(id).copied();
+        let beside =
+            move |(i, list): (usize, &'l List<'a>)| (list.owners - usize::from(itself == Some(i)), list);
+        self.all.iter().enumerate().map(beside).filter(|(count, _)| *count > 0)
+    }
+
+    /// How many ids with slots this node lists.
+    pub fn listed_owners(&self, node: &NodeReport) -> usize {
+        let list = self.all.iter().find(|list| std::ptr::eq(list.lines, node.peers.lines()));
+        let Some(list) = list else { return node.peers.values().filter(|p| !p.slots.is_empty()).count() };
+        let own = node.peers.lines().get(&node.id).is_some_and(|p| !p.slots.is_empty());
+        list.listed_owners - usize::from(own)
+    }
+}

@@ -1,0 +1,62 @@
+//! Planning stays cheap in large clusters: the time for one plan, and how it grows with the number of nodes.
+//!
+//! The figures are those of `benches/planner.rs`; this test runs without optimisation on busy machines and allows ten times as much.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+mod large;
+
+use std::time::Duration;
+
+use valkey_cluster_operator::model::{Attempts, Snapshot};
+use valkey_cluster_operator::plan::plan;
+
+const REPLICAS: u16 = 2;
+
+/// Time that this thread has been on a processor: what the machine does beside it does not count.
+fn on_processor() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// Processor time of one plan: the least of several rows, since neighbours on the machine only add.
+fn cost(snapshot: &Snapshot) -> Duration {
+    const ROW: u32 = 5;
+    let row = || {
+        let began = on_processor();
+        for _ in 0..ROW {
+            drop(std::hint::black_box(plan(snapshot, &Attempts::default())));
+        }
+        (on_processor() - began) / ROW
+    };
+    (0..5).map(|_| row()).min().unwrap()
+}
+
+#[test]
+fn planning_grows_with_the_number_of_nodes_and_not_with_its_square() {
+    for (what, world) in worlds() {
+        let (small, large) = (cost(&world(250, REPLICAS)), cost(&world(500, REPLICAS)));
+        let ratio = large.as_secs_f64() / small.as_secs_f64();
+        println!("{what}: {small:?} for 250 shards, {large:?} for 500, {ratio:.2} times");
+        assert!(
+            ratio < 3.0,
+            "{what}: twice as many nodes take {ratio:.2} times as long ({small:?}, {large:?})"
+        );
+        assert!(large < Duration::from_millis(200), "{what}: {large:?} for 500 shards");
+    }
+}
+
+#[test]
+fn worlds_are_what_they_say() {
+    let settled = plan(&large::settled(100, REPLICAS), &Attempts::default());
+    assert!(settled.quiet() && settled.blocked.is_empty(), "{settled}");
+    let upgrading = plan(&large::upgrading(100, REPLICAS), &Attempts::default()).to_string();
+    assert!(upgrading.contains("waits its turn"), "{upgrading}");
+    let half_dead = plan(&large::half_dead(100, REPLICAS), &Attempts::default()).to_string();
+    assert!(half_dead.contains("promote "), "{half_dead}");
+}
+
+type World = fn(u16, u16) -> Snapshot;
+
+fn worlds() -> [(&'static str, World); 3] {
+    [("settled", large::settled), ("upgrading", large::upgrading), ("half dead", large::half_dead)]
+}

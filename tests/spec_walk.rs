@@ -1,0 +1,204 @@
+//! Walks from spec to spec: each is changed at a random moment, in the middle of anything, and the end must be what a fresh cluster
+//! with the last spec is. The fresh cluster is the oracle: nobody has to say what is right.
+//!
+//! `WALKS=<n>` says how many (default 40), `WALK=<seed>` walks one with its log.
+#![allow(
+    clippy::similar_names,
+    clippy::struct_excessive_bools,
+    clippy::many_single_char_names,
+    clippy::too_many_lines
+)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
+
+mod sim;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sim::tally::Tally;
+use sim::trace::Trace;
+use sim::world::{Start, World};
+use valkey_cluster_operator::api::{self, ValkeyCluster, ValkeyClusterSpec};
+use valkey_cluster_operator::model::{Desired, Shard, Version, WorkerName};
+
+const WORKERS: usize = 4;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}")))
+}
+
+/// A spec that admission lets pass.
+fn spec(rng: &mut StdRng) -> ValkeyClusterSpec {
+    let mut config = BTreeMap::new();
+    let mut set = |key: &str, values: &[&str]| {
+        if rng.random_bool(0.4) {
+            config.insert(key.to_owned(), values[rng.random_range(0..values.len())].to_owned());
+        }
+    };
+    set("maxmemory-policy", &["allkeys-lru", "volatile-ttl"]);
+    set("timeout", &["60", "300"]);
+    set("cluster-node-timeout", &["1500", "3000"]);
+    // Fixed while a server runs: new Pods.
+    set("databases", &["2", "4"]);
+    ValkeyClusterSpec {
+        shards: rng.random_range(1..=4),
+        replicas: rng.random_range(0..=2),
+        image: ["valkey:9", "valkey:10", "valkey:11"][rng.random_range(0..3)].to_owned(),
+        config,
+        max_disrupted_shards: IntOrString::Int(rng.random_range(1..=3)),
+        restarted_at: rng.random_bool(0.2).then(|| "2026-01-31T12:00:00Z".to_owned()),
+        ..ValkeyClusterSpec::default()
+    }
+}
+
+fn desired(spec: &ValkeyClusterSpec, generation: i64) -> Desired {
+    let mut cr = ValkeyCluster::new("c", spec.clone());
+    cr.metadata.namespace = Some("default".to_owned());
+    cr.metadata.uid = Some("uid-c".to_owned());
+    cr.metadata.generation = Some(generation);
+    api::desired(&cr).unwrap()
+}
+
+fn world(spec: &ValkeyClusterSpec, seed: u64, trace: Trace) -> World {
+    let version = if seed.is_multiple_of(4) { Version::new(8, 1, 1) } else { Version::new(9, 1, 2) };
+    let start = Start {
+        shards: 1,
+        replicas: 0,
+        workers: WORKERS,
+        version,
+        seed,
+        reuse_addresses: true,
+        zones: 0,
+        strict: false,
+    };
+    let mut world = World::new(&start, trace);
+    world.resource.desired = desired(spec, 1);
+    world
+}
+
+/// What must be equal in the end, whatever names and addresses the Pods have.
+#[derive(PartialEq, Debug)]
+struct Shape {
+    /// For each shard its Pods, primaries, and Pods with the role label, with the revision of all.
+    shards: Vec<(usize, usize, usize, BTreeSet<String>)>,
+    /// How many slots the shards own, in order of size.
+    slots: Vec<u16>,
+    /// The settings of all nodes.
+    settings: BTreeSet<BTreeMap<String, String>>,
+    /// All Pods are Ready.
+    ready: bool,
+    /// No worker has two copies of a shard.
+    apart: bool,
+}
+
+fn shape(w: &World) -> Shape {
+    let own = ["cluster-announce-human-nodename"];
+    let pods = || w.kube.pods.values();
+    let shards: BTreeSet<Shard> = pods().map(|o| o.pod.shard).collect();
+    let of = |shard: Shard| pods().filter(move |o| o.pod.shard == shard);
+    let leads =
+        |o: &&sim::kubernetes::PodObject| w.process(&o.pod.name).is_some_and(sim::valkey::Node::leads);
+    let summary = |shard: Shard| {
+        let revisions = of(shard).map(|o| o.pod.revision.to_string()).collect();
+        (
+            of(shard).count(),
+            of(shard).filter(leads).count(),
+            of(shard).filter(|o| o.pod.leads).count(),
+            revisions,
+        )
+    };
+    let owned = |shard: Shard| of(shard).filter_map(|o| w.process(&o.pod.name)).map(|n| n.slots.len()).sum();
+    let mut slots: Vec<u16> = shards.iter().map(|s| owned(*s)).collect();
+    slots.sort_unstable();
+    let settings = w.valkey.nodes.values().map(|n| {
+        n.config
+            .iter()
+            .filter(|(k, _)| !own.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    });
+    let workers =
+        |shard: Shard| of(shard).filter_map(|o| o.pod.worker.clone()).collect::<BTreeSet<WorkerName>>();
+    Shape {
+        slots,
+        settings: settings.collect(),
+        ready: pods().all(|o| o.pod.gate == Some(true)),
+        apart: shards.iter().all(|s| workers(*s).len() == of(*s).count()),
+        shards: shards.into_iter().map(summary).collect(),
+    }
+}
+
+/// Walks, and compares its end with that of the oracle.
+fn walk(seed: u64, trace: Trace) -> (World, Result<(), String>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let specs: Vec<ValkeyClusterSpec> = (0..rng.random_range(2..=6)).map(|_| spec(&mut rng)).collect();
+    let mut walked = world(&specs[0], seed, trace);
+    for (i, next) in specs.iter().enumerate().skip(1) {
+        let until = walked.now + rng.random_range(0..=400);
+        while walked.now < until {
+            walked.step();
+        }
+        let line = format!("spec {} x {}, {}, {:?}", next.shards, next.replicas, next.image, next.config);
+        walked.note(&line);
+        walked.tally.one("spec changed at a random moment");
+        walked.resource.desired = desired(next, i64::try_from(i).unwrap() + 1);
+    }
+    let mut fresh = world(specs.last().unwrap(), seed, Trace::default());
+    let told = walked.rest().and_then(|()| fresh.rest().map_err(|why| format!("the fresh one: {why}")));
+    let told = told.and_then(|()| {
+        let (here, there) = (shape(&walked), shape(&fresh));
+        if here == there { Ok(()) } else { Err(format!("walked: {here:#?}\nfresh: {there:#?}")) }
+    });
+    (walked, told)
+}
+
+#[test]
+fn every_walk_ends_where_a_fresh_cluster_begins() {
+    if let Some(seed) = number("WALK") {
+        let (world, told) = walk(seed, Trace::on());
+        println!("{}", world.trace.text);
+        told.unwrap_or_else(|why| panic!("walk {seed}: {why}"));
+        return;
+    }
+    let walks = number("WALKS").unwrap_or(40);
+    let (mut tally, mut failures) = (Tally::default(), Vec::new());
+    for seed in 0..walks {
+        let (world, told) = walk(seed, Trace::default());
+        tally.add(&world.tally);
+        failures.extend(told.err().map(|why| format!("walk {seed}: {why}")));
+    }
+    println!("{walks} walks\n{tally}");
+    assert!(
+        failures.is_empty(),
+        "{} of {walks} walks; see one with WALK=<seed> cargo test --test spec_walk -- --nocapture\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// How many ticks an upgrade of a 6×1 takes with this budget.
+fn upgrade_ticks(max_disrupted: i32) -> i64 {
+    let spec = ValkeyClusterSpec {
+        shards: 6,
+        replicas: 1,
+        image: "valkey:9".to_owned(),
+        max_disrupted_shards: IntOrString::Int(max_disrupted),
+        ..ValkeyClusterSpec::default()
+    };
+    let mut w = world(&spec, 1, Trace::default());
+    w.rest().unwrap();
+    let began = w.now;
+    w.resource.desired = desired(&ValkeyClusterSpec { image: "valkey:10".to_owned(), ..spec }, 2);
+    w.rest().unwrap();
+    // Less the time for which it has to be quiet.
+    w.now - began - 2 * sim::life::CALM
+}
+
+#[test]
+fn a_larger_budget_makes_an_upgrade_faster() {
+    let (one, three) = (upgrade_ticks(1), upgrade_ticks(3));
+    println!("6x1 upgraded in {one} ticks with maxDisruptedShards 1, in {three} with 3");
+    assert!(one * 10 >= three * 25, "{one} ticks and {three}: less than 2.5 times");
+}
