@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
 use crate::model::{Attempts, NodeId, Past, PodName};
+use crate::observe::access;
+use crate::observe::certificates::{Secured, Wire};
+use crate::valkey::Access;
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
 /// drown in pings, 30 form in 0.5 s (both measured).
@@ -27,6 +30,8 @@ pub struct Hints {
     pub applied: Applied,
     /// The passwords of the system users.
     pub credentials: Option<Credentials>,
+    /// The certificates, and how nodes are spoken to.
+    pub secured: Secured,
     /// The latch was written by this process; the watch may not have shown it yet.
     pub formed: bool,
     /// Names that turned out to be taken.
@@ -44,6 +49,16 @@ pub struct Hints {
 }
 
 impl Hints {
+    /// The operator's own access to the nodes; none while passwords or certificates are not known.
+    pub fn access(&self) -> Option<Access> {
+        let tls = match &self.secured.wire {
+            Wire::Unknown => return None,
+            Wire::Plain => None,
+            Wire::Tls(tls) => Some(tls.clone()),
+        };
+        self.credentials.as_ref().map(|credentials| access(credentials, tls))
+    }
+
     /// Starts anew with what failed when the spec has changed: a corrected value is worth a try at once.
     pub fn see_generation(&mut self, generation: i64) {
         if self.generation != generation {

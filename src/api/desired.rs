@@ -7,10 +7,11 @@ use kube::ResourceExt;
 
 use super::{
     keys::{self, Owner},
+    networking::{ClientAuthSpec, TlsSpec},
     rules::NODE_TIMEOUT_MS,
     spec::{DisruptionBudgetMode, SchedulingSpec, ValkeyCluster},
 };
-use crate::model::{ClusterKey, Desired, Scheduling, Template};
+use crate::model::{ClientAuth, ClusterKey, Desired, Scheduling, Template, Tls};
 
 /// What the custom resource asks for.
 ///
@@ -45,6 +46,7 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             restarted_at: spec.restarted_at.clone(),
+            tls: spec.networking.as_ref().and_then(|n| n.tls.as_ref()).map(tls),
             scheduling: scheduling(spec.scheduling.clone().unwrap_or_default()),
         },
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
@@ -55,6 +57,17 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
     };
     check_config(&desired)?;
     Ok(desired)
+}
+
+fn tls(given: &TlsSpec) -> Tls {
+    Tls {
+        secret: Some(given.certificates.server.secret_name.clone()),
+        client_auth: match given.client_auth {
+            ClientAuthSpec::Optional => ClientAuth::Optional,
+            ClientAuthSpec::Required => ClientAuth::Required,
+            ClientAuthSpec::Disabled => ClientAuth::Disabled,
+        },
+    }
 }
 
 fn scheduling(given: SchedulingSpec) -> Scheduling {

@@ -5,6 +5,7 @@
 pub mod crd;
 pub mod desired;
 pub mod keys;
+pub mod networking;
 pub mod rules;
 pub mod spec;
 pub mod status;

@@ -15,7 +15,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, status::ValkeyClusterStatus};
+use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, status::ValkeyClusterStatus};
 
 /// What the cluster should be. The operator works towards it and reports in status.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -97,6 +97,10 @@ pub struct ValkeyClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<SchedulingSpec>,
 
+    /// How nodes, clients and the operator reach each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networking: Option<NetworkingSpec>,
+
     /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 300. A pod that is deleted or
     /// evicted serves on until a synced copy has taken its place, at most until 15 s before this time is over: give it
     /// at least the time that a copy of a node's data takes (about 4 s for each GB).
@@ -123,6 +127,7 @@ impl Default for ValkeyClusterSpec {
             max_disrupted_shards: default_disrupted(),
             scheduling: None,
             restarted_at: None,
+            networking: None,
             pod_disruption_budget: DisruptionBudgetSpec::default(),
             termination_grace_period_seconds: default_grace(),
             paused: false,

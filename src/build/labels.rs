@@ -27,6 +27,8 @@ pub const REVISION: &str = "valkey.io/revision";
 pub const FAILURES: &str = "valkey.io/failures";
 /// Annotation of the Secret: mirror of `status.formed`.
 pub const FORMED: &str = "valkey.io/formed";
+/// Annotation of a pod: the certificates that its kubelet was told of.
+pub const CERTIFICATES: &str = "valkey.io/certificates";
 /// Annotations of a pod begin with this: what its server showed for a setting before `spec.config` first set it live.
 pub const BEFORE: &str = "before.valkey.io/";
 /// Condition of a pod that the operator writes and that its readiness waits for.
@@ -60,6 +62,11 @@ pub fn common_name(cluster: &str) -> String {
 /// Name of the Secret with the passwords of the system users.
 pub fn secret_name(cluster: &str) -> String {
     format!("internal-{cluster}-system-passwords")
+}
+
+/// Name of the Secret with the certificates that pods mount.
+pub fn certificates_name(cluster: &str) -> String {
+    format!("internal-{cluster}-certificates")
 }
 
 /// Name of a pod: the same wish always has the same name, so a wish carried out twice is refused as a duplicate.

@@ -1,5 +1,6 @@
 //! The Kubernetes objects of a cluster, built from what is wanted. Pure: the same input gives the same bytes.
 
+pub mod certificate;
 pub mod config;
 pub mod credentials;
 pub mod drift;
@@ -10,6 +11,7 @@ pub mod objects;
 pub mod pod;
 pub mod quantity;
 pub mod revision;
+pub mod tls;
 
 pub use credentials::Credentials;
 pub use drift::drifted;

@@ -9,13 +9,13 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Executor;
 use crate::api::ValkeyCluster;
 use crate::build::{self, Credentials, PodPlan, labels};
 use crate::hints::lock;
-use crate::model::{Object, Outcome, PodName, PodUid, Step, step::Removable};
+use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, step::Removable};
 use crate::observe::kube as read;
 
 impl Executor<'_> {
@@ -26,10 +26,15 @@ impl Executor<'_> {
             Step::Apply(Object::ConfigMap) => self.apply(&build::config_map(&self.s.desired)).await,
             Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
             Step::Apply(Object::Budget) => self.budget().await,
+            Step::Certify(given) => self.certify(given).await,
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
             Step::SetRole { name, uid, leads, .. } => self.role(name, uid, *leads).await,
+            Step::Nudge { name, uid, of, .. } => {
+                let mark = json!({ "annotations": { labels::CERTIFICATES: of } });
+                self.mark(name, uid, mark).await
+            }
             Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
@@ -103,6 +108,31 @@ impl Executor<'_> {
             wanted.annotations_mut().insert(labels::FORMED.to_owned(), "true".to_owned());
         }
         wanted
+    }
+
+    /// Writes what was decided over what was read, and nothing else.
+    async fn certify(&self, given: &Given) -> kube::Result<Outcome> {
+        let (stock, version) = {
+            let h = lock(self.hints);
+            (h.secured.stock(), h.secured.version().map(str::to_owned))
+        };
+        let Some(mut wanted) = build::tls::secret(&self.s.desired, &stock, given) else {
+            return Ok(Outcome::Stale("the certificates have changed meanwhile".to_owned()));
+        };
+        // Applied from the first time on: what one apply leaves out of the last one goes, former files above all.
+        wanted.metadata.resource_version = version;
+        let params = PatchParams::apply(labels::OPERATOR).force();
+        let written = self.api::<Secret>().patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await;
+        match written {
+            Ok(secret) => {
+                lock(self.hints).secured.see(&secret, &self.s.desired.key);
+                Ok(Outcome::Done)
+            }
+            Err(kube::Error::Api(s)) if s.is_conflict() => {
+                Ok(Outcome::Stale("the Secret with the certificates has just changed".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The latch, first on the Secret (which outlives a lost status), then in the status.
@@ -230,10 +260,15 @@ impl Executor<'_> {
         }
     }
 
-    /// Bound to the UID: a namesake's role is its own.
     async fn role(&self, name: &PodName, uid: &PodUid, leads: bool) -> kube::Result<Outcome> {
         let value = leads.then_some(labels::PRIMARY);
-        let body = json!({ "metadata": { "uid": uid, "labels": { labels::ROLE: value } } });
+        self.mark(name, uid, json!({ "labels": { labels::ROLE: value } })).await
+    }
+
+    /// Merges into the metadata of a Pod, bound to the UID: a namesake's are its own.
+    async fn mark(&self, name: &PodName, uid: &PodUid, mut metadata: Value) -> kube::Result<Outcome> {
+        metadata["uid"] = json!(uid);
+        let body = json!({ "metadata": metadata });
         let params =
             PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
         match self.api::<Pod>().patch_metadata(name.as_str(), &params, &Patch::Merge(&body)).await {

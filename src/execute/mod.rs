@@ -14,7 +14,6 @@ use crate::context::Ctx;
 use crate::hints::{Hints, lock};
 use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Plan, Snapshot, Step};
-use crate::observe::access;
 use valkey::ValkeyExecutor;
 
 /// Executes a plan and says what became of each step that was reached.
@@ -24,12 +23,11 @@ pub async fn execute(
     plan: &Plan,
     hints: &Arc<std::sync::Mutex<Hints>>,
 ) -> Vec<Done> {
-    let (credentials, applied) = {
+    let (access, applied) = {
         let h = lock(hints);
-        (h.credentials.clone(), Arc::clone(&h.applied))
+        (h.access(), Arc::clone(&h.applied))
     };
-    let nodes =
-        credentials.map(|c| ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied));
+    let nodes = access.map(|a| ValkeyExecutor::new(Arc::clone(&ctx.connector), a, ctx.ports, applied));
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
     remember(hints, s, &done);
@@ -57,7 +55,9 @@ impl Executor<'_> {
         }
         match &self.nodes {
             Some(nodes) => nodes.run(step).await,
-            None => Outcome::Stale("the passwords of the system users are not known yet".to_owned()),
+            None => Outcome::Stale(
+                "the passwords of the system users, or the certificates, are not known yet".to_owned(),
+            ),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The pure vocabulary: what is wanted, what was seen, and what may be done about the difference.
 
+pub mod certificates;
 pub mod desired;
 pub mod ids;
 pub mod moves;
@@ -11,8 +12,11 @@ pub mod snapshot;
 pub mod step;
 pub mod view;
 
-pub use desired::{Desired, Scheduling, Template};
-pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+pub use certificates::{Certificates, Given, Trust};
+pub use desired::{ClientAuth, Desired, Scheduling, Template, Tls};
+pub use ids::{
+    ClusterKey, Fingerprint, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone,
+};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};
 pub use plan::{Attempts, Blocked, Code, Done, Outcome, Plan, Proposal, Stage, Waiting, Why};

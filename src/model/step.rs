@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
+use super::certificates::Given;
+use super::ids::{Fingerprint, NodeId, PodName, PodUid, Shard, WorkerName};
 use super::slots::Slots;
 
 /// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
@@ -42,6 +43,8 @@ pub enum Step {
     Latch,
     /// Brings one object to what the spec asks.
     Apply(Object),
+    /// Gives nodes the certificates that they are to load, in the Secret that their Pods mount.
+    Certify(Given),
     /// Creates a member's Pod.
     CreatePod {
         /// Its name.
@@ -89,6 +92,18 @@ pub enum Step {
         key: String,
         /// What it showed; none takes the note away. A note that is there already is left as it is.
         before: Option<String>,
+    },
+    /// Has the kubelet of a Pod bring the files that have changed: it answers a change of the Pod at once, that of a mounted Secret
+    /// within a minute or more.
+    Nudge {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The certificates.
+        of: Fingerprint,
     },
     /// Labels a Pod as the one that leads its shard, or takes the label away.
     SetRole {
@@ -294,13 +309,14 @@ impl Step {
     pub fn lane(&self) -> Lane {
         match self {
             Step::Apply(Object::Budget) => Lane::Aside,
-            Step::Latch | Step::Apply(_) => Lane::First,
+            Step::Latch | Step::Apply(_) | Step::Certify(_) => Lane::First,
             Step::Promote { .. } => Lane::Urgent,
             Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
             Step::CreatePod { shard, .. }
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
+            | Step::Nudge { shard, .. }
             | Step::SetRole { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
             | Step::Migrate { on, .. }
@@ -324,10 +340,12 @@ impl Step {
             self,
             Step::Latch
                 | Step::Apply(_)
+                | Step::Certify(_)
                 | Step::CreatePod { .. }
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
                 | Step::Note { .. }
+                | Step::Nudge { .. }
                 | Step::SetRole { .. }
         )
     }
@@ -341,6 +359,7 @@ impl Step {
                 format!("configure {} {}", on.uid, list.join(" "))
             }
             Step::Note { uid, key, .. } => format!("note {uid} {key}"),
+            Step::Nudge { uid, .. } => format!("nudge {uid}"),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
@@ -348,6 +367,7 @@ impl Step {
             Step::Promote { dead, .. } => format!("promote for {dead}"),
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),
+            Step::Certify(_) => "certify".to_owned(),
             Step::Latch
             | Step::Apply(_)
             | Step::DeletePod { .. }
@@ -369,10 +389,12 @@ impl Step {
         match self {
             Step::Latch => "Latch",
             Step::Apply(_) => "Apply",
+            Step::Certify(_) => "Certify",
             Step::CreatePod { .. } => "CreatePod",
             Step::DeletePod { .. } => "DeletePod",
             Step::SetGate { .. } => "SetGate",
             Step::Note { .. } => "Note",
+            Step::Nudge { .. } => "Nudge",
             Step::SetRole { .. } => "SetRole",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
@@ -400,6 +422,11 @@ impl fmt::Display for Step {
         match self {
             Step::Latch => write!(f, "latch formed"),
             Step::Apply(object) => write!(f, "apply {object:?}"),
+            Step::Certify(given) => {
+                let list: Vec<&str> = given.now.authorities.iter().map(Fingerprint::as_str).collect();
+                let kept = if given.before.is_some() { ", former files stay" } else { "" };
+                write!(f, "certify {} by {}{kept}", given.now.leaf, list.join(" "))
+            }
             Step::CreatePod { name, worker, .. } => match worker {
                 Some(w) => write!(f, "create {name} on {w}"),
                 None => write!(f, "create {name}"),
@@ -410,6 +437,7 @@ impl fmt::Display for Step {
                 Some(value) => write!(f, "note {name} {key} was {value:?}"),
                 None => write!(f, "note {name} {key} is as it was"),
             },
+            Step::Nudge { name, of, .. } => write!(f, "nudge {name} {of}"),
             Step::SetRole { name, leads, .. } => {
                 write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
             }

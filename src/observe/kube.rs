@@ -7,8 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::build::labels;
+use crate::build::pod::CERTIFICATES;
 use crate::model::{
-    Moment, Phase, Pod, PodName, PodUid, Revision, Scheduling, Shard, Trouble, Worker, WorkerName, Zone,
+    Fingerprint, Moment, Phase, Pod, PodName, PodUid, Revision, Scheduling, Shard, Trouble, Worker,
+    WorkerName, Zone,
 };
 
 /// Taints of workers that somebody removes: the cordon itself, cluster autoscaler, Karpenter, and a person's word that the
@@ -43,6 +45,8 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         disrupted: holds(&status, "DisruptionTarget"),
         gate: gate(&status),
         before: before(p.annotations()),
+        encrypted: spec.is_some_and(|s| s.volumes.iter().flatten().any(|v| v.name == CERTIFICATES)),
+        nudged: annotation(labels::CERTIFICATES).map(Fingerprint::new),
         leads: p.labels().get(labels::ROLE).is_some_and(|r| r == labels::PRIMARY),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),

@@ -7,6 +7,7 @@ mod adopt;
 pub mod away;
 mod balance;
 mod budget;
+pub mod certificates;
 mod consolidate;
 pub mod discard;
 mod even_out;
@@ -42,6 +43,7 @@ type Rule = fn(&View<'_>) -> Plan;
 /// The table of contents of the operator; order is policy.
 const RULES: &[(&str, Rule)] = &[
     ("objects", objects::rule),
+    ("certificates", certificates::rule),
     ("live", live::rule),
     ("forget", forget::rule),
     ("adopt", adopt::rule),

@@ -57,6 +57,8 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::SettingRefused
         | Code::CredentialsLost
         | Code::ForeignOperator
+        | Code::CertificateRefused
+        | Code::Unchangeable
         | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
     }
 }
@@ -74,7 +76,7 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
     match kind {
         "CreatePod" => Some("PodCreateFailed"),
         "DeletePod" => Some("PodDeleteFailed"),
-        "Apply" => Some("ApplyFailed"),
+        "Apply" | "Certify" => Some("ApplyFailed"),
         "Latch" => Some("StatusFailed"),
         _ => None,
     }

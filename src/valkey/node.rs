@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use super::error::WireError;
 use super::reply::Reply;
+use super::tls::Tls;
 
 /// An open connection to one node. No answer takes longer than its [`Limits`]; dropping it closes the socket.
 ///
@@ -49,6 +50,8 @@ pub struct Access {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<String>,
+    /// How the connection is encrypted; none is plain text.
+    pub tls: Option<Tls>,
     /// How long to wait.
     pub limits: Limits,
 }
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         let access =
-            Access { username: Some("u".into()), password: Some("secret".into()), limits: Limits::default() };
+            Access { username: Some("u".into()), password: Some("secret".into()), ..Access::default() };
         assert!(!format!("{access:?}").contains("secret"));
     }
 }

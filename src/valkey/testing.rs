@@ -135,7 +135,7 @@ pub(crate) fn access() -> Access {
         reply: Duration::from_millis(300),
         long_reply: Duration::from_millis(900),
     };
-    Access { username: None, password: None, limits }
+    Access { limits, ..Access::default() }
 }
 
 /// Answers by command line, everything else as a greeting.

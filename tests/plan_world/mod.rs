@@ -8,6 +8,8 @@
 //! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
+//! tls wanted=b/m given=a+b/l before=a/l    # <ca>+<ca>/<certificate>; refused, auth=required; node 0-0 tls=a/l
+//! unchangeable <sentence>
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
 //! past lost                      # the process has just started: nothing is remembered
@@ -108,6 +110,8 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
+        certificates: None,
+        unchangeable: None,
         pods: BTreeMap::new(),
         taken: BTreeSet::new(),
         workers: (1..=3).map(|i| worker(&format!("w{i}"))).collect(),
@@ -164,6 +168,8 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         disrupted: false,
         gate: (state == State::Healthy).then_some(true),
         before: BTreeMap::new(),
+        encrypted: false,
+        nudged: None,
         leads: state == State::Healthy && index == 0,
         created: Moment(NOW - 5000),
         trouble: None,

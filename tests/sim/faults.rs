@@ -66,6 +66,7 @@ impl World {
             Action::Lose(n) => self.mischief.lose += n,
             Action::Slow(n) => self.mischief.slow += n,
             Action::Stranger => self.stranger(),
+            Action::Certificate(leaf, authorities) => self.issue(authorities, leaf),
             Action::Drift => {
                 self.kube.drifted.insert(Object::ConfigMap);
             }

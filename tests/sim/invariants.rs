@@ -79,6 +79,9 @@ impl World {
         if let Some(n) = self.valkey.nodes.values().find(|n| met(n)) {
             return Some(format!("{} has met a node of another cluster", n.id));
         }
+        if let Some(why) = self.mistrust() {
+            return Some(why);
+        }
         if let Some(why) = self.low_timeout() {
             return Some(why);
         }
@@ -159,6 +162,9 @@ impl World {
         if !self.resource.whole {
             return Some("the formation was never seen complete".to_owned());
         }
+        if let Some(why) = self.wrong_certificates() {
+            return Some(why);
+        }
         let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
         let owned = self.ours().fold(Slots::none(), |all, n| all.or(&n.slots));
         if owned != Slots::all() {
@@ -212,7 +218,11 @@ impl World {
         use valkey_cluster_operator::model::Code;
         match code {
             Code::SettingRefused | Code::BackingOff => !self.resource.desired.config.is_empty(),
+            Code::CertificateRefused => {
+                self.kube.secrets.certificates.as_ref().is_some_and(|c| c.wanted.is_err())
+            }
             Code::Paused
+            | Code::Unchangeable
             | Code::Deleting
             | Code::AddressInUse
             | Code::NotEmpty

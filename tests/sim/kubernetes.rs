@@ -9,6 +9,7 @@ use valkey_cluster_operator::model::{
     Moment, NodeId, Object, Phase, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker, WorkerName,
 };
 
+use super::certificates::Secrets;
 use super::{TICK_MS, ticks};
 
 /// The node controller's patience with a kubelet, in milliseconds (shorter than the default of 40 s, so that lives stay
@@ -59,6 +60,7 @@ pub(crate) struct Kubernetes {
     pub pods: BTreeMap<PodName, PodObject>,
     pub workers: BTreeMap<WorkerName, WorkerObject>,
     pub drifted: BTreeSet<Object>,
+    pub secrets: Secrets,
     /// New Pods get the address that was freed last, not the one that was free longest.
     pub reuse_addresses: bool,
     next_uid: u64,
@@ -110,6 +112,8 @@ impl Kubernetes {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
+            encrypted: false,
+            nudged: None,
             leads: false,
             created: Moment(now * TICK_MS),
             trouble: None,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub(crate) mod bus;
+pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod election;
 pub(crate) mod execute;

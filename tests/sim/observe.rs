@@ -38,6 +38,8 @@ impl World {
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,
+            certificates: self.kube.secrets.certificates.clone(),
+            unchangeable: None,
             pods,
             taken: BTreeSet::new(),
             workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.seen())).collect(),

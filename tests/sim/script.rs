@@ -71,6 +71,8 @@ pub(crate) enum Action {
     Stranger,
     /// Somebody changes the `ConfigMap`.
     Drift,
+    /// A certificate of the first of these CAs, and the CAs, are written into the Secret that the spec names.
+    Certificate(String, Vec<String>),
 }
 
 /// When it happens.
@@ -135,6 +137,9 @@ impl fmt::Display for Action {
             Action::Slow(n) => write!(f, "slow {n}"),
             Action::Stranger => write!(f, "stranger"),
             Action::Drift => write!(f, "drift"),
+            Action::Certificate(leaf, authorities) => {
+                write!(f, "certificate {leaf} {}", authorities.join(" "))
+            }
         }
     }
 }
@@ -267,6 +272,9 @@ fn action(text: &str) -> Result<Action, String> {
         ["slow", _] => Action::Slow(n(1)?),
         ["stranger"] => Action::Stranger,
         ["drift"] => Action::Drift,
+        ["certificate", leaf, authorities @ ..] => {
+            Action::Certificate((*leaf).to_owned(), authorities.iter().map(|a| (*a).to_owned()).collect())
+        }
         _ => return Err(format!("unknown event {text:?}")),
     })
 }

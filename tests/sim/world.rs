@@ -122,6 +122,7 @@ impl World {
     pub(crate) fn tick(&mut self) {
         self.now += 1;
         self.holds();
+        self.kubelets_bring_files();
         self.kube.heartbeats(self.now, &self.valkey.cut);
         for ask in self.kube.tick(self.now, &mut self.rng) {
             match ask {
@@ -195,6 +196,8 @@ impl World {
     pub(crate) fn spawn(&mut self, cluster: u8, uid: PodUid, worker: WorkerName, ip: IpAddr) -> NodeId {
         let id = self.valkey.fresh_id(&mut self.rng);
         self.lineages += 1;
+        let mut config = self.first_config();
+        config.extend(self.first_files(&uid));
         let node = Node {
             id: id.clone(),
             cluster,
@@ -213,7 +216,7 @@ impl World {
             banned: BTreeMap::new(),
             state_ok: false,
             minority_at: self.now,
-            config: self.first_config(),
+            config,
             admitted: false,
             data: BTreeMap::new(),
             lineage: self.lineages,

@@ -132,7 +132,7 @@ async fn kill_all(stage: &Stage, cluster: &Cluster, names: &[String]) -> Result<
     Ok(())
 }
 
-async fn kill(stage: &Stage, cluster: &Cluster, name: &str) -> Result<()> {
+pub(super) async fn kill(stage: &Stage, cluster: &Cluster, name: &str) -> Result<()> {
     let container = Container { namespace: &cluster.namespace, pod: name, name: "server" };
     stage.sandbox("it kills processes on the workers")?.signal(&container, "SIGKILL").await
 }

@@ -158,6 +158,8 @@ impl World {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
+            encrypted: false,
+            nudged: None,
             leads: false,
             created: now(),
             trouble: None,
@@ -184,7 +186,7 @@ impl World {
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
-        let access = observe::access(&self.credentials);
+        let access = observe::access(&self.credentials, None);
         let address = |number: &usize| self.processes.addr(*number);
         let probes: Vec<Probe> = self
             .numbers
@@ -204,6 +206,8 @@ impl World {
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
+            certificates: None,
+            unchangeable: None,
             pods: self.pods.clone(),
             taken: BTreeSet::new(),
             workers: (1..=3).map(worker).collect(),
@@ -229,7 +233,7 @@ impl World {
         let plan = plan(&snapshot, &self.attempts);
         let executor = ValkeyExecutor::new(
             Arc::new(FredConnector),
-            observe::access(&self.credentials),
+            observe::access(&self.credentials, None),
             self.ports,
             Arc::clone(&self.applied),
         );

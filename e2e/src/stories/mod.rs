@@ -6,6 +6,7 @@
 pub mod ci;
 mod cluster;
 mod operator;
+mod pki;
 mod process;
 mod reach;
 mod setup;
@@ -30,6 +31,7 @@ mod scale;
 mod settled;
 mod stranger;
 mod takeover;
+mod tls;
 mod upgrade;
 
 use std::time::{Duration, Instant};
@@ -78,6 +80,7 @@ pub fn all() -> Vec<Story> {
         drain::STORY,
         scale::STORY,
         live::STORY,
+        tls::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,

@@ -29,6 +29,8 @@ pub struct Stage {
     pub client: Client,
     /// How much of everything.
     pub suite: Suite,
+    /// Every cluster speaks TLS.
+    pub tls: bool,
     /// For what takes longer than a second.
     pub progress: Progress,
     namespaces: Mutex<Vec<String>>,
@@ -48,6 +50,7 @@ impl Stage {
             reach,
             client,
             suite,
+            tls: false,
             progress,
             namespaces: Mutex::default(),
             counter: AtomicUsize::new(0),
