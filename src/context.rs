@@ -119,6 +119,12 @@ impl Ctx {
         self.stores.secrets.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// Whether a namespace is being deleted, as far as this operator may see that. It cannot be taken back.
+    pub fn namespace_ends(&self, namespace: &str) -> bool {
+        let found = self.stores.namespaces.get(&ObjectRef::new(namespace));
+        found.is_some_and(|n| n.metadata.deletion_timestamp.is_some())
+    }
+
     /// Whether the caches know this very `ValkeyCluster` (a namesake is another one).
     pub fn knows(&self, key: &ClusterKey) -> bool {
         let found = self.stores.clusters.get(&ObjectRef::new(&key.name).within(&key.namespace));

@@ -14,6 +14,7 @@ pub mod api;
 pub mod build;
 pub mod context;
 pub mod controller;
+pub mod ending;
 pub mod error;
 pub mod execute;
 pub mod flags;

@@ -8,6 +8,7 @@ use kube::runtime::controller::Action;
 
 use crate::api::{self, ValkeyCluster};
 use crate::context::Ctx;
+use crate::ending;
 use crate::error::{Error, Result};
 use crate::execute::execute;
 use crate::hints::lock;
@@ -22,6 +23,7 @@ use crate::telemetry::metrics::Part;
 pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> {
     let uid = cr.uid().ok_or(Error::Incomplete("metadata.uid"))?;
     let hints = ctx.hints.of(&uid);
+    ending::tell_pods(&ctx, &cr, &hints).await?;
     let desired = match api::desired(&cr) {
         Ok(desired) => Desired { deleting: desired.deleting || lock(&hints).ending, ..desired },
         Err(sentence) => return publish::refused(&ctx, &cr, &sentence).await,

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, status::ValkeyClusterStatus};
 
@@ -60,7 +60,7 @@ pub struct ValkeyClusterSpec {
     /// the operator needs for itself (ports, membership, persistence, users, TLS) are refused by name. Defaults that
     /// differ from Valkey's: cluster-node-timeout 2000 (500 to 60000 allowed), cluster-require-full-coverage no,
     /// repl-diskless-sync-delay 0, and maxmemory at 65 % of the memory limit when there is one.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     #[schemars(schema_with = "config")]
     pub config: BTreeMap<String, String>,
 
@@ -140,7 +140,7 @@ impl Default for ValkeyClusterSpec {
 #[serde(rename_all = "camelCase")]
 pub struct SchedulingSpec {
     /// Labels that a worker must have. A worker without them gets no pod, and pods on it stay until it is drained.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     #[schemars(schema_with = "node_selector")]
     pub node_selector: BTreeMap<String, String>,
 
@@ -170,6 +170,7 @@ pub struct SchedulingSpec {
 fn node_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 32,
         "additionalProperties": {"type": "string", "maxLength": 63, "description": "Value of the label."}
     })
@@ -238,6 +239,11 @@ fn number_or_percent(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-int-or-string": true })
 }
 
+/// Server-side apply of an empty map over one with entries leaves a null behind (Kubernetes 1.34, measured).
+fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
 fn default_image() -> String {
     DEFAULT_IMAGE.to_owned()
 }
@@ -268,6 +274,7 @@ fn pull_secrets(_: &mut SchemaGenerator) -> Schema {
 fn config(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
+        "nullable": true,
         "maxProperties": 100,
         "additionalProperties": {"type": "string", "maxLength": 1024, "description": "Value of the setting, as in valkey.conf."}
     })

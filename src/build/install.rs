@@ -124,6 +124,8 @@ fn cluster_role() -> ClusterRole {
         may("policy", &["poddisruptionbudgets"], &["get", "list", "watch", "create", "patch", "delete"]),
         // Passwords outlive the cluster object until the last pod is gone, so they are deleted by the operator.
         may("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
+        // A namespace that is being deleted.
+        may("", &["namespaces"], &["list", "watch"]),
         // Where members may run.
         may("", &["nodes"], &["get", "list", "watch"]),
         // What happened, and what Kubernetes says of a pod that does not start.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeStatus, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, NodeStatus, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{Lookup, Store};
@@ -33,6 +33,9 @@ use crate::kube_client::WATCH_ROUND;
 /// A Secret without its contents.
 pub type SecretMeta = PartialObjectMeta<Secret>;
 
+/// What is told of a namespace: that it is there, or that it is being deleted.
+pub type NamespaceMeta = PartialObjectMeta<Namespace>;
+
 /// A watch that fails is tried again after this at most: with an API server that comes back, so does our sight.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,8 @@ pub struct Stores {
     pub budgets: Store<PodDisruptionBudget>,
     /// Every Secret that this operator made, without contents.
     pub secrets: Store<SecretMeta>,
+    /// Every namespace. Nothing rests on it being filled: an operator that may look into some namespaces alone may not list them.
+    pub namespaces: Store<NamespaceMeta>,
     full: CancellationToken,
 }
 
@@ -91,6 +96,8 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
     let config_maps = Cache::<ConfigMap>::new(scopes.clone());
     let budgets = Cache::<PodDisruptionBudget>::new(scopes.clone());
     let secrets = Cache::new(scopes.clone());
+    let everywhere = scopes == [None];
+    let namespaces = Cache::<NamespaceMeta>::new([None]);
     let stores = Stores {
         clusters: clusters.reader(),
         pods: pods.reader(),
@@ -99,6 +106,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         config_maps: config_maps.reader(),
         budgets: budgets.reader(),
         secrets: secrets.reader(),
+        namespaces: namespaces.reader(),
         full: CancellationToken::new(),
     };
     let wakes = Wakes::default();
@@ -107,6 +115,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
     let drive = async move {
         let watched = watches(&client, &scopes, &managed, unmanaged);
         let nodes = vec![watch(None, Api::all(client.clone()), config(), lean_worker)];
+        let all = everywhere.then(|| watch(None, Api::all(client.clone()), config(), unmanaged));
         tokio::join!(
             s.wait(),
             clusters
@@ -117,6 +126,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
             config_maps.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
             budgets.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
             secrets.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_secret(&c)),
+            namespaces.follow(all.into_iter().collect(), |c| w.on_namespace(&c, &s.clusters)),
         );
     };
     (stores, wakes, Box::pin(drive))

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 
-use super::{Change, SecretMeta};
+use super::{Change, NamespaceMeta, SecretMeta};
 use crate::api::ValkeyCluster;
 use crate::build::labels;
 use crate::model::ClusterKey;
@@ -102,6 +102,17 @@ impl Wakes {
             return;
         }
         for cluster in clusters.state() {
+            self.cluster(ObjectRef::from_obj(&*cluster));
+        }
+    }
+
+    /// A namespace changed. Only its end matters.
+    pub fn on_namespace(&self, change: &Change<NamespaceMeta>, clusters: &Store<ValkeyCluster>) {
+        let Change::Set { new, .. } = change else { return };
+        if new.metadata.deletion_timestamp.is_none() {
+            return;
+        }
+        for cluster in clusters.state_filter(|c| c.namespace().as_deref() == Some(&new.name_any())) {
             self.cluster(ObjectRef::from_obj(&*cluster));
         }
     }

@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use self::address::Worker;
+pub use self::address::Worker;
 pub use self::fault::Container;
 use self::instance::{Instance, Machine, Shape};
 pub use self::status::Status;

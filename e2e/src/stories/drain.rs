@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
 use serde_json::json;
 
@@ -38,7 +38,33 @@ async fn run(stage: &Stage) -> Result<()> {
         cluster.whole(3, 1, LIMIT).await?;
     }
     ensure!(broken.is_empty(), "{}", broken.join("; "));
-    Ok(())
+    let both = two_at_once(stage, &cluster, &workers).await;
+    for worker in &workers {
+        stage.kubectl(&["uncordon", worker]).await?;
+    }
+    both.context("two at once")
+}
+
+/// Two of three workers are drained at one moment: nobody but the last one is left, and what can be kept is kept.
+async fn two_at_once(stage: &Stage, cluster: &Cluster, all: &[String]) -> Result<()> {
+    let [first, second, rest @ ..] = all else { bail!("fewer than two workers") };
+    ensure!(!rest.is_empty(), "no worker would be left");
+    let load = Load::start(stage, cluster).await?;
+    let began = Instant::now();
+    let drain =
+        async |worker: &str| stage.kubectl(&["drain", worker, "--ignore-daemonsets", "--timeout=170s"]).await;
+    let (one, other) = tokio::join!(drain(first), drain(second));
+    one?;
+    other?;
+    let drained = began.elapsed();
+    cluster.whole(3, 1, LIMIT).await?;
+    let on = cluster.workers().await?;
+    ensure!(on.values().all(|w| rest.contains(w)), "Pods are still on a drained worker: {on:?}");
+    stage.say(format_args!(
+        "{first} and {second} at once: both drains ended after {:.1} s",
+        drained.as_secs_f64()
+    ));
+    load.judged(stage, "two workers drained at once", 2, GAP).await
 }
 
 async fn drain(stage: &Stage, cluster: &Cluster, worker: &str, all: &[String]) -> Result<()> {

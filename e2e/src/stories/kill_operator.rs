@@ -1,6 +1,5 @@
 //! The operator is killed at any moment of a creation and started again at once: the end is always the same.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,7 +10,7 @@ use serde_json::json;
 
 use super::Story;
 use super::operator;
-use super::process::OperatorProcess;
+use super::process::{OperatorProcess, program, seed};
 use super::stage::Stage;
 use crate::sandbox::Sandbox;
 
@@ -26,16 +25,10 @@ const CREATION_MS: u64 = 4000;
 /// How often it is killed during one creation.
 const KILLS: usize = 3;
 const LIMIT: Duration = Duration::from_mins(2);
-/// Sets the random moments, so that a run can be told again.
-const SEED: &str = "SEED";
 
 async fn run(stage: &Stage) -> Result<()> {
     let sandbox = stage.sandbox("kills an operator that runs beside the cluster, in its network")?;
-    let seed = match std::env::var(SEED) {
-        Ok(text) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
-        Err(_) => rand::random(),
-    };
-    stage.say(format_args!("{SEED}={seed}"));
+    let seed = seed(stage)?;
     operator::scale(&stage.client, 0).await?;
     let told = creations(stage, sandbox, seed).await;
     operator::scale(&stage.client, 2).await?;
@@ -67,12 +60,4 @@ async fn creations(stage: &Stage, sandbox: &Sandbox, seed: u64) -> Result<()> {
         stage.clean().await?;
     }
     Ok(())
-}
-
-/// The operator that was built with this program.
-fn program() -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    let path = here.with_file_name("valkey-cluster-operator");
-    ensure!(path.exists(), "there is no {}: `cargo build` makes it", path.display());
-    Ok(path)
 }

@@ -49,7 +49,7 @@ async fn run(stage: &Stage) -> Result<()> {
     cluster.ready(began, LIMIT).await?;
     stage.say(format_args!("two settings on six nodes after {:.2} s", took.as_secs_f64()));
     let began = Instant::now();
-    cluster.change(json!({ "shards": 3, "replicas": 1 })).await?;
+    cluster.change(json!({ "shards": 3, "replicas": 1, "config": {} })).await?;
     for (key, _) in wanted {
         let first = before.get(key).cloned().unwrap_or_default();
         eventually(&format!("{key} as it was on every node"), stage.bound(APPLIED), async || {

@@ -12,6 +12,7 @@ mod reach;
 mod setup;
 mod stage;
 
+mod alone;
 mod bad_input;
 mod crash;
 mod create;
@@ -23,9 +24,11 @@ mod foreign;
 mod formation;
 mod heal;
 mod isolation;
+mod kill_changes;
 mod kill_operator;
 mod live;
 mod load;
+mod operator_upgrade;
 mod replicas;
 mod scale;
 mod settled;
@@ -33,6 +36,7 @@ mod stranger;
 mod takeover;
 mod tls;
 mod upgrade;
+mod worker_upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -78,6 +82,7 @@ pub fn all() -> Vec<Story> {
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        worker_upgrade::STORY,
         scale::STORY,
         live::STORY,
         tls::STORY,
@@ -85,7 +90,10 @@ pub fn all() -> Vec<Story> {
         foreign::STORY,
         delete::STORY,
         takeover::STORY,
+        operator_upgrade::STORY,
+        alone::STORY,
         kill_operator::STORY,
+        kill_changes::STORY,
         stranger::STORY,
     ]
 }
