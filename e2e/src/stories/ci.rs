@@ -101,7 +101,7 @@ pub async fn stories(
     for (phase, took) in &times {
         progress.line(format_args!("{phase}: {:.1} s", took.as_secs_f64()));
     }
-    let stage = Stage { tls, ..Stage::new(ground.reach, ground.client, suite, progress.clone()) };
+    let stage = Stage::new(ground.reach, ground.client, suite, progress.clone()).encrypted(tls);
     let mut count = Count::default();
     for (story, told) in super::run(names, &stage, progress).await? {
         match told {

@@ -58,6 +58,12 @@ impl Stage {
         }
     }
 
+    /// Every cluster of every story speaks TLS, or none but those of stories about it.
+    #[must_use]
+    pub fn encrypted(self, tls: bool) -> Self {
+        Self { tls, ..self }
+    }
+
     /// The ways into its Kubernetes.
     pub fn reach(&self) -> &Way {
         &self.reach
