@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::Suite;
 use super::cluster::Cluster;
 use super::reach::Writes;
 use super::stage::Stage;
@@ -14,8 +15,11 @@ use crate::truth::{History, Sampler, SamplerHandle};
 /// The longest that a write may wait for a planned change of roles.
 pub(super) const GAP: Duration = Duration::from_millis(250);
 
-/// An old primary links to the new one within this after a hand-over: the data is there, and one sample may fall into it.
-pub(super) const BLINK: Duration = Duration::from_secs(1);
+/// An old primary links to the new one within this after a hand-over, by a partial sync (measured on 8.0.1, 8.1.1 and 9.1.2: 15 to
+/// 103 ms): its data is there, and samples may fall into it.
+const BLINK: Duration = Duration::from_millis(250);
+/// The same on a machine that may be busy. A copy that is really missing takes seconds to come back.
+const BUSY_BLINK: Duration = Duration::from_secs(1);
 
 /// A ledger that writes to all slots, as an application does, and a sampler.
 pub(super) struct Load {
@@ -68,9 +72,7 @@ impl Load {
         ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
         let longest = report.longest_gap();
         ensure!(longest < stage.bound(gap), "the longest gap is {longest:?}: {}", report.summary());
-        let below: Vec<_> = history.below(copies).into_iter().filter(|(_, d)| *d > BLINK).collect();
-        ensure!(below.is_empty(), "{what}: fewer than {copies} copies in sync: {below:?}");
-        Ok(())
+        never_below(stage, &history, what, copies)
     }
 
     /// Ends both and prints what they saw.
@@ -86,4 +88,18 @@ impl Load {
         ensure!(report.judged.unread == 0, "{} writes could not be read back", report.judged.unread);
         Ok((report, history))
     }
+}
+
+/// Judges the redundancy during a planned change.
+///
+/// # Errors
+/// Which shard was short of a copy, and for how long at a stretch.
+pub(super) fn never_below(stage: &Stage, history: &History, what: &str, copies: usize) -> Result<()> {
+    let longest = history.longest_below(copies);
+    let most = longest.values().max().copied().unwrap_or_default();
+    stage.say(format_args!("{what}: fewer than {copies} copies in sync for {} ms at most", most.as_millis()));
+    let allowed = if stage.suite == Suite::Full { BLINK } else { BUSY_BLINK };
+    let below: Vec<_> = longest.into_iter().filter(|(_, d)| *d > allowed).collect();
+    ensure!(below.is_empty(), "{what}: fewer than {copies} copies in sync: {below:?}");
+    Ok(())
 }

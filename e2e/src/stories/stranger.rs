@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Story;
 use super::create;
-use super::load::{BLINK, Load};
+use super::load::{Load, never_below};
 use super::stage::{Stage, eventually};
 use crate::stranger::{LedgerPod, Options, Stranger};
 
@@ -70,8 +70,7 @@ async fn replaced(guest: &Stage) -> Result<()> {
     ensure!(report.mark_ms("loss").is_some(), "the ledger's Pod did not hear of the loss");
     ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
     ensure!(!history.by_second().is_empty(), "nobody looked at the nodes");
-    let below: Vec<_> = history.below(2).into_iter().filter(|(_, d)| *d > BLINK).collect();
-    ensure!(below.is_empty(), "the Pod was to serve until it was replaced: {below:?} below two copies");
+    never_below(guest, &history, "the Pod was to serve until it was replaced", 2)?;
     guest.say(history.summary());
     Ok(())
 }

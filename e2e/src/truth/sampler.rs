@@ -216,6 +216,22 @@ impl History {
         below
     }
 
+    /// The longest time at a stretch that each shard had fewer than `wanted` copies in sync; shards that never had are left out.
+    pub fn longest_below(&self, wanted: usize) -> BTreeMap<String, Duration> {
+        let mut now: BTreeMap<&String, Duration> = BTreeMap::new();
+        let mut longest: BTreeMap<String, Duration> = BTreeMap::new();
+        for (sample, lasted) in self.lasting() {
+            now.retain(|shard, _| sample.copies.get(*shard).is_some_and(|copies| *copies < wanted));
+            for (shard, _) in sample.copies.iter().filter(|(_, copies)| **copies < wanted) {
+                let stretch = now.entry(shard).or_default();
+                *stretch += lasted;
+                let most = longest.entry(shard.clone()).or_default();
+                *most = (*most).max(*stretch);
+            }
+        }
+        longest
+    }
+
     /// How long not every slot had exactly one owner that answered, once the cluster had been formed.
     pub fn uncovered(&self) -> Duration {
         let since = self.first_formed().unwrap_or(self.end);
@@ -289,6 +305,8 @@ mod tests {
         let history = History { samples, end: Duration::from_millis(1200) };
         assert_eq!(history.first_formed(), Some(Duration::from_millis(300)));
         assert_eq!(history.below(2), BTreeMap::from([("s1".to_owned(), Duration::from_secs(1))]));
+        let stretch = Duration::from_millis(700);
+        assert_eq!(history.longest_below(2), BTreeMap::from([("s1".to_owned(), stretch)]), "not all at once");
         assert_eq!(history.uncovered(), Duration::from_millis(450));
         let seconds = history.by_second();
         assert_eq!((seconds.len(), seconds[0].copies["s1"], seconds[1].copies["s1"]), (2, 0, 2));
