@@ -80,30 +80,27 @@ fn differing(v: &View<'_>, node: &NodeReport, trust: &Trust) -> BTreeMap<String,
 }
 
 /// Has a node load what it is given. Refused by the node, and tried again, until the kubelet has brought the files.
+///
+/// What is asked of clients goes with the files, changed or not: only then does the server forget the sessions that it would
+/// resume without asking anew, for five minutes (seen on 9.1.2).
 pub(super) fn load(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) {
     let given = v.s.certificates.as_ref().and_then(|c| c.given.as_ref());
     let (Some(given), Some(tls), Some(on)) = (given, &v.s.desired.template.tls, member.target()) else {
         return;
     };
-    let files = differing(v, node, &given.now);
-    if !files.is_empty() {
+    let mut note = "the spec asks otherwise whether clients show a certificate";
+    if !differing(v, node, &given.now).is_empty() {
+        note = "other certificates are given to the nodes";
         let of = tls::mark(&given.now);
         if member.pod.nudged.as_ref() != Some(&of) {
             let (name, uid) = (member.pod.name.clone(), member.pod.uid.clone());
             let step = Step::Nudge { name, uid, shard: member.pod.shard, of };
             plan.steps.push(Proposal::new(step, Why::Settings, "its kubelet brings the files sooner"));
         }
-        let step = Step::Configure { on: on.clone(), settings: files, only_empty: false };
-        plan.steps.push(Proposal::new(step, Why::Settings, "other certificates are given to the nodes"));
+    } else if settings::holds(node, AUTH_CLIENTS, tls::auth_clients(tls.client_auth), &v.s.applied) {
+        return;
     }
-    let (key, value) = (AUTH_CLIENTS, tls::auth_clients(tls.client_auth));
-    if !settings::holds(node, key, value, &v.s.applied) {
-        let settings = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-        let step = Step::Configure { on, settings, only_empty: false };
-        plan.steps.push(Proposal::new(
-            step,
-            Why::Settings,
-            "the spec asks otherwise whether clients show a certificate",
-        ));
-    }
+    let mut settings = tls::settings(&given.now);
+    settings.insert(AUTH_CLIENTS.to_owned(), tls::auth_clients(tls.client_auth).to_owned());
+    plan.steps.push(Proposal::new(Step::Configure { on, settings, only_empty: false }, Why::Settings, note));
 }

@@ -119,7 +119,7 @@ impl World {
         let has = self.kube.secrets.mounted.get(&on.uid).is_some_and(|given| {
             let there = given.before.iter().chain([&given.now]).map(tls::settings);
             let all: BTreeSet<String> = there.flat_map(BTreeMap::into_values).collect();
-            settings.values().all(|file| all.contains(file))
+            settings.iter().filter(|(k, _)| *k != "tls-auth-clients").all(|(_, file)| all.contains(file))
         });
         if has { Ok(()) } else { Err("Unable to update TLS configuration".to_owned()) }
     }
