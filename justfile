@@ -66,6 +66,10 @@ lint:
 run *args:
     cargo run --bin valkey-cluster-operator -- --no-lease --log-format text "$@"
 
+# The bill of materials, in CycloneDX
+sbom:
+    cargo crdgen sbom
+
 # The operator's image, with a container engine
 image tag="valkey-cluster-operator:dev":
     docker build --tag {{ tag }} .

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
@@ -109,12 +110,17 @@ impl Ctx {
         self.stores.config_maps.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// A `NetworkPolicy` of ours.
+    pub fn policy(&self, namespace: &str, name: &str) -> Option<Arc<NetworkPolicy>> {
+        self.stores.policies.get(&ObjectRef::new(name).within(namespace))
+    }
+
     /// A `PodDisruptionBudget` of ours.
     pub fn budget(&self, namespace: &str, name: &str) -> Option<Arc<PodDisruptionBudget>> {
         self.stores.budgets.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// The metadata of a Secret of ours.
+    /// The metadata of a Secret; without labels and annotations when it is not ours.
     pub fn secret_meta(&self, namespace: &str, name: &str) -> Option<Arc<SecretMeta>> {
         self.stores.secrets.get(&ObjectRef::new(name).within(namespace))
     }

@@ -82,6 +82,14 @@ impl Flags {
 
 /// `a, b` → those two; nothing → all.
 fn namespaces(text: &str) -> Result<Namespaces, String> {
+    names(text).map(|names| if names.is_empty() { Namespaces::All } else { Namespaces::Only(names) })
+}
+
+/// Names of namespaces, separated by commas: each once, in order.
+///
+/// # Errors
+/// Which cannot be one.
+pub fn names(text: &str) -> Result<Vec<String>, String> {
     let mut names: Vec<String> =
         text.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
     names.sort_unstable();
@@ -91,7 +99,7 @@ fn namespaces(text: &str) -> Result<Namespaces, String> {
             "{bad:?} cannot be a namespace: write names of small letters, digits and '-', separated by commas"
         ));
     }
-    Ok(if names.is_empty() { Namespaces::All } else { Namespaces::Only(names) })
+    Ok(names)
 }
 
 /// A namespace's name is a DNS label (RFC 1123).

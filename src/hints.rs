@@ -5,19 +5,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::api::core::v1::Secret;
+
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
-use crate::model::{Attempts, NodeId, Past, PodName};
+use crate::model::users;
+use crate::model::{Attempts, NodeId, Past, PodName, Traffic};
 use crate::observe::access;
 use crate::observe::certificates::{Secured, Wire};
+use crate::observe::passwords::Known;
 use crate::valkey::Access;
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
 /// drown in pings, 30 form in 0.5 s (both measured).
 pub const FAST_NODES: usize = 40;
 
-/// Values set live and read back: `(node, key) → (text set, text shown)`.
-pub type Applied = Arc<Mutex<BTreeMap<(NodeId, String), (String, String)>>>;
+/// Values set live and read back.
+pub type Applied = Arc<Mutex<users::Applied>>;
 
 /// The hints of one cluster.
 #[derive(Debug, Default)]
@@ -26,12 +30,18 @@ pub struct Hints {
     pub attempts: Attempts,
     /// What earlier looks have shown.
     pub past: Past,
+    /// What was seen to move, for the metrics.
+    pub traffic: Traffic,
     /// See [`Applied`].
     pub applied: Applied,
     /// The passwords of the system users.
     pub credentials: Option<Credentials>,
     /// The certificates, and how nodes are spoken to.
     pub secured: Secured,
+    /// The Secret that they are from, as it was read or written last.
+    pub secret: Option<Secret>,
+    /// The Secrets that users of the spec name, by name.
+    pub secrets: BTreeMap<String, Known>,
     /// The latch was written by this process; the watch may not have shown it yet.
     pub formed: bool,
     /// Names that turned out to be taken.
@@ -57,6 +67,12 @@ impl Hints {
             Wire::Tls(tls) => Some(tls.clone()),
         };
         self.credentials.as_ref().map(|credentials| access(credentials, tls))
+    }
+
+    /// This is the Secret of the system users, and these are the passwords in it.
+    pub fn secret_is(&mut self, secret: Secret, credentials: Credentials) {
+        self.secret = Some(secret);
+        self.credentials = Some(credentials);
     }
 
     /// Starts anew with what failed when the spec has changed: a corrected value is worth a try at once.

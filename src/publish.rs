@@ -72,6 +72,7 @@ fn count(ctx: &Ctx, cr: &ValkeyCluster, step: &Step) {
             ctx.metrics.shard_lost(&namespace, &name);
         }
         Step::Promote { .. } => ctx.metrics.failover_forced(&namespace, &name),
+        Step::Purge { .. } => ctx.metrics.keys_purged(&namespace, &name),
         _ => {}
     }
 }
@@ -120,6 +121,8 @@ async fn status(ctx: &Ctx, cr: &ValkeyCluster, wanted: &ValkeyClusterStatus) -> 
             Err(kube::Error::Api(s)) if s.is_conflict() => {
                 let live = api.get_metadata_opt(&cr.name_any()).await?;
                 match live.filter(|l| l.uid() == cr.uid()) {
+                    // What was found out about an older spec is not written over what a newer one has led to.
+                    Some(l) if l.metadata.generation != cr.metadata.generation => return Ok(false),
                     Some(l) => version = l.resource_version(),
                     None => return Ok(false),
                 }
@@ -152,6 +155,12 @@ pub fn keep_links(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
     let wanted: Vec<_> =
         running.filter_map(|p| Some((p.uid.clone(), SocketAddr::new(p.ip?, ctx.ports.client)))).collect();
     ctx.links.keep(&s.desired.key, &wanted, &access);
+}
+
+/// Counts what has moved since the look before.
+pub fn count_moves(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
+    let moved = lock(hints).traffic.see(s);
+    ctx.metrics.moved(&s.desired.key.namespace, &s.desired.key.name, &moved);
 }
 
 /// The plan in its golden form, only when it differs from the last; what is merely awaited is for those who look closer.

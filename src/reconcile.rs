@@ -33,6 +33,7 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     let began = Instant::now();
     let snapshot = observe(&ctx, &cr, desired, &hints).await?;
     publish::keep_links(&ctx, &snapshot, &hints);
+    publish::count_moves(&ctx, &snapshot, &hints);
     let observed = Instant::now();
     let plan = plan(&snapshot, &lock(&hints).attempts);
     let repeats = publish::log(&plan, &hints);
@@ -52,7 +53,14 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
 fn look_again(plan: &Plan, done: &[Done], repeats: u32) -> Duration {
     let acted = done.iter().any(|d| {
         d.outcome == Outcome::Done
-            && !matches!(d.proposal.step, Step::SetGate { .. } | Step::SetRole { .. } | Step::Migrate { .. })
+            && !matches!(
+                d.proposal.step,
+                Step::SetGate { .. }
+                    | Step::SetRole { .. }
+                    | Step::SetApart { .. }
+                    | Step::SetMetadata { .. }
+                    | Step::Migrate { .. }
+            )
     });
     let soonest = plan.waiting.iter().map(patience).min();
     match (acted, soonest) {
@@ -74,7 +82,7 @@ const SLOWEST: Duration = Duration::from_secs(2);
 fn patience(w: &Waiting) -> Duration {
     Duration::from_millis(match w.stage {
         Stage::Electing => 30,
-        Stage::HandingOver | Stage::MovingSlots => 50,
+        Stage::HandingOver | Stage::MovingSlots | Stage::DroppingKeys => 50,
         Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing => 100,
         Stage::Syncing | Stage::RemovingPods => 200,
         Stage::AddingPods => 250,

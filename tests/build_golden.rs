@@ -4,14 +4,17 @@
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
 use k8s_openapi::{
-    api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements},
+    api::core::v1::{Container, LocalObjectReference, PodSecurityContext, ResourceRequirements},
     apimachinery::pkg::api::resource::Quantity,
 };
 use serde::Serialize;
 use serde_json::Value;
 use valkey_cluster_operator::{
     build::{self, Credentials, PodPlan, install, labels},
-    model::{ClientAuth, ClusterKey, Desired, Scheduling, Shard, Template, Tls},
+    model::{
+        ClientAuth, ClusterKey, Demands, Desired, Exporter, Metadata, Scheduling, Shard, Spread, SpreadMode,
+        Template, Tls,
+    },
 };
 
 fn golden(file: &str, text: &str) {
@@ -44,6 +47,10 @@ fn minimal() -> Desired {
             ..Template::default()
         },
         config: BTreeMap::new(),
+        purge: false,
+        users: BTreeMap::new(),
+        rotation: None,
+        allowed_clients: Vec::new(),
         paused: false,
         deleting: false,
     }
@@ -68,8 +75,7 @@ fn full() -> Desired {
         pod_security_context: PodSecurityContext { run_as_user: Some(1001), ..PodSecurityContext::default() },
         termination_grace_period_seconds: 120,
         restarted_at: None,
-        scheduling: Scheduling::default(),
-        tls: None,
+        ..Template::default()
     };
     desired.config = [
         ("cluster-node-timeout", "5000"),
@@ -94,13 +100,16 @@ fn plan() -> PodPlan {
         name: labels::pod_name("c", Shard(2), 1),
         shard: Shard(2),
         index: 1,
+        worker: Some("node-3".into()),
         worker_hostname: Some("worker-3".into()),
+        demands: Demands::default(),
+        not_on_hostnames: Vec::new(),
         failures: 0,
     }
 }
 
 fn credentials() -> Credentials {
-    Credentials::new("operator0operator0operator0", "replication0replication0")
+    Credentials::new("operator0operator0operator0", "replication0replication0", "exporter0exporter0")
 }
 
 #[test]
@@ -132,11 +141,12 @@ fn a_damaged_secret_gets_a_sentence() {
     let mut secret = build::secret(&minimal(), &credentials());
     let data = secret.data.as_mut().unwrap();
     data.get_mut("_operator").unwrap().0 = b"two\nlines".to_vec();
-    let altered = Credentials::from_secret(&secret).unwrap_err();
-    assert!(altered.contains("_operator in the Secret internal-c-system-passwords was altered"), "{altered}");
-    secret.data.as_mut().unwrap().remove("_operator");
+    let altered = Credentials::from_secret(&secret).unwrap();
+    assert_eq!(altered.operator, credentials().operator, "the former entry is a copy");
+    assert!(altered.lacks.contains("_operator"), "a new one is to be made");
+    secret.data.as_mut().unwrap().remove("_operator.previous");
     let missing = Credentials::from_secret(&secret).unwrap_err();
-    assert!(missing.contains("has no password _operator; restore the Secret"), "{missing}");
+    assert!(missing.contains("internal-c-system-passwords has no password _operator"), "{missing}");
     assert_eq!(format!("{:?}", credentials()), "Credentials(hidden)");
 }
 
@@ -148,7 +158,7 @@ fn pod() {
         &yaml(&build::pod(&minimal, &build::revision(&minimal), &plan())),
     );
     let full = full();
-    let anywhere = PodPlan { worker_hostname: None, failures: 3, ..plan() };
+    let anywhere = PodPlan { worker: None, worker_hostname: None, failures: 3, ..plan() };
     golden("tests/golden/pod-full.yaml", &yaml(&build::pod(&full, &build::revision(&full), &anywhere)));
     let tls = encrypted();
     golden("tests/golden/pod-tls.yaml", &yaml(&build::pod(&tls, &build::revision(&tls), &plan())));
@@ -189,6 +199,10 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("security", &|d| d.template.pod_security_context.fs_group = Some(1)),
         ("grace", &|d| d.template.termination_grace_period_seconds = 31),
         ("tls", &|d| d.template.tls = encrypted().template.tls),
+        ("exporter", &|d| d.template.exporter = Some(Exporter::default())),
+        ("containers", &|d| {
+            d.template.containers = vec![Container { name: "server".into(), ..Container::default() }]
+        }),
         ("a setting read at start", &|d| drop(d.config.insert("databases".into(), "2".into()))),
     ];
     for (name, change) in fixed {
@@ -198,6 +212,10 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("shards", &|d| d.shards = 9),
         ("replicas", &|d| d.replicas = 0),
         ("paused", &|d| d.paused = true),
+        ("labels", &|d| drop(d.template.metadata.labels.insert("team".into(), "a".into()))),
+        ("labels of the service", &|d| drop(d.template.service.labels.insert("team".into(), "a".into()))),
+        ("spread", &|d| d.template.scheduling.node.shard = SpreadMode::Required),
+        ("pinned zones", &|d| d.template.scheduling.pinned = vec!["a".into()]),
         ("generation", &|d| d.generation = 99),
         ("a live setting", &|d| drop(d.config.insert("maxmemory".into(), "1gb".into()))),
         ("node timeout", &|d| drop(d.config.remove("cluster-node-timeout"))),
@@ -231,7 +249,7 @@ fn every_object_carries_the_recommended_labels() {
         serde_json::to_value(build::secret(&d, &credentials())).unwrap(),
         serde_json::to_value(build::pod(&d, &build::revision(&d), &plan())).unwrap(),
     ];
-    for object in own.iter().chain(&install::install().unwrap()) {
+    for object in own.iter().chain(&install::install(&[]).unwrap()) {
         let labels = &object["metadata"]["labels"];
         for key in ["name", "instance", "version", "component", "part-of", "managed-by"] {
             let value = labels[format!("app.kubernetes.io/{key}")].as_str().unwrap_or_default();
@@ -286,13 +304,13 @@ fn an_object_read_back_has_not_drifted() {
 fn the_installation_is_current() {
     golden(
         "manifests/install.yaml",
-        &serde_saphyr::to_string_multiple(&install::install().unwrap()).unwrap(),
+        &serde_saphyr::to_string_multiple(&install::install(&[]).unwrap()).unwrap(),
     );
 }
 
 #[test]
 fn the_operator_has_no_right_that_is_not_listed() {
-    for object in install::install().unwrap() {
+    for object in install::install(&[]).unwrap() {
         let text = object["rules"].to_string();
         assert!(!text.contains('*'), "{} has a wildcard", object["metadata"]["name"]);
     }
@@ -329,7 +347,7 @@ fn what_the_spec_asks_of_the_scheduler_is_handed_on_beside_our_own_wishes() {
         shard: Shard(0),
         index: 0,
         worker_hostname: Some("w1".into()),
-        failures: 0,
+        ..plan()
     };
     let spec = build::pod(&desired, &build::revision(&desired), &plan).spec.unwrap();
     assert_eq!(spec.node_selector.unwrap()["pool"], "cache");
@@ -337,7 +355,88 @@ fn what_the_spec_asks_of_the_scheduler_is_handed_on_beside_our_own_wishes() {
     assert_eq!(spec.priority_class_name.as_deref(), Some("important"));
     let affinity = spec.affinity.unwrap();
     let apart = affinity.pod_anti_affinity.unwrap().preferred_during_scheduling_ignored_during_execution;
-    assert_eq!(apart.unwrap().len(), 2, "that of the spec and ours");
+    assert_eq!(apart.unwrap().len(), 3, "that of the spec and ours, over workers and zones");
     let chosen = affinity.node_affinity.unwrap().preferred_during_scheduling_ignored_during_execution;
     assert_eq!(chosen.unwrap().len(), 1);
+}
+
+#[test]
+fn what_must_be_apart_is_the_schedulers_own_term() {
+    let mut desired = minimal();
+    let before = build::revision(&desired);
+    let required = SpreadMode::Required;
+    desired.template.scheduling.node = Spread { shard: required, pods: required, ..Spread::default() };
+    desired.template.scheduling.zone = Spread { shard: required, ..Spread::default() };
+    desired.template.scheduling.affinity = serde_json::from_value(serde_json::json!({ "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "pool", "operator": "Exists" }] },
+            { "matchExpressions": [{ "key": "old", "operator": "Exists" }] }] } } }))
+    .unwrap();
+    let affinity = desired.template.scheduling.affinity.take();
+    assert_eq!(build::revision(&desired), before, "a mode is changed live");
+    desired.template.scheduling.affinity = affinity;
+    let beside = PodPlan {
+        demands: Demands { uncounted: true, not_in: ["b".into()].into(), ..Demands::default() },
+        not_on_hostnames: vec!["worker-1".into()],
+        ..plan()
+    };
+    let of = |plan: &PodPlan| build::pod(&desired, &build::revision(&desired), plan);
+    golden("tests/golden/pod-apart.yaml", &yaml(&of(&beside).spec.unwrap().affinity));
+    golden("tests/golden/pod-spread.yaml", &yaml(&of(&beside).spec.unwrap().topology_spread_constraints));
+    let counted = |plan: &PodPlan| of(plan).metadata.labels.unwrap().contains_key(labels::APART);
+    assert!(
+        counted(&plan()) && !counted(&beside),
+        "beside a member that leaves it is born without the label"
+    );
+}
+
+#[test]
+fn a_pinned_pod_and_one_that_is_moved() {
+    let desired = minimal();
+    let of = |demands: Demands| {
+        let spec =
+            build::pod(&desired, &build::revision(&desired), &PodPlan { demands, ..plan() }).spec.unwrap();
+        (spec.node_selector, spec.affinity.unwrap().node_affinity.unwrap())
+    };
+    let (selector, _) = of(Demands { zone: Some("b".into()), ..Demands::default() });
+    assert_eq!(selector.unwrap()["topology.kubernetes.io/zone"], "b");
+    let (_, nodes) = of(Demands { only: true, ..Demands::default() });
+    assert!(nodes.preferred_during_scheduling_ignored_during_execution.is_none());
+    let terms = nodes.required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
+    assert_eq!(terms[0].match_expressions.as_ref().unwrap()[0].values, Some(vec!["worker-3".to_owned()]));
+}
+
+#[test]
+fn what_comes_beside_the_server_and_what_is_changed_of_it() {
+    let mut desired = minimal();
+    desired.template.exporter = Some(Exporter {
+        image: "docker.io/oliver006/redis_exporter:v1.80.0".into(),
+        args: vec!["--is-cluster".into()],
+        ..Exporter::default()
+    });
+    desired.template.containers = serde_json::from_value(serde_json::json!([
+        { "name": "proxy", "image": "proxy:1", "args": ["--port", "8080"] },
+        { "name": "server", "env": [{ "name": "TZ", "value": "UTC" }], "imagePullPolicy": "Always",
+          "securityContext": { "runAsUser": 1001 } },
+        { "name": "metrics-exporter", "env": [{ "name": "REDIS_EXPORTER_LOG_FORMAT", "value": "json" }] }
+    ]))
+    .unwrap();
+    let metadata =
+        |key: &str| Metadata { labels: [(key.to_owned(), "a".to_owned())].into(), ..Metadata::default() };
+    desired.template.metadata = metadata("team");
+    desired.template.service = metadata("shown");
+    let pod = build::pod(&desired, &build::revision(&desired), &plan());
+    let spec = pod.spec.clone().unwrap();
+    golden("tests/golden/pod-sidecars.yaml", &yaml(&spec.init_containers));
+    let (server, bare) = (&spec.containers[0], build::pod(&minimal(), &build::revision(&minimal()), &plan()));
+    let bare = &bare.spec.unwrap().containers[0];
+    assert_eq!(server.env.as_ref().unwrap().len(), bare.env.as_ref().unwrap().len() + 1);
+    assert_eq!(server.image_pull_policy.as_deref(), Some("Always"));
+    let security = server.security_context.as_ref().unwrap();
+    assert_eq!((security.run_as_user, security.read_only_root_filesystem), (Some(1001), Some(true)));
+    assert_eq!((&server.command, &server.lifecycle), (&bare.command, &bare.lifecycle));
+    assert_eq!(pod.metadata.labels.unwrap()["team"], "a");
+    assert_eq!(build::service(&desired).metadata.labels.unwrap()["shown"], "a");
+    let none = build::service(&minimal());
+    assert!(build::drifted(&none, &build::service(&desired)), "what is not wanted any more is seen");
 }

@@ -14,8 +14,8 @@ use valkey_cluster_operator::{
     api::{ValkeyCluster, ValkeyClusterSpec, ValkeyClusterStatus},
     model::{
         ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Past, Peer,
-        Phase, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots, Snapshot,
-        Step, Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        Phase, Place, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots,
+        Snapshot, Step, Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -30,8 +30,8 @@ fn golden(name: &str, report: &Report) {
         let kind = if event.warning { "Warning" } else { "Normal" };
         writeln!(text, "# {kind} {}: {}", event.reason, event.note).unwrap();
     }
-    let (shards, members) = (&report.gauges.shards, &report.gauges.members);
-    let spread = report.gauges.worker_spread;
+    let (shards, members, spread) =
+        (&report.gauges.shards, &report.gauges.members, report.gauges.worker_spread);
     writeln!(text, "# shards {shards:?} members {members:?} spread {spread}").unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/report").join(format!("{name}.yaml"));
     if std::env::var_os("UPDATE").is_some() {
@@ -55,6 +55,8 @@ fn empty(replicas: u16) -> Snapshot {
         leaving: false,
         lost_since: None,
         out_of_service: false,
+        shunned: false,
+        room: None,
     };
     Snapshot {
         now: Moment(START),
@@ -65,10 +67,7 @@ fn empty(replicas: u16) -> Snapshot {
             replicas,
             max_disrupted_shards: 1,
             budget: true,
-            template: Template::default(),
-            config: BTreeMap::new(),
-            paused: false,
-            deleting: false,
+            ..Desired::default()
         },
         revision: Revision::new("r1"),
         formed: false,
@@ -82,11 +81,15 @@ fn empty(replicas: u16) -> Snapshot {
         low_timeout_budget: 40,
         past: Past::default(),
         served: (0..3).map(Shard).collect(),
+        shape: None,
         applied: BTreeMap::new(),
         credentials_known: true,
         certificates: None,
         unchangeable: None,
+        accounts: None,
+        passwords: BTreeMap::new(),
         foreign: None,
+        request: None,
     }
 }
 
@@ -124,6 +127,8 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         encrypted: false,
         nudged: None,
         leads: false,
+        place: Place::default(),
+        given: String::new(),
         created: Moment(START),
         trouble: None,
     }
@@ -181,6 +186,8 @@ fn node(replicas: u16, shard: u16, index: u16) -> NodeReport {
         keys: 0,
         loading: false,
         admitted: true,
+        users: Some([("default".to_owned(), "on nopass ~* &* +@all".to_owned())].into()),
+        primary_password: None,
         config: [
             ("cluster-node-timeout", "2000"),
             ("cluster-manual-failover-timeout", "1000"),
@@ -393,23 +400,15 @@ fn a_quota_refuses_pods() {
     let failing = planned(&s).steps.into_iter().find(|p| matches!(p.step, Step::CreatePod { .. })).unwrap();
     attempts.failed(&failing.step, s.now, error);
     let held_back = plan(&s, &attempts);
+    let step = failing.step.clone();
     let failed = Done { proposal: failing, outcome: Outcome::Failed(error.into()) };
     let first = report(&s, &held_back, &[failed], None);
     golden("14-quota", &first);
     let mut later = s.clone();
     later.now = s.now.plus_ms(100);
-    attempts.failed(&held_step(), later.now, error);
+    attempts.failed(&step, later.now, error);
     let next = report(&later, &plan(&later, &attempts), &[], Some(&first.status));
     assert_eq!(next.status, first.status, "seconds until the next try are not told");
-}
-
-fn held_step() -> Step {
-    planned(&empty(0))
-        .steps
-        .into_iter()
-        .map(|p| p.step)
-        .find(|s| matches!(s, Step::CreatePod { .. }))
-        .unwrap()
 }
 
 #[test]
@@ -474,10 +473,8 @@ fn a_spec_that_cannot_be_planned_for() {
     assert_eq!(status.formed, cr.status.as_ref().unwrap().formed);
     cr.status = Some(status.clone());
     assert_eq!(refusal(&cr, sentence, Moment(START + 9000)), status, "said once");
-    golden(
-        "16-refused",
-        &Report { status, events: vec![], gauges: valkey_cluster_operator::report::Gauges::default() },
-    );
+    let gauges = valkey_cluster_operator::report::Gauges::default();
+    golden("16-refused", &Report { status, events: vec![], gauges });
 }
 
 /// API conventions: conditions are dated and say of which generation they speak; reasons are one word.

@@ -6,12 +6,16 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::{
+    extras,
     keys::{self, Owner},
     networking::{ClientAuthSpec, TlsSpec},
     rules::NODE_TIMEOUT_MS,
-    spec::{DisruptionBudgetMode, SchedulingSpec, ValkeyCluster},
+    scheduling,
+    spec::{DisruptionBudgetMode, ValkeyCluster},
+    users,
 };
-use crate::model::{ClientAuth, ClusterKey, Desired, Scheduling, Template, Tls};
+use crate::build::labels;
+use crate::model::{ClientAuth, ClusterKey, Desired, Template, Tls};
 
 /// What the custom resource asks for.
 ///
@@ -47,11 +51,19 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             restarted_at: spec.restarted_at.clone(),
             tls: spec.networking.as_ref().and_then(|n| n.tls.as_ref()).map(tls),
-            scheduling: scheduling(spec.scheduling.clone().unwrap_or_default()),
+            scheduling: scheduling::wanted(spec.scheduling.clone().unwrap_or_default())?,
+            exporter: extras::exporter(spec.exporter.as_ref())?,
+            containers: extras::read_containers(&spec.containers)?,
+            metadata: extras::metadata(spec.pod_metadata.as_ref()),
+            service: extras::metadata(spec.service_metadata.as_ref()),
         },
         max_disrupted_shards: max_disrupted(&spec.max_disrupted_shards, spec.shards)?,
         budget: spec.pod_disruption_budget.mode == DisruptionBudgetMode::Cluster,
         config: spec.config.clone(),
+        purge: spec.purge_keys_on_rebalance,
+        users: users::wanted(&cr.name_any(), &spec.users)?,
+        allowed_clients: spec.networking.clone().unwrap_or_default().allowed_clients,
+        rotation: cr.annotations().get(labels::ROTATE).cloned(),
         paused: spec.paused,
         deleting: cr.metadata.deletion_timestamp.is_some(),
     };
@@ -67,16 +79,6 @@ fn tls(given: &TlsSpec) -> Tls {
             ClientAuthSpec::Required => ClientAuth::Required,
             ClientAuthSpec::Disabled => ClientAuth::Disabled,
         },
-    }
-}
-
-fn scheduling(given: SchedulingSpec) -> Scheduling {
-    Scheduling {
-        node_selector: given.node_selector,
-        tolerations: given.tolerations,
-        affinity: given.affinity,
-        topology_spread_constraints: given.topology_spread_constraints,
-        priority_class_name: given.priority_class_name,
     }
 }
 

@@ -4,17 +4,21 @@
 
 pub mod crd;
 pub mod desired;
+pub mod extras;
 pub mod keys;
 pub mod networking;
 pub mod rules;
+pub mod scheduling;
 pub mod spec;
 pub mod status;
+pub mod users;
 
 pub use crd::crd;
 pub use desired::desired;
 pub use spec::{ValkeyCluster, ValkeyClusterSpec};
 pub use status::{
-    MemberRef, Operation, OperationKind, ReplicaRef, ShardTopology, State, ValkeyClusterStatus,
+    MemberRef, Operation, OperationBytes, OperationKind, ReplicaRef, ShardTopology, State,
+    ValkeyClusterStatus,
 };
 
 /// API group of the custom resource, and prefix of every label and annotation of ours.
@@ -25,6 +29,9 @@ pub const GROUP: &str = "valkey.io";
 /// It is written into the stored object at creation (a schema default), so a later operator with
 /// another default replaces no pod of an existing cluster.
 pub const DEFAULT_IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
+
+/// The image of the exporter of a cluster that wants one and names none.
+pub const DEFAULT_EXPORTER_IMAGE: &str = "docker.io/oliver006/redis_exporter:v1.80.0";
 
 /// Grace between SIGTERM and SIGKILL when the spec gives none, in seconds: Valkey's own
 /// `shutdown-timeout` of 10 s for lagging replicas, and as much again to hand over and exit.

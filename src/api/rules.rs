@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::Validati
 use super::{
     MAX_NAME,
     keys::{MANAGED, ManagedClass},
+    users,
 };
 
 /// Least memory limit, in the unit of a quantity. A container with 2Mi does not even start, and an empty node
@@ -54,9 +55,13 @@ pub fn all() -> Vec<Placed> {
         Placed { id: (*field).to_owned(), path: &["spec"], rule }
     }));
     rules.extend([image(), max_disrupted()]);
+    rules.extend([pinning_alone(), pinned_zones_once(), pinned_by_one()]);
+    rules.extend(metadata());
+    rules.extend([ours_changed(), ours_environment(), added_image(), exporter_changed()]);
     rules.extend([config_names(), config_name_length(), config_values()]);
     rules.extend(MANAGED.iter().map(managed));
     rules.extend([node_timeout(), diskless_load()]);
+    rules.extend([user_names(), user_permissions()]);
     rules.extend([quantities(), least_memory(), requests_within_limits()]);
     rules
 }
@@ -72,7 +77,13 @@ fn at(id: &str, path: &'static [&'static str], rule: &str, sentence: &str) -> Pl
 const ROOT: &[&str] = &[];
 const IMAGE: &[&str] = &["spec", "image"];
 const MAX_DISRUPTED: &[&str] = &["spec", "maxDisruptedShards"];
+const SCHEDULING: &[&str] = &["spec", "scheduling"];
+const ZONE: &[&str] = &["spec", "scheduling", "zone"];
+const PINNING: &[&str] = &["spec", "scheduling", "zone", "pinning"];
+const SPEC: &[&str] = &["spec"];
+const CONTAINERS: &[&str] = &["spec", "containers"];
 const CONFIG: &[&str] = &["spec", "config"];
+const USERS: &[&str] = &["spec", "users"];
 const RESOURCES: &[&str] = &["spec", "resources"];
 
 fn name_is_a_label() -> Placed {
@@ -110,6 +121,106 @@ fn max_disrupted() -> Placed {
         MAX_DISRUPTED,
         "string(self).matches('^([1-9][0-9]{0,3}|([1-9][0-9]?|100)%)$')",
         "maxDisruptedShards is a number of shards from 1 on, or a percentage of them such as 25%; leave it out for 1",
+    )
+}
+
+fn pinning_alone() -> Placed {
+    let off = |what| {
+        format!(
+            "(!has(self.spread.{what}) || !has(self.spread.{what}.mode) || self.spread.{what}.mode == 'Disabled')"
+        )
+    };
+    at(
+        "pinning-alone",
+        ZONE,
+        &format!("!has(self.pinning) || !has(self.spread) || ({} && {})", off("shard"), off("pods")),
+        "scheduling.zone: pinning gives every copy its zone already; leave out spread.shard and spread.pods beside it, or set their mode to Disabled",
+    )
+}
+
+fn pinned_zones_once() -> Placed {
+    at(
+        "pinned-zones-once",
+        PINNING,
+        "self.zones.all(z, self.zones.exists_one(y, y == z))",
+        "scheduling.zone.pinning: name each zone once; copies go round the list by themselves",
+    )
+}
+
+fn pinned_by_one() -> Placed {
+    at(
+        "pinned-by-one",
+        SCHEDULING,
+        "!has(self.zone) || !has(self.zone.pinning) || !has(self.nodeSelector) || !('topology.kubernetes.io/zone' in self.nodeSelector)",
+        "scheduling: nodeSelector cannot name topology.kubernetes.io/zone beside zone.pinning, which names the zone of each copy; remove one of them",
+    )
+}
+
+/// Labels and annotations: `(id, place, whether labels)`.
+const METADATA: &[(&str, &[&str], bool)] = &[
+    ("pod-labels", &["spec", "podMetadata", "labels"], true),
+    ("pod-annotations", &["spec", "podMetadata", "annotations"], false),
+    ("service-labels", &["spec", "serviceMetadata", "labels"], true),
+    ("service-annotations", &["spec", "serviceMetadata", "annotations"], false),
+];
+
+fn metadata() -> impl Iterator<Item = Placed> {
+    METADATA.iter().flat_map(|(id, path, labels)| {
+        let recommended = if *labels { " || k.startsWith('app.kubernetes.io/')" } else { "" };
+        let ours = format!("k.startsWith('valkey.io/') || k.startsWith('before.valkey.io/'){recommended}");
+        let says_why = "belongs to the operator, which tells members by it; give yours another prefix";
+        let reserved = ValidationRule {
+            rule: format!("!self.exists(k, {ours})"),
+            message: Some(format!("a key of {id} {says_why}")),
+            message_expression: Some(format!("self.filter(k, {ours})[0] + \" {says_why}\"")),
+            ..Default::default()
+        };
+        let named = at(
+            &format!("{id}-names"),
+            path,
+            "self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
+            "keys of labels and annotations are letters, digits, '-', '_' and '.', at most 63, after a prefix such as example.com/ if you like",
+        );
+        [Placed { id: format!("{id}-reserved"), path, rule: reserved }, named]
+    })
+}
+
+fn ours_changed() -> Placed {
+    let fields =
+        ["image", "command", "args", "ports", "resources", "livenessProbe", "readinessProbe", "startupProbe"];
+    let given = fields.map(|f| format!("has(c.{f})")).join(" || ");
+    at(
+        "ours-changed",
+        CONTAINERS,
+        &format!("self.all(c, !(c.name in ['server', 'metrics-exporter']) || !({given}))"),
+        "containers: of server and metrics-exporter only env, envFrom, imagePullPolicy and securityContext can be changed here; write spec.image, spec.resources, spec.config or spec.exporter for the rest (a probe that fails would end a server that copies)",
+    )
+}
+
+fn ours_environment() -> Placed {
+    at(
+        "ours-environment",
+        CONTAINERS,
+        "self.all(c, c.name != 'server' || !has(c.env) || c.env.all(e, !(e.name in ['POD_IP', 'POD_NAME', 'POD_UID'])))",
+        "containers: POD_IP, POD_NAME and POD_UID of server are set by the operator, which announces the node by them; give your variable another name",
+    )
+}
+
+fn added_image() -> Placed {
+    at(
+        "added-image",
+        CONTAINERS,
+        "self.all(c, c.name in ['server', 'metrics-exporter'] || has(c.image))",
+        "containers: one that is added needs an image; to change one of the operator's, its name is server or metrics-exporter",
+    )
+}
+
+fn exporter_changed() -> Placed {
+    at(
+        "exporter-changed",
+        SPEC,
+        "!has(self.containers) || !self.containers.exists(c, c.name == 'metrics-exporter') || (has(self.exporter) && has(self.exporter.enabled) && self.exporter.enabled)",
+        "containers: metrics-exporter is changed, but there is none; set spec.exporter.enabled to true, or give your container another name",
     )
 }
 
@@ -161,6 +272,14 @@ fn diskless_load() -> Placed {
         "!('repl-diskless-load' in self) || self['repl-diskless-load'] in ['on-empty-db', 'swapdb']",
         "config: repl-diskless-load is on-empty-db or swapdb: the others need a disk, or can lose a shard whose primary dies during a sync; leave it out for on-empty-db",
     )
+}
+
+fn user_names() -> Placed {
+    at("user-names", USERS, users::NAMES.0, users::NAMES.1)
+}
+
+fn user_permissions() -> Placed {
+    at("user-permissions", USERS, users::PERMISSIONS.0, users::PERMISSIONS.1)
 }
 
 /// The first refused setting is named in the sentence (joining all of them costs more than the API server allows, as

@@ -5,17 +5,18 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::{
-    api::core::v1::{
-        Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
-        TopologySpreadConstraint,
-    },
+    api::core::v1::{LocalObjectReference, PodSecurityContext, ResourceRequirements},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, status::ValkeyClusterStatus};
+use super::extras::{ExporterSpec, MetadataSpec};
+use super::{
+    DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, scheduling::SchedulingSpec,
+    status::ValkeyClusterStatus, users::UserSpec,
+};
 
 /// What the cluster should be. The operator works towards it and reports in status.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -64,6 +65,13 @@ pub struct ValkeyClusterSpec {
     #[schemars(schema_with = "config")]
     pub config: BTreeMap<String, String>,
 
+    /// Users of the cluster besides the operator's own, applied to running servers within seconds, without replacing a pod.
+    /// Users that are not listed are removed. The user default is open to all unless it is listed: give it enabled false
+    /// once the clients have users of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::users::list")]
+    pub users: Vec<UserSpec>,
+
     /// CPU and memory of the `server` container. Default none. All data lives in memory: set limits.memory, at least
     /// 32Mi, and leave a third of it for replication buffers and copies while syncing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,14 +100,31 @@ pub struct ValkeyClusterSpec {
     #[serde(default)]
     pub pod_disruption_budget: DisruptionBudgetSpec,
 
-    /// Which workers may have the pods. Default: any. Copies of a shard are kept on different workers and zones, and
-    /// primaries even over workers, without anything written here.
+    /// Which workers may have the pods, and how they are spread. Default: any, with copies of a shard on different workers and
+    /// zones, and pods and primaries even over both, as well as can be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<SchedulingSpec>,
 
     /// How nodes, clients and the operator reach each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networking: Option<NetworkingSpec>,
+    /// Labels and annotations of the pods beside the operator's. Changed live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_metadata: Option<MetadataSpec>,
+
+    /// Labels and annotations of the Service beside the operator's. Changed live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_metadata: Option<MetadataSpec>,
+
+    /// An exporter of metrics in each pod. Default none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exporter: Option<ExporterSpec>,
+
+    /// Containers by name. Of `server` and `metrics-exporter` env, envFrom, imagePullPolicy and securityContext can be changed; any
+    /// other name adds a container, which is started before `server`, again whenever it ends, and ended after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::extras::containers")]
+    pub containers: Vec<serde_json::Value>,
 
     /// Seconds that a pod told to go may take before it is killed, 1 to 86400. Default 300. A pod that is deleted or
     /// evicted serves on until a synced copy has taken its place, at most until 15 s before this time is over: give it
@@ -108,9 +133,23 @@ pub struct ValkeyClusterSpec {
     #[schemars(range(min = 1, max = 86400))]
     pub termination_grace_period_seconds: i64,
 
+    /// For caches whose keys may go: true drops ALL keys, once, whenever the number of shards or anything that pods are made of
+    /// (image, resources and so on) changes. The change then takes little longer than the start of new pods, because nothing is moved or
+    /// copied, and the cluster serves all the time. A Warning event KeysPurged says so. Failures, evictions and drains
+    /// never drop keys. Default false.
+    #[serde(default)]
+    pub purge_keys_on_rebalance: bool,
+
     /// While true the operator observes and reports, but changes nothing. Default false.
     #[serde(default)]
     pub paused: bool,
+}
+
+impl ValkeyClusterSpec {
+    /// Whether a cluster of this name and spec reads the Secret of that name: a change of it is a change of the spec.
+    pub fn names_secret(&self, cluster: &str, secret: &str) -> bool {
+        self.users.iter().any(|u| u.secret(cluster) == Some(secret.to_owned()))
+    }
 }
 
 impl Default for ValkeyClusterSpec {
@@ -122,94 +161,23 @@ impl Default for ValkeyClusterSpec {
             image: default_image(),
             image_pull_secrets: Vec::new(),
             config: BTreeMap::new(),
+            users: Vec::new(),
             resources: None,
             pod_security_context: None,
             max_disrupted_shards: default_disrupted(),
             scheduling: None,
+            pod_metadata: None,
+            service_metadata: None,
+            exporter: None,
+            containers: Vec::new(),
             restarted_at: None,
             networking: None,
             pod_disruption_budget: DisruptionBudgetSpec::default(),
             termination_grace_period_seconds: default_grace(),
+            purge_keys_on_rebalance: false,
             paused: false,
         }
     }
-}
-
-/// What the pods ask of the scheduler, as in a Pod.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct SchedulingSpec {
-    /// Labels that a worker must have. A worker without them gets no pod, and pods on it stay until it is drained.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
-    #[schemars(schema_with = "node_selector")]
-    pub node_selector: BTreeMap<String, String>,
-
-    /// Taints that do not keep the pods away. A worker that is cordoned, or tainted by an autoscaler that removes it, is
-    /// emptied all the same.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "tolerations")]
-    pub tolerations: Vec<Toleration>,
-
-    /// Affinity as in a Pod; the operator's own wishes are added to its preferred terms. A required pod anti-affinity on as
-    /// many workers as copies leaves no room for a successor: leave it out, the operator keeps copies apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "as_in_a_pod")]
-    pub affinity: Option<Affinity>,
-
-    /// Topology spread constraints as in a Pod. Give those over kubernetes.io/hostname nodeAffinityPolicy Ignore.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "spread_constraints")]
-    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-
-    /// Name of the PriorityClass of the pods. Default none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    pub priority_class_name: Option<String>,
-}
-
-fn node_selector(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "object",
-        "nullable": true,
-        "maxProperties": 32,
-        "additionalProperties": {"type": "string", "maxLength": 63, "description": "Value of the label."}
-    })
-}
-
-fn tolerations(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 32,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One toleration, as in a Pod.",
-            "properties": {
-                "key": {"type": "string", "description": "Key of the taint; none with operator Exists tolerates all."},
-                "operator": {"type": "string", "enum": ["Exists", "Equal"], "description": "Equal (default) compares the value, Exists does not."},
-                "value": {"type": "string", "description": "Value of the taint."},
-                "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"], "description": "Effect of the taint; none is any."},
-                "tolerationSeconds": {"type": "integer", "format": "int64", "description": "How long a NoExecute taint is tolerated; none is for ever."}
-            }
-        }
-    })
-}
-
-fn as_in_a_pod(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
-}
-
-fn spread_constraints(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 8,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One constraint, as in a Pod.",
-            "x-kubernetes-preserve-unknown-fields": true
-        }
-    })
 }
 
 /// Whether evictions are counted by Kubernetes.
@@ -240,7 +208,9 @@ fn number_or_percent(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// Server-side apply of an empty map over one with entries leaves a null behind (Kubernetes 1.34, measured).
-fn null_is_empty<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+pub(super) fn null_is_empty<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -281,7 +251,7 @@ fn config(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// Limits and requests alone: claims need a pod that declares them, which this API cannot.
-fn resources(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
     let amounts = |description: Cow<'static, str>| {
         json_schema!({
             "type": "object",

@@ -51,6 +51,11 @@ pub struct ValkeyClusterStatus {
     #[serde(default)]
     pub formed: bool,
 
+    /// What the data is spread for: number of shards and revision of the pods, as 3/0f3a5b7c9d1e. It follows a change of the spec
+    /// when that is done; with spec.purgeKeysOnRebalance as soon as the keys are dropped, so that one change drops them once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
+
     /// Ready, Progressing, Degraded, ClusterFormed, SlotsAssigned and, while paused, Paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
@@ -60,10 +65,46 @@ pub struct ValkeyClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
 
+    /// What became of the hand-over that the annotation valkey.io/hand-over asks for. Absent without that annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over: Option<HandOver>,
+
     /// The shards in their order: who serves which slots, and where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["shard"]))]
     pub topology: Vec<ShardTopology>,
+}
+
+/// A hand-over that a person asks for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct HandOver {
+    /// What the annotation says. The same request is done once; to ask again, take the annotation away first.
+    pub request: String,
+
+    /// Pending, Done or Refused.
+    pub state: HandOverState,
+
+    /// Pod that led when the request was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+
+    /// What it waits for, or why it was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far a request is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum HandOverState {
+    /// Still to be done.
+    Pending,
+    /// Done, and not done again.
+    Done,
+    /// It cannot be done: the annotation is to be corrected.
+    Refused,
 }
 
 /// Health in one word.
@@ -114,6 +155,29 @@ pub struct Operation {
     /// When the change began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
+
+    /// When this stage of it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage_since: Option<Time>,
+
+    /// While slots move: the data in them. Estimated from the average slot of each shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<OperationBytes>,
+}
+
+/// The data of slots that move.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct OperationBytes {
+    /// Bytes that have moved.
+    pub done: i64,
+
+    /// Bytes that are to move in all.
+    pub total: i64,
+
+    /// Bytes a second since the stage began.
+    pub per_second: i64,
 }
 
 impl Operation {
@@ -126,7 +190,20 @@ impl Operation {
         since: Option<Time>,
     ) -> Self {
         let progress = format!("{stage} {done}/{total}");
-        Self { kind, stage: stage.to_owned(), done, total, unit: unit.to_owned(), progress, since }
+        let (stage, unit) = (stage.to_owned(), unit.to_owned());
+        Self { kind, stage, done, total, unit, progress, since, stage_since: None, bytes: None }
+    }
+
+    /// The same with the data that moves, which `progress` then shows from one MiB on.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: OperationBytes) -> Self {
+        const MIB: i64 = 1 << 20;
+        if bytes.total >= MIB {
+            let (done, total, rate) = (bytes.done / MIB, bytes.total / MIB, bytes.per_second / MIB);
+            self.progress = format!("{}, {done}/{total} MiB, {rate} MiB/s", self.progress);
+        }
+        self.bytes = Some(bytes);
+        self
     }
 }
 

@@ -14,7 +14,8 @@ const LAST_NET_SECONDS: i64 = 15;
 
 /// $1 is for how many seconds to hold on. Ends when the node was released, when it is alone and owns no slot (nothing
 /// hangs on it), when the server has given no answer at all for 5 s (an error is an answer), or when the time is over.
-/// /proc/uptime is the one clock that costs no process.
+/// A time-out is 124 with coreutils, and with BusyBox (alpine images) 143, the signal that ended the program. /proc/uptime is the
+/// one clock that costs no process.
 const SCRIPT: &str = r#"read -r now _ < /proc/uptime
 end=$(( ${now%.*} + $1 ))
 ask=$(( ${now%.*} + 2 ))
@@ -29,7 +30,7 @@ while read -r now _ < /proc/uptime && [ "${now%.*}" -lt "$end" ]; do
   [ "$nodes" -le 1 ] && [ -z "$own" ] && exit 0
   if [ "${now%.*}" -ge "$ask" ]; then
     timeout 5 valkey-cli -s SOCKET ping > /dev/null 2>&1
-    [ $? -eq 124 ] && exit 0
+    case $? in 124|143) exit 0 ;; esac
     ask=$(( ${now%.*} + 2 ))
   fi
   sleep 0.1

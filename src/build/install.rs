@@ -1,6 +1,6 @@
 //! The operator's own installation: everything that one `kubectl apply --server-side -f` needs. Pure.
 //!
-//! Rights are listed one by one, without wildcards; what a right is for stands beside it.
+//! What the operator may do is in `rbac`.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,6 @@ use k8s_openapi::{
             TopologySpreadConstraint,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
-        rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject},
         scheduling::v1::PriorityClass,
     },
     apimachinery::pkg::{
@@ -27,6 +26,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::labels::{OPERATOR, recommended};
+use super::{network, rbac};
 use crate::api;
 
 /// Namespace of the operator.
@@ -43,29 +43,26 @@ const TOLERATED_SECONDS: i64 = 30;
 /// Numeric user of the operator's image, which has no user database. 65532 is the usual `nonroot`.
 const USER: i64 = 65532;
 
-/// Every object of the installation, in the order in which they are applied.
+/// Every object of the installation, in the order in which they are applied: for all namespaces, or for these.
 ///
 /// # Errors
 /// Never for these types; what cannot be written as JSON would be reported.
-pub fn install() -> serde_json::Result<Vec<Value>> {
+pub fn install(namespaces: &[String]) -> serde_json::Result<Vec<Value>> {
     let mut crd = api::crd();
     crd.metadata.labels.get_or_insert_default().extend(own_labels());
-    Ok(vec![
-        value(&namespace())?,
-        value(&crd)?,
-        value(&service_account())?,
-        value(&cluster_role())?,
-        value(&cluster_role_binding())?,
-        value(&role())?,
-        value(&role_binding())?,
+    let mut all = vec![value(&namespace())?, value(&crd)?, value(&service_account())?];
+    all.extend(rbac::roles(namespaces)?);
+    all.extend([
         value(&priority_class())?,
-        value(&deployment())?,
+        value(&network::of_operator())?,
+        value(&deployment(namespaces))?,
         value(&disruption_budget())?,
         value(&metrics_service())?,
-    ])
+    ]);
+    Ok(all)
 }
 
-fn value(object: &impl Serialize) -> serde_json::Result<Value> {
+pub(super) fn value(object: &impl Serialize) -> serde_json::Result<Value> {
     serde_json::to_value(object)
 }
 
@@ -76,15 +73,15 @@ fn own_labels() -> BTreeMap<String, String> {
     labels
 }
 
-fn selector() -> BTreeMap<String, String> {
+pub(super) fn selector() -> BTreeMap<String, String> {
     ["name", "instance"].map(|key| (format!("app.kubernetes.io/{key}"), OPERATOR.to_owned())).into()
 }
 
-fn global(name: &str) -> ObjectMeta {
+pub(super) fn global(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), labels: Some(own_labels()), ..Default::default() }
 }
 
-fn namespaced(name: &str) -> ObjectMeta {
+pub(super) fn namespaced(name: &str) -> ObjectMeta {
     ObjectMeta { namespace: Some(NAMESPACE.to_owned()), ..global(name) }
 }
 
@@ -97,77 +94,6 @@ fn namespace() -> Namespace {
 
 fn service_account() -> ServiceAccount {
     ServiceAccount { metadata: namespaced(OPERATOR), ..Default::default() }
-}
-
-fn may(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
-    let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-    PolicyRule {
-        api_groups: Some(vec![group.to_owned()]),
-        resources: Some(owned(resources)),
-        verbs: owned(verbs),
-        ..Default::default()
-    }
-}
-
-fn cluster_role() -> ClusterRole {
-    let rules = vec![
-        // What is wanted, and where it is answered. Finalizers: needed to own objects with blockOwnerDeletion.
-        may(api::GROUP, &["valkeyclusters"], &["get", "list", "watch"]),
-        may(api::GROUP, &["valkeyclusters/status"], &["patch", "update"]),
-        may(api::GROUP, &["valkeyclusters/finalizers"], &["update"]),
-        // Members, and the gate of their readiness.
-        may("", &["pods"], &["get", "list", "watch", "create", "patch", "delete"]),
-        may("", &["pods/status"], &["patch"]),
-        // Server-side apply is patch, and create when the object is new.
-        may("", &["services", "configmaps"], &["get", "list", "watch", "create", "patch"]),
-        // How many members evictions leave.
-        may("policy", &["poddisruptionbudgets"], &["get", "list", "watch", "create", "patch", "delete"]),
-        // Passwords outlive the cluster object until the last pod is gone, so they are deleted by the operator.
-        may("", &["secrets"], &["get", "list", "watch", "create", "patch", "delete"]),
-        // A namespace that is being deleted.
-        may("", &["namespaces"], &["list", "watch"]),
-        // Where members may run.
-        may("", &["nodes"], &["get", "list", "watch"]),
-        // What happened, and what Kubernetes says of a pod that does not start.
-        may("", &["events"], &["list"]),
-        may("events.k8s.io", &["events"], &["create", "patch"]),
-    ];
-    ClusterRole { metadata: global(OPERATOR), rules: Some(rules), aggregation_rule: None }
-}
-
-/// The lease that decides which of the replicas acts.
-fn role() -> Role {
-    let rules = vec![may("coordination.k8s.io", &["leases"], &["get", "create", "update"])];
-    Role { metadata: namespaced(OPERATOR), rules: Some(rules) }
-}
-
-fn subjects() -> Vec<Subject> {
-    vec![Subject {
-        kind: "ServiceAccount".to_owned(),
-        name: OPERATOR.to_owned(),
-        namespace: Some(NAMESPACE.to_owned()),
-        ..Default::default()
-    }]
-}
-
-fn refers_to(kind: &str) -> RoleRef {
-    RoleRef {
-        api_group: "rbac.authorization.k8s.io".to_owned(),
-        kind: kind.to_owned(),
-        name: OPERATOR.to_owned(),
-    }
-}
-
-fn cluster_role_binding() -> ClusterRoleBinding {
-    ClusterRoleBinding {
-        metadata: global(OPERATOR),
-        role_ref: refers_to("ClusterRole"),
-        subjects: Some(subjects()),
-    }
-}
-
-fn role_binding() -> RoleBinding {
-    RoleBinding { metadata: namespaced(OPERATOR), role_ref: refers_to("Role"), subjects: Some(subjects()) }
 }
 
 fn priority_class() -> PriorityClass {
@@ -183,11 +109,11 @@ fn priority_class() -> PriorityClass {
     }
 }
 
-fn deployment() -> Deployment {
+fn deployment(namespaces: &[String]) -> Deployment {
     let one = || Some(IntOrString::Int(1));
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(own_labels()), ..Default::default() }),
-        spec: Some(pod_spec()),
+        spec: Some(pod_spec(namespaces)),
     };
     Deployment {
         metadata: namespaced(OPERATOR),
@@ -205,11 +131,11 @@ fn deployment() -> Deployment {
     }
 }
 
-fn pod_spec() -> PodSpec {
+fn pod_spec(namespaces: &[String]) -> PodSpec {
     // A wish, so that both replicas run on a cluster with a single worker too.
     let spread = TopologySpreadConstraint {
         max_skew: 1,
-        topology_key: super::pod::HOSTNAME.to_owned(),
+        topology_key: super::place::HOSTNAME.to_owned(),
         when_unsatisfiable: "ScheduleAnyway".to_owned(),
         label_selector: Some(LabelSelector { match_labels: Some(selector()), match_expressions: None }),
         match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
@@ -230,7 +156,7 @@ fn pod_spec() -> PodSpec {
             }),
             ..Default::default()
         }),
-        containers: vec![container()],
+        containers: vec![container(namespaces)],
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(TOLERATED_SECONDS),
         ..Default::default()
@@ -247,7 +173,7 @@ fn tolerates(trouble: &str) -> Toleration {
     }
 }
 
-fn container() -> Container {
+fn container(namespaces: &[String]) -> Container {
     let amounts = |list: &[(&str, &str)]| {
         Some(
             list.iter()
@@ -270,10 +196,7 @@ fn container() -> Container {
         name: "operator".to_owned(),
         image: Some(IMAGE.to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        env: Some(vec![
-            own_field("POD_NAME", "metadata.name"),
-            own_field("POD_NAMESPACE", "metadata.namespace"),
-        ]),
+        env: Some(environment(namespaces)),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
             container_port: HTTP_PORT,
@@ -296,6 +219,16 @@ fn container() -> Container {
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Default::default()
     }
+}
+
+fn environment(namespaces: &[String]) -> Vec<EnvVar> {
+    let mut all =
+        vec![own_field("POD_NAME", "metadata.name"), own_field("POD_NAMESPACE", "metadata.namespace")];
+    if !namespaces.is_empty() {
+        let (name, value) = ("VALKEY_OPERATOR_NAMESPACES".to_owned(), Some(namespaces.join(",")));
+        all.push(EnvVar { name, value, value_from: None });
+    }
+    all
 }
 
 fn own_field(name: &str, path: &str) -> EnvVar {

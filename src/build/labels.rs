@@ -21,6 +21,16 @@ pub const NODE_INDEX: &str = "valkey.io/node-index";
 pub const ROLE: &str = "valkey.io/role";
 /// The value of [`ROLE`].
 pub const PRIMARY: &str = "primary";
+/// Label: the pod counts among the copies of its shard that the scheduler keeps apart. Only where the spec requires that.
+pub const APART: &str = "valkey.io/apart";
+/// Annotation of a pod or of the Service: the labels and annotations that the spec has given it.
+pub const GIVEN: &str = "valkey.io/given";
+/// Annotation of the cluster: a pod that shall lead its shard, or a shard (by its number) that another of its pods shall lead.
+pub const HAND_OVER: &str = "valkey.io/hand-over";
+/// Annotation of a pod: the worker that it was asked for.
+pub const WORKER: &str = "valkey.io/worker";
+/// Annotation of a pod: UID of the member that it was made to take the place of, when that was only to be moved.
+pub const INSTEAD_OF: &str = "valkey.io/instead-of";
 /// Annotation of a pod: its revision.
 pub const REVISION: &str = "valkey.io/revision";
 /// Annotation of a pod: how many predecessors in a row failed right after their start.
@@ -29,6 +39,12 @@ pub const FAILURES: &str = "valkey.io/failures";
 pub const FORMED: &str = "valkey.io/formed";
 /// Annotation of a pod: the certificates that its kubelet was told of.
 pub const CERTIFICATES: &str = "valkey.io/certificates";
+/// Annotation of a `ValkeyCluster`: a new text asks for new passwords of the system users.
+pub const ROTATE: &str = "valkey.io/rotate-passwords";
+/// Annotation of the Secret: the text of [`ROTATE`] that its passwords were made for.
+pub const ROTATED: &str = "valkey.io/rotated";
+/// Annotation of the Secret: when the exporters' password was made, in milliseconds since 1970.
+pub const EXPORTER_SINCE: &str = "valkey.io/exporter-since";
 /// Annotations of a pod begin with this: what its server showed for a setting before `spec.config` first set it live.
 pub const BEFORE: &str = "before.valkey.io/";
 /// Condition of a pod that the operator writes and that its readiness waits for.
@@ -42,6 +58,11 @@ pub const OPERATOR: &str = "valkey-cluster-operator";
 /// The label selector of all objects that the operator manages.
 pub fn managed_selector() -> String {
     format!("{MANAGED_BY}={OPERATOR}")
+}
+
+/// The operator made it.
+pub fn is_managed<K: Resource>(object: &K) -> bool {
+    object.meta().labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|m| m == OPERATOR)
 }
 
 /// The label selector of a cluster's pods, of all roles.

@@ -16,7 +16,8 @@ use k8s_openapi::{
 use super::{
     config::{self, BUS_PORT, CLIENT_PORT, CONFIG_FILE},
     credentials::Credentials,
-    labels::{CLUSTER, CLUSTER_UID, common_name, metadata, owned_by, secret_name},
+    labels::{self, CLUSTER, CLUSTER_UID, GIVEN, common_name, owned_by, secret_name},
+    metadata,
 };
 use crate::model::Desired;
 
@@ -31,8 +32,12 @@ pub fn service(desired: &Desired) -> Service {
         target_port: Some(IntOrString::String(name.to_owned())),
         ..Default::default()
     };
+    let mut meta = owned(desired);
+    metadata::add(&mut meta, &desired.template.service);
+    // Always there, so that a look tells that nothing is wanted any more.
+    meta.annotations.get_or_insert_default().entry(GIVEN.to_owned()).or_default();
     Service {
-        metadata: owned(desired),
+        metadata: meta,
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
             cluster_ip: Some("None".to_owned()),
@@ -84,17 +89,22 @@ pub fn secret(desired: &Desired, credentials: &Credentials) -> Secret {
     Secret {
         metadata: ObjectMeta {
             annotations: Some(annotations),
-            ..metadata(desired, secret_name(&desired.key.name))
+            ..labels::metadata(desired, secret_name(&desired.key.name))
         },
         type_: Some("Opaque".to_owned()),
-        data: Some(credentials.data()),
+        data: Some(credentials.data(is_open(desired))),
         ..Default::default()
     }
+}
+
+/// A user `default` in the spec is closed from the first moment of a server, and becomes what the spec says with all others.
+pub fn is_open(desired: &Desired) -> bool {
+    !desired.users.contains_key("default")
 }
 
 fn owned(desired: &Desired) -> ObjectMeta {
     ObjectMeta {
         owner_references: Some(owned_by(&desired.key)),
-        ..metadata(desired, common_name(&desired.key.name))
+        ..labels::metadata(desired, common_name(&desired.key.name))
     }
 }

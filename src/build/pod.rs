@@ -6,38 +6,30 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
-        KeyToPath, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod,
-        PodAffinityTerm, PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec,
-        PreferredSchedulingTerm, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
-        WeightedPodAffinityTerm,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, KeyToPath,
+        ObjectFieldSelector, Pod, PodReadinessGate, PodSecurityContext, PodSpec, SeccompProfile,
+        SecretVolumeSource, SecurityContext, Volume, VolumeMount,
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use super::{
     config::{ACCESS_DIR, BUS_PORT, CLIENT_PORT, CONFIG_DIR, CONFIG_FILE, PRIMARY_FILE, USERS_FILE},
     hold,
     labels::{
-        CLUSTER_UID, FAILURES, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, certificates_name,
-        common_name, labels, metadata, owned_by, secret_name,
+        APART, FAILURES, INSTEAD_OF, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, WORKER,
+        certificates_name, common_name, labels, metadata, owned_by, secret_name,
     },
-    tls,
+    metadata as given, place, sidecars, tls,
 };
-use crate::model::{Desired, PodName, Revision, Shard};
+use crate::model::{Demands, Desired, PodName, Revision, Shard, WorkerName};
 
 /// Name of the container that runs Valkey, always the first one.
 pub const SERVER: &str = "server";
 /// Name of the volume with the certificates; a pod without it speaks plain text.
 pub const CERTIFICATES: &str = "certificates";
-/// The label of a worker that names it to the scheduler.
-pub const HOSTNAME: &str = "kubernetes.io/hostname";
 /// User and group of the `valkey` account in the public Valkey images.
 const VALKEY_ID: i64 = 999;
-/// The chosen worker counts more than any distance: the choice already keeps a shard's copies apart.
-const CHOSEN: i32 = 100;
-/// When the chosen worker cannot take the pod, it still stays away from the shard's other copies.
-const APART: i32 = 50;
 
 /// Which member a pod is made for, and where it should run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +40,14 @@ pub struct PodPlan {
     pub shard: Shard,
     /// Its number within the shard.
     pub index: u16,
-    /// The `kubernetes.io/hostname` label of the worker that was chosen, if one was. A wish, not a demand.
+    /// The worker that was chosen, if one was: a wish, unless the demands say otherwise.
+    pub worker: Option<WorkerName>,
+    /// Its `kubernetes.io/hostname` label.
     pub worker_hostname: Option<String>,
+    /// What it demands of the scheduler.
+    pub demands: Demands,
+    /// The `kubernetes.io/hostname` labels of the workers that it must not go to.
+    pub not_on_hostnames: Vec<String>,
     /// How many predecessors in a row failed right after their start.
     pub failures: u16,
 }
@@ -60,35 +58,40 @@ pub fn pod(desired: &Desired, revision: &Revision, plan: &PodPlan) -> Pod {
     all.insert("app.kubernetes.io/component".to_owned(), SERVER.to_owned());
     all.insert(SHARD_INDEX.to_owned(), plan.shard.to_string());
     all.insert(NODE_INDEX.to_owned(), plan.index.to_string());
-    let annotations = BTreeMap::from([
+    if desired.template.scheduling.is_strict() && !plan.demands.uncounted {
+        all.insert(APART.to_owned(), "true".to_owned());
+    }
+    let mut annotations = BTreeMap::from([
         (REVISION.to_owned(), revision.to_string()),
         (FAILURES.to_owned(), plan.failures.to_string()),
     ]);
-    Pod {
-        metadata: ObjectMeta {
-            labels: Some(all),
-            annotations: Some(annotations),
-            owner_references: Some(owned_by(&desired.key)),
-            ..metadata(desired, plan.name.to_string())
-        },
-        spec: Some(spec(desired, plan)),
-        status: None,
-    }
+    annotations.extend(plan.worker.as_ref().map(|w| (WORKER.to_owned(), w.to_string())));
+    annotations.extend(plan.demands.instead_of.as_ref().map(|uid| (INSTEAD_OF.to_owned(), uid.to_string())));
+    let mut meta = ObjectMeta {
+        labels: Some(all),
+        annotations: Some(annotations),
+        owner_references: Some(owned_by(&desired.key)),
+        ..metadata(desired, plan.name.to_string())
+    };
+    given::add(&mut meta, &desired.template.metadata);
+    Pod { metadata: meta, spec: Some(spec(desired, plan)), status: None }
 }
 
 fn spec(desired: &Desired, plan: &PodPlan) -> PodSpec {
     let template = &desired.template;
     let secrets = &template.image_pull_secrets;
     let scheduling = &template.scheduling;
+    let changed = template.containers.iter().find(|c| c.name == SERVER);
     PodSpec {
-        containers: vec![server(desired)],
+        containers: vec![sidecars::patched(server(desired), changed)],
+        init_containers: some(&sidecars::sidecars(desired), Vec::is_empty),
         volumes: Some(volumes(desired)),
         restart_policy: Some("Never".to_owned()),
         readiness_gates: Some(vec![PodReadinessGate { condition_type: READINESS_GATE.to_owned() }]),
-        affinity: Some(affinity(desired, plan)),
-        node_selector: some(&scheduling.node_selector, BTreeMap::is_empty),
+        affinity: Some(place::affinity(desired, plan)),
+        node_selector: some(&place::node_selector(desired, plan), BTreeMap::is_empty),
         tolerations: some(&scheduling.tolerations, Vec::is_empty),
-        topology_spread_constraints: some(&scheduling.topology_spread_constraints, Vec::is_empty),
+        topology_spread_constraints: some(&place::topology(desired, plan), Vec::is_empty),
         priority_class_name: scheduling.priority_class_name.clone(),
         security_context: Some(pod_security(&template.pod_security_context)),
         image_pull_secrets: (!secrets.is_empty()).then(|| secrets.clone()),
@@ -199,45 +202,6 @@ fn volumes(desired: &Desired) -> Vec<Volume> {
         },
     ];
     always.into_iter().chain(certificates).collect()
-}
-
-fn affinity(desired: &Desired, plan: &PodPlan) -> Affinity {
-    let same_shard = BTreeMap::from([
-        (CLUSTER_UID.to_owned(), desired.key.uid.clone()),
-        (SHARD_INDEX.to_owned(), plan.shard.to_string()),
-    ]);
-    let apart = WeightedPodAffinityTerm {
-        weight: APART,
-        pod_affinity_term: PodAffinityTerm {
-            topology_key: HOSTNAME.to_owned(),
-            label_selector: Some(LabelSelector { match_labels: Some(same_shard), match_expressions: None }),
-            ..Default::default()
-        },
-    };
-    // What the spec asks for stays; our wishes come beside it.
-    let mut all = desired.template.scheduling.affinity.clone().unwrap_or_default();
-    let near = all.pod_anti_affinity.get_or_insert_with(PodAntiAffinity::default);
-    near.preferred_during_scheduling_ignored_during_execution.get_or_insert_with(Vec::new).push(apart);
-    if let Some(hostname) = &plan.worker_hostname {
-        let nodes = all.node_affinity.get_or_insert_with(NodeAffinity::default);
-        nodes
-            .preferred_during_scheduling_ignored_during_execution
-            .get_or_insert_with(Vec::new)
-            .push(chosen(hostname));
-    }
-    all
-}
-
-fn chosen(hostname: &str) -> PreferredSchedulingTerm {
-    let requirement = NodeSelectorRequirement {
-        key: HOSTNAME.to_owned(),
-        operator: "In".to_owned(),
-        values: Some(vec![hostname.to_owned()]),
-    };
-    PreferredSchedulingTerm {
-        weight: CHOSEN,
-        preference: NodeSelectorTerm { match_expressions: Some(vec![requirement]), match_fields: None },
-    }
 }
 
 /// The restricted Pod Security level by default; each field that the spec gives replaces ours.

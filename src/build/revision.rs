@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::quantity;
-use crate::model::{Desired, Revision, Scheduling, settings};
+use crate::model::{Desired, Exporter, Revision, Scheduling, settings};
 
 /// Digits of the hash that are kept: 48 bits, far more than a cluster ever has revisions.
 const DIGITS: usize = 12;
@@ -30,6 +30,8 @@ struct Fixed<'a> {
     tls: Option<bool>,
     /// Left out of the text where nothing is asked for, as everything that is empty.
     scheduling: BTreeMap<&'a str, Value>,
+    exporter: BTreeMap<&'a str, Value>,
+    containers: Value,
 }
 
 /// The revision that pods of this spec have.
@@ -49,6 +51,8 @@ pub fn revision(desired: &Desired) -> Revision {
         restarted_at: template.restarted_at.as_deref(),
         tls: template.tls.as_ref().map(|_| true),
         scheduling: scheduling(&template.scheduling),
+        exporter: template.exporter.as_ref().map(exporter).unwrap_or_default(),
+        containers: serde_json::to_value(&template.containers).unwrap_or_default(),
     };
     let mut text = String::new();
     canonical(&serde_json::to_value(&fixed).unwrap_or_default(), &mut text);
@@ -65,6 +69,17 @@ fn scheduling(given: &Scheduling) -> BTreeMap<&str, Value> {
         ("priorityClassName", value(serde_json::to_value(&given.priority_class_name))),
     ];
     all.into_iter().filter(|(_, v)| !is_empty(v)).collect()
+}
+
+fn exporter(given: &Exporter) -> BTreeMap<&str, Value> {
+    let value = |v: serde_json::Result<Value>| v.unwrap_or_default();
+    BTreeMap::from([
+        ("image", Value::from(given.image.as_str())),
+        ("args", Value::from(given.args.clone())),
+        ("limits", value(serde_json::to_value(amounts(given.resources.limits.as_ref())))),
+        ("requests", value(serde_json::to_value(amounts(given.resources.requests.as_ref())))),
+        ("securityContext", value(serde_json::to_value(&given.security_context))),
+    ])
 }
 
 /// The settings that a running server does not change.

@@ -190,6 +190,14 @@ pub fn migrate(source: &Facts, target: &Facts, slots: &Slots) -> Result<Option<S
     move_slots(source, target, slots)
 }
 
+/// Keys are dropped by a primary; its replicas do as it does.
+pub fn drop_keys(facts: &Facts) -> Result<(), String> {
+    match &facts.own.primary {
+        Some(primary) => Err(format!("it has become a replica of {primary}")),
+        None => Ok(()),
+    }
+}
+
 /// Only a replica is asked to leave; a primary hands over first.
 pub fn retire(facts: &Facts) -> Result<(), String> {
     if facts.own.primary.is_some() { Ok(()) } else { Err("it has become a primary".to_owned()) }

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::Executor;
 use crate::api::ValkeyCluster;
-use crate::build::{self, Credentials, PodPlan, labels};
+use crate::build::{self, PodPlan, labels, metadata};
 use crate::hints::lock;
-use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, step::Removable};
+use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
 use crate::observe::kube as read;
 
 impl Executor<'_> {
@@ -25,17 +25,26 @@ impl Executor<'_> {
             Step::Apply(Object::Secret) => self.secret().await,
             Step::Apply(Object::ConfigMap) => self.apply(&build::config_map(&self.s.desired)).await,
             Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
+            Step::Apply(Object::Policy) => self.apply(&build::policy(&self.s.desired)).await,
             Step::Apply(Object::Budget) => self.budget().await,
             Step::Certify(given) => self.certify(given).await,
+            Step::Renew => self.renew().await,
+            Step::Settle => self.settle().await,
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
-            Step::SetRole { name, uid, leads, .. } => self.role(name, uid, *leads).await,
+            Step::SetRole { name, uid, leads, .. } => {
+                self.label(name, uid, labels::ROLE, leads.then_some(labels::PRIMARY)).await
+            }
+            Step::SetApart { name, uid, counts, .. } => {
+                self.label(name, uid, labels::APART, counts.then_some("true")).await
+            }
+            Step::SetMetadata { name, uid, .. } => self.dress(name, uid).await,
             Step::Nudge { name, uid, of, .. } => {
-                let mark = json!({ "annotations": { labels::CERTIFICATES: of } });
-                self.mark(name, uid, mark).await
+                self.annotate(name, uid, labels::CERTIFICATES, of.as_str()).await
             }
             Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
+            Step::Purge { on, shape } => self.purge(on, shape).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
         };
         result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))
@@ -71,43 +80,6 @@ impl Executor<'_> {
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
             Err(error) => Err(error),
         }
-    }
-
-    /// Creates the Secret, or takes over one that an earlier cluster of this name has left.
-    async fn secret(&self) -> kube::Result<Outcome> {
-        let known = lock(self.hints).credentials.clone();
-        let credentials = known.unwrap_or_else(|| Credentials::new(password(), password()));
-        let mut wanted = self.secret_with(&credentials);
-        let mut credentials = credentials;
-        let api = self.api::<Secret>();
-        match api.create(&PostParams::default(), &wanted).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(s)) if s.is_already_exists() => {
-                let live = api.get(&wanted.name_any()).await?;
-                if live.annotations().get(labels::CLUSTER_UID) == Some(&self.s.desired.key.uid) {
-                    return Ok(Outcome::Stale("the Secret exists".to_owned()));
-                }
-                // Pods of the former cluster of this name may still hold on until they are released.
-                if let Ok(former) = Credentials::from_secret(&live) {
-                    credentials.operator = former.operator;
-                    wanted = self.secret_with(&credentials);
-                }
-                wanted.metadata.resource_version = live.resource_version();
-                let params = PatchParams::apply(labels::OPERATOR).force();
-                api.patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await?;
-            }
-            Err(error) => return Err(error),
-        }
-        lock(self.hints).credentials = Some(credentials);
-        Ok(Outcome::Done)
-    }
-
-    fn secret_with(&self, credentials: &Credentials) -> Secret {
-        let mut wanted = build::secret(&self.s.desired, credentials);
-        if self.s.formed {
-            wanted.annotations_mut().insert(labels::FORMED.to_owned(), "true".to_owned());
-        }
-        wanted
     }
 
     /// Writes what was decided over what was read, and nothing else.
@@ -164,14 +136,19 @@ impl Executor<'_> {
     }
 
     async fn create(&self, step: &Step) -> kube::Result<Outcome> {
-        let Step::CreatePod { name, shard, index, worker, failures } = step else {
+        let Step::CreatePod { name, shard, index, worker, demands, failures } = step else {
             return Ok(Outcome::Stale("not a Pod".to_owned()));
         };
+        let hostname =
+            |w: &WorkerName| self.s.workers.get(w).map_or_else(|| w.to_string(), |w| w.hostname.clone());
         let plan = PodPlan {
             name: name.clone(),
             shard: *shard,
             index: *index,
-            worker_hostname: worker.as_ref().and_then(|w| self.s.workers.get(w)).map(|w| w.hostname.clone()),
+            worker: worker.clone(),
+            worker_hostname: worker.as_ref().map(hostname),
+            not_on_hostnames: demands.not_on.iter().map(hostname).collect(),
+            demands: demands.clone(),
             failures: *failures,
         };
         let pod = build::pod(&self.s.desired, &self.s.revision, &plan);
@@ -226,9 +203,7 @@ impl Executor<'_> {
                 let worker = workers
                     .iter()
                     .find(|w| live.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&w.name_any()));
-                if worker
-                    .is_none_or(|w| read::worker(w, &self.s.desired.template.scheduling).lost_since.is_none())
-                {
+                if worker.is_none_or(|w| read::worker(w, &self.s.desired.template).lost_since.is_none()) {
                     return Err("its worker is heard again".to_owned());
                 }
                 nodes.removable(ip, only_if).await
@@ -260,14 +235,23 @@ impl Executor<'_> {
         }
     }
 
-    async fn role(&self, name: &PodName, uid: &PodUid, leads: bool) -> kube::Result<Outcome> {
-        let value = leads.then_some(labels::PRIMARY);
-        self.mark(name, uid, json!({ "labels": { labels::ROLE: value } })).await
+    /// Sets a label or takes it away. Bound to the UID: a namesake's labels are its own.
+    async fn label(
+        &self,
+        name: &PodName,
+        uid: &PodUid,
+        key: &str,
+        value: Option<&str>,
+    ) -> kube::Result<Outcome> {
+        self.merge(name, json!({ "uid": uid, "labels": { key: value } })).await
     }
 
-    /// Merges into the metadata of a Pod, bound to the UID: a namesake's are its own.
-    async fn mark(&self, name: &PodName, uid: &PodUid, mut metadata: Value) -> kube::Result<Outcome> {
-        metadata["uid"] = json!(uid);
+    /// The same for an annotation.
+    async fn annotate(&self, name: &PodName, uid: &PodUid, key: &str, value: &str) -> kube::Result<Outcome> {
+        self.merge(name, json!({ "uid": uid, "annotations": { key: value } })).await
+    }
+
+    async fn merge(&self, name: &PodName, metadata: Value) -> kube::Result<Outcome> {
         let body = json!({ "metadata": metadata });
         let params =
             PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
@@ -282,6 +266,32 @@ impl Executor<'_> {
 }
 
 impl Executor<'_> {
+    /// Reads the Pod again: what was given before is noted on it.
+    async fn dress(&self, name: &PodName, uid: &PodUid) -> kube::Result<Outcome> {
+        let api = self.api::<Pod>();
+        let Some(live) =
+            api.get_metadata_opt(name.as_str()).await?.filter(|l| l.uid().as_deref() == Some(uid.as_str()))
+        else {
+            return Ok(Outcome::Stale(format!("{name} is another Pod by now")));
+        };
+        let before =
+            live.annotations().get(labels::GIVEN).map(|note| metadata::noted(note)).unwrap_or_default();
+        let mut body = metadata::patch(&before, &self.s.desired.template.metadata);
+        if let Some(meta) = body.as_object_mut() {
+            meta.insert("uid".to_owned(), json!(uid));
+            meta.insert("resourceVersion".to_owned(), json!(live.resource_version()));
+        }
+        let merge =
+            PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
+        match api.patch_metadata(name.as_str(), &merge, &Patch::Merge(&json!({ "metadata": body }))).await {
+            Ok(_) => Ok(Outcome::Done),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => {
+                Ok(Outcome::Stale(format!("{name} has just changed")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the Pod again: the first note is the true one, whatever a watch that lags behind has shown.
     async fn note(
         &self,
@@ -312,12 +322,6 @@ impl Executor<'_> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// 32 letters and digits (190 bits) from the operating system's generator.
-fn password() -> String {
-    use rand::distr::{Alphanumeric, SampleString};
-    Alphanumeric.sample_string(&mut rand::rng(), 32)
 }
 
 /// The API server's own words, without the client's wrapping.

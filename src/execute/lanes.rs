@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::model::{Done, Lane, Outcome, Proposal, Step};
+use crate::model::{Done, Lane, Object, Outcome, Proposal, Step};
 use crate::parallel;
 
 /// How many lanes run at one time.
@@ -65,18 +65,25 @@ pub fn nothing_rests_on(step: &Step) -> bool {
         step,
         Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Configure { .. }
+            | Step::SetUser { .. }
+            | Step::RemoveUser { .. }
+            | Step::LogIn { .. }
             | Step::CreatePod { .. }
             | Step::DeletePod { .. }
             | Step::Migrate { .. }
             | Step::Carry { .. }
+            | Step::Purge { .. }
+            | Step::Apply(Object::Budget)
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Object, PodName, PodUid, Shard, Why, step::Removable};
+    use crate::model::{PodName, PodUid, Shard, Why, step::Removable};
 
     fn of(steps: Vec<Step>) -> Vec<Proposal> {
         steps.into_iter().map(|s| Proposal::new(s, Why::Form, "")).collect()

@@ -5,6 +5,8 @@
 pub mod guard;
 mod kube;
 pub mod lanes;
+mod passwords;
+pub mod purge;
 pub mod recovery;
 pub mod valkey;
 
@@ -23,11 +25,14 @@ pub async fn execute(
     plan: &Plan,
     hints: &Arc<std::sync::Mutex<Hints>>,
 ) -> Vec<Done> {
-    let (access, applied) = {
+    let (access, replication, applied) = {
         let h = lock(hints);
-        (h.access(), Arc::clone(&h.applied))
+        (h.access(), h.credentials.as_ref().map(|c| c.replication.clone()), Arc::clone(&h.applied))
     };
-    let nodes = access.map(|a| ValkeyExecutor::new(Arc::clone(&ctx.connector), a, ctx.ports, applied));
+    let nodes = access.zip(replication).map(|(access, replication)| {
+        let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access, ctx.ports, applied);
+        nodes.replicating_with(replication)
+    });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
     remember(hints, s, &done);
@@ -70,6 +75,7 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
             Outcome::Done => {
                 h.attempts.done(&d.proposal.step, s.now);
                 h.past.done(&d.proposal.step, s.now);
+                h.traffic.done(&d.proposal.step, s.now);
             }
             Outcome::Stale(_) => {}
             Outcome::Failed(error) => h.attempts.failed(&d.proposal.step, s.now, error),

@@ -1,7 +1,9 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Pod, Revision, Snapshot, Template};
+use crate::model::{
+    Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot, Template,
+};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
@@ -27,6 +29,8 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             encrypted: false,
             nudged: None,
             leads: false,
+            place: Place::default(),
+            given: String::new(),
             gate: Some(true),
             created: Moment(0),
             trouble: None,
@@ -45,6 +49,10 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             budget: true,
             template: Template::default(),
             config: BTreeMap::new(),
+            purge: false,
+            users: BTreeMap::new(),
+            rotation: None,
+            allowed_clients: Vec::new(),
             paused: false,
             deleting: false,
         },
@@ -52,11 +60,14 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         formed: true,
         whole: true,
         served: (0..SHARDS).map(Shard).collect(),
+        shape: None,
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
         certificates: None,
         unchangeable: None,
+        accounts: None,
+        passwords: BTreeMap::new(),
         pods: pods.into_iter().map(|p| (p.name.clone(), p)).collect(),
         taken: BTreeSet::new(),
         workers: BTreeMap::new(),
@@ -64,6 +75,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 0,
         applied: BTreeMap::new(),
+        request: None,
         past: past.clone(),
     }
 }

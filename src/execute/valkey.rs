@@ -4,6 +4,7 @@
 //! in between is never spoken to by mistake.
 
 mod slots;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,15 +17,13 @@ use super::guard::{self, Facts};
 use super::recovery::Claim;
 use crate::build::credentials::{IMPORT_RIGHT, IMPORT_RIGHTS, REPLICATION_USER};
 use crate::model::settings::JOBS_SINCE;
+pub use crate::model::users::Applied;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
 use crate::parallel;
 use crate::valkey::Ports;
 use crate::valkey::commands::{self, Failover};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
-
-/// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
-pub type Applied = BTreeMap<(NodeId, String), (String, String)>;
 
 /// Nodes of one step that are read or told at one time.
 pub(super) const PARALLEL: usize = 16;
@@ -37,6 +36,8 @@ pub struct ValkeyExecutor {
     pub(super) connector: Arc<dyn Connector>,
     pub(super) access: Access,
     pub(super) ports: Ports,
+    /// The password that nodes log in to their primaries with.
+    replication: Option<String>,
     applied: Arc<Mutex<Applied>>,
     open: Mutex<BTreeMap<IpAddr, Arc<Slot>>>,
 }
@@ -53,6 +54,15 @@ pub(super) enum Hitch {
     Failed(String),
 }
 
+impl From<Hitch> for Outcome {
+    fn from(hitch: Hitch) -> Self {
+        match hitch {
+            Hitch::Stale(why) => Self::Stale(why),
+            Hitch::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
 pub(super) type Done = Result<(), Hitch>;
 
 impl ValkeyExecutor {
@@ -65,13 +75,23 @@ impl ValkeyExecutor {
     ) -> Self {
         // A node that has just answered does so again at once, or not at all.
         let limits = Limits { connect: Limits::brief().connect, ..access.limits };
-        Self { connector, access: Access { limits, ..access }, ports, applied, open: Mutex::default() }
+        let (access, open) = (Access { limits, ..access }, Mutex::default());
+        Self { connector, access, ports, replication: None, applied, open }
+    }
+
+    /// The same for a cluster whose replicas log in with this password.
+    #[must_use]
+    pub fn replicating_with(self, password: String) -> Self {
+        Self { replication: Some(password), ..self }
     }
 
     /// Carries out one step.
     pub async fn run(&self, step: &Step) -> Outcome {
         let done = match step {
             Step::Configure { on, settings, only_empty } => self.configure(on, settings, *only_empty).await,
+            Step::SetUser { on, user, rules } => self.set_user(on, user, rules).await,
+            Step::RemoveUser { on, user } => self.remove_user(on, user).await,
+            Step::LogIn { on } => self.log_in(on).await,
             Step::Admit { on } => self.admit(on).await,
             Step::AssignSlots { on, slots } => self.assign(on, slots).await,
             Step::SetEpoch { on, epoch } => self.set_epoch(on, *epoch).await,
@@ -91,11 +111,7 @@ impl ValkeyExecutor {
             Step::Restore { on, slots } => self.restore(on, slots).await,
             _ => Err(Hitch::Stale("not a step of a Valkey node".to_owned())),
         };
-        match done {
-            Ok(()) => Outcome::Done,
-            Err(Hitch::Stale(why)) => Outcome::Stale(why),
-            Err(Hitch::Failed(why)) => Outcome::Failed(why),
-        }
+        done.map_or_else(Outcome::from, |()| Outcome::Done)
     }
 
     /// Whether the Pod at this address may be deleted, as its node says now.
@@ -105,8 +121,12 @@ impl ValkeyExecutor {
             Facts::read(node.as_ref()).await
         };
         match (only_if, read(ip).await) {
-            (Removable::NotRunning | Removable::Unreachable, Err(e)) if !is_alive(&e) => Ok(()),
-            (Removable::NotRunning | Removable::Unreachable, _) => Err("its server answers".to_owned()),
+            (Removable::NotRunning | Removable::Unreachable | Removable::Silent, Err(e)) if !is_alive(&e) => {
+                Ok(())
+            }
+            (Removable::NotRunning | Removable::Unreachable | Removable::Silent, _) => {
+                Err("its server answers".to_owned())
+            }
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),
@@ -139,6 +159,28 @@ impl ValkeyExecutor {
             }
         }
         Ok(())
+    }
+
+    /// Drops the keys of these primaries; every one of them is identified before the first is told.
+    pub async fn drop_keys(&self, on: &[Target]) -> Outcome {
+        let asked = parallel::all(on.iter().map(|t| self.facts(t).boxed()).collect(), PARALLEL).await;
+        let mut nodes = Vec::with_capacity(on.len());
+        for (target, asked) in on.iter().zip(asked) {
+            match asked.and_then(|(node, facts)| {
+                guard::drop_keys(&facts).map(|()| node).map_err(|why| stale(target, &why))
+            }) {
+                Ok(node) => nodes.push((target, node)),
+                Err(hitch) => return hitch.into(),
+            }
+        }
+        let user = self.access.username.as_deref().unwrap_or("default");
+        let flush = |(target, node): (&Target, Arc<dyn Node>)| {
+            let target = target.clone();
+            async move { commands::flush_all(node.as_ref(), user).await.map_err(|e| refused(&target, &e)) }
+                .boxed()
+        };
+        let done = parallel::all(nodes.into_iter().map(flush).collect(), PARALLEL).await;
+        done.into_iter().find_map(Result::err).map_or(Outcome::Done, Outcome::from)
     }
 
     async fn admit(&self, on: &Target) -> Done {

@@ -28,7 +28,8 @@ pub(in crate::execute) struct World {
 
 impl World {
     pub(in crate::execute) fn new(program: &str, group: u8) -> Self {
-        let credentials = Credentials::new("operator0123456789", "replication0123456789");
+        let credentials =
+            Credentials::new("operator0123456789", "replication0123456789", "exporter0123456789");
         let access = Access {
             username: Some(OPERATOR_USER.to_owned()),
             password: Some(credentials.operator.clone()),

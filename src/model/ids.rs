@@ -68,7 +68,7 @@ text_id!(
 );
 
 /// One `ValkeyCluster` among all: namespace and name to find it, UID to tell it from a namesake.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct ClusterKey {
     /// The namespace it lives in.
     pub namespace: String,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::ids::{Moment, NodeId, PodUid};
+use super::ids::{Moment, NodeId, PodUid, WorkerName};
 use super::snapshot::{NodeReport, Role, Seen, Snapshot};
 use super::step::Step;
 
@@ -14,6 +14,9 @@ use super::step::Step;
 /// that every node from 8.1 on runs with. On 8.0 it is 5 s, and a second attempt meanwhile does no harm: the replica
 /// answers OK and goes on.
 pub const FLIGHT_MS: i64 = 1000;
+
+/// How long a worker that had no room for a member is not tried again, in milliseconds.
+const REFUSED_MS: i64 = 600_000;
 
 /// The hints of one cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,6 +29,8 @@ pub struct Past {
     pub silent: BTreeMap<PodUid, Moment>,
     /// Since when somebody lists slots under an id that does not answer.
     pub headless: Option<Moment>,
+    /// Worker → when the scheduler last refused to move a member there.
+    pub refused: BTreeMap<WorkerName, Moment>,
 }
 
 /// A replica was seen in sync.
@@ -75,6 +80,10 @@ impl Past {
         let missing =
             |n: &&NodeReport| n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id));
         self.headless = reports.iter().any(missing).then(|| self.headless.unwrap_or(s.now));
+        for pod in s.pods.values().filter(|p| p.place.instead_of.is_some() && p.is_unschedulable()) {
+            self.refused.extend(pod.place.asked.clone().map(|w| (w, s.now)));
+        }
+        self.refused.retain(|_, at| s.now < at.plus_ms(REFUSED_MS));
         self.flights.retain(|_, at| s.now < at.plus_ms(FLIGHT_MS));
     }
 

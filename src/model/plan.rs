@@ -22,10 +22,16 @@ pub enum Why {
     Upgrade,
     /// A worker is being emptied, or a member was told to go.
     Evacuate,
-    /// Primaries are unevenly spread over workers.
+    /// A member is better off on another worker.
+    Placement,
+    /// Primaries are unevenly spread over workers or zones.
     Balance,
     /// Slots belong to another shard.
     Scale,
+    /// Keys are dropped on purpose.
+    Purge,
+    /// A person has asked for it.
+    Requested,
     /// A live setting differs.
     Settings,
     /// The truth about a member is published.
@@ -79,6 +85,8 @@ pub enum Code {
     CrashLoop,
     /// A setting is not known to, or not accepted by, the server.
     SettingRefused,
+    /// A user of the spec cannot be set: its password is missing, or the server does not take its rules.
+    UserRefused,
     /// The passwords of running members are gone.
     CredentialsLost,
     /// Objects of this cluster's names belong to another manager.
@@ -116,6 +124,8 @@ pub struct Waiting {
 /// What is going on, as a person would say it; later ones come later in a cluster's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
+    /// All keys are dropped, because the spec says so.
+    DroppingKeys,
     /// Pods are created, scheduled and started.
     AddingPods,
     /// Nodes get to know each other.

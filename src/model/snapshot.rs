@@ -8,8 +8,10 @@ use super::desired::Desired;
 use super::ids::{Fingerprint, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 use super::moves::{Job, JobState, Memory, OpenSlots};
 use super::past::Past;
+use super::shape::Shape;
 use super::slots::Slots;
 use super::step::Object;
+use super::users::{Accounts, Applied, Digest, Shown};
 
 /// Everything the planner may know.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,6 +29,8 @@ pub struct Snapshot {
     /// The shards that have slots, as far as `status.topology` records: a silent owner still leaves a shard. Empty before the
     /// formation is complete.
     pub served: BTreeSet<Shard>,
+    /// What the data was last spread for, as `status.shape` records: none before the formation is complete.
+    pub shape: Option<Shape>,
     /// Service, `ConfigMap` and Secret that are missing or differ from what is wanted.
     pub drifted: BTreeSet<Object>,
     /// Who else manages objects of this cluster's names, as a sentence: then nothing is touched.
@@ -37,6 +41,10 @@ pub struct Snapshot {
     pub certificates: Option<Certificates>,
     /// What the spec asks for and a running cluster cannot become, as a sentence; the plan is for what it is.
     pub unchangeable: Option<String>,
+    /// What servers may know of them; none when they are not at hand.
+    pub accounts: Option<Accounts>,
+    /// The passwords of each user of the spec that has some, or what is missing, as a sentence.
+    pub passwords: BTreeMap<String, Result<Vec<Digest>, String>>,
     /// The Pods controlled by this custom resource's UID.
     pub pods: BTreeMap<PodName, Pod>,
     /// Names that other Pods hold: they cannot be created.
@@ -49,10 +57,23 @@ pub struct Snapshot {
     pub ghosts: BTreeMap<NodeId, Seen<NodeReport>>,
     /// How many nodes of this cluster may run with the lowest node-timeout while it forms (a budget of the operator).
     pub low_timeout_budget: usize,
-    /// Settings that were set and read back: `(node, key) → (text set, text the server then showed)`.
-    pub applied: BTreeMap<(NodeId, String), (String, String)>,
+    /// Settings and users that were set and read back.
+    pub applied: Applied,
+    /// The hand-over that a person asks for, if one is.
+    pub request: Option<Request>,
     /// What this process remembers of earlier looks; empty after a restart.
     pub past: Past,
+}
+
+/// A hand-over that a person asks for by an annotation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What the annotation says: a Pod that shall lead, or a shard by its number.
+    pub wanted: String,
+    /// Who led when the request was noted in the status; none: it is not noted yet.
+    pub from: Option<PodName>,
+    /// The status says that it was done.
+    pub done: bool,
 }
 
 impl Snapshot {
@@ -143,10 +164,34 @@ pub struct Pod {
     pub nudged: Option<Fingerprint>,
     /// The label of its role says that it leads its shard. Nothing is decided by it.
     pub leads: bool,
+    /// What it was asked about its place.
+    pub place: Place,
+    /// The note of the labels and annotations that the spec has given it.
+    pub given: String,
     /// When it was created.
     pub created: Moment,
     /// What keeps it from starting, in the words of Kubernetes.
     pub trouble: Option<Trouble>,
+}
+
+impl Pod {
+    /// The scheduler finds no worker for it.
+    pub fn is_unschedulable(&self) -> bool {
+        self.worker.is_none() && self.trouble.as_ref().is_some_and(|t| t.reason == "Unschedulable")
+    }
+}
+
+/// What a Pod's labels and annotations say of its place.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// The worker that it was asked for; it may be on another.
+    pub asked: Option<WorkerName>,
+    /// The zone that it is pinned to.
+    pub pinned: Option<Zone>,
+    /// It counts among the copies of its shard that the scheduler keeps apart.
+    pub counted: bool,
+    /// The member that it was made to take the place of, when that was only to be moved.
+    pub instead_of: Option<PodUid>,
 }
 
 /// How far a Pod's life is.
@@ -176,6 +221,7 @@ pub struct Trouble {
 
 /// A worker (Kubernetes Node).
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing of its own that Kubernetes says of it")]
 pub struct Worker {
     /// Its name.
     pub name: WorkerName,
@@ -191,6 +237,10 @@ pub struct Worker {
     pub lost_since: Option<Moment>,
     /// A person or a controller vouches with the taint `node.kubernetes.io/out-of-service` that it is off.
     pub out_of_service: bool,
+    /// An autoscaler would like to remove it, or a taint asks to be left alone: others are better.
+    pub shunned: bool,
+    /// How many members its allocatable amounts could hold at most, were there nothing else; none: unknown.
+    pub room: Option<usize>,
 }
 
 /// What one node says of itself and of the others.
@@ -224,6 +274,10 @@ pub struct NodeReport {
     pub loading: bool,
     /// The replication user is on: the operator has adopted this process.
     pub admitted: bool,
+    /// Its users; none when the operator may not ask (a server that an earlier operator has set up).
+    pub users: Option<Shown>,
+    /// The password that it shows to its primary.
+    pub primary_password: Option<Digest>,
     /// Configuration values it was asked for, as `CONFIG GET` shows them.
     pub config: BTreeMap<String, String>,
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::certificates::Given;
+use super::demands::Demands;
 use super::ids::{Fingerprint, NodeId, PodName, PodUid, Shard, WorkerName};
+use super::shape::Shape;
 use super::slots::Slots;
 
 /// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
@@ -32,6 +34,8 @@ pub enum Object {
     ConfigMap,
     /// The headless Service.
     Service,
+    /// The `NetworkPolicy`: who may connect to members.
+    Policy,
     /// The `PodDisruptionBudget`: how many members an eviction may take at one moment.
     Budget,
 }
@@ -55,6 +59,8 @@ pub enum Step {
         index: u16,
         /// The worker that the placement wants; the scheduler has the last word.
         worker: Option<WorkerName>,
+        /// What it demands of the scheduler.
+        demands: Demands,
         /// Quick failures of its predecessors in a row.
         failures: u16,
     },
@@ -116,6 +122,28 @@ pub enum Step {
         /// It leads.
         leads: bool,
     },
+    /// Counts a member among the copies of its shard that are apart, or no longer: the scheduler goes by a label.
+    SetApart {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// It counts.
+        counts: bool,
+    },
+    /// Puts the spec's labels and annotations on a Pod, and takes away those that it does not want any more.
+    SetMetadata {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The note of what is given.
+        given: String,
+    },
     /// Begins a job that moves slots as a whole (both ends 9.0 or newer).
     Migrate {
         /// The owner.
@@ -134,6 +162,13 @@ pub enum Step {
         /// The slots.
         slots: Slots,
     },
+    /// Drops all keys of the cluster, because its spec says so, and records that it was done for this shape.
+    Purge {
+        /// All primaries.
+        on: Vec<Target>,
+        /// What the data is spread for from then on.
+        shape: Shape,
+    },
     /// Sets configuration live and reads it back.
     Configure {
         /// The node.
@@ -148,6 +183,31 @@ pub enum Step {
         /// The node.
         on: Target,
     },
+    /// Sets a user live, by rules that replace all it had, and reads it back. Either all are taken or none.
+    SetUser {
+        /// The node.
+        on: Target,
+        /// The user.
+        user: String,
+        /// The rules, passwords as SHA-256.
+        rules: Vec<String>,
+    },
+    /// Removes a user; its connections are closed.
+    RemoveUser {
+        /// The node.
+        on: Target,
+        /// The user.
+        user: String,
+    },
+    /// Makes a node log in to its primary with the password of now; open connections stay.
+    LogIn {
+        /// The node.
+        on: Target,
+    },
+    /// Writes new passwords of the system users into the Secret, or what is missing there.
+    Renew,
+    /// Takes the operator's former password out of the Secret.
+    Settle,
     /// Gives unowned slots to a node.
     AssignSlots {
         /// The node.
@@ -277,6 +337,8 @@ pub enum Removable {
     Empty,
     /// Its worker has not been heard for long, its node does not answer, and owns no slots in any other's view.
     Unreachable,
+    /// Its node does not answer: its shard is whole without it, and the Pod is given its time to end in order.
+    Silent,
     /// Its node is a retired replica, and its primary still sends every write to that many others.
     Retired {
         /// Replicas that must be online elsewhere.
@@ -308,7 +370,10 @@ impl Step {
     /// The lane it runs in.
     pub fn lane(&self) -> Lane {
         match self {
-            Step::Apply(Object::Budget) => Lane::Aside,
+            Step::Apply(Object::Budget | Object::Policy)
+            | Step::Purge { .. }
+            | Step::Renew
+            | Step::Settle => Lane::Aside,
             Step::Latch | Step::Apply(_) | Step::Certify(_) => Lane::First,
             Step::Promote { .. } => Lane::Urgent,
             Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
@@ -317,8 +382,13 @@ impl Step {
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
             | Step::Nudge { shard, .. }
-            | Step::SetRole { shard, .. } => Lane::Shard(*shard),
+            | Step::SetRole { shard, .. }
+            | Step::SetMetadata { shard, .. }
+            | Step::SetApart { shard, .. } => Lane::Shard(*shard),
             Step::Configure { on, .. }
+            | Step::SetUser { on, .. }
+            | Step::RemoveUser { on, .. }
+            | Step::LogIn { on }
             | Step::Migrate { on, .. }
             | Step::Carry { on, .. }
             | Step::Admit { on }
@@ -341,12 +411,17 @@ impl Step {
             Step::Latch
                 | Step::Apply(_)
                 | Step::Certify(_)
+                | Step::Renew
+                | Step::Settle
                 | Step::CreatePod { .. }
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
                 | Step::Note { .. }
                 | Step::Nudge { .. }
                 | Step::SetRole { .. }
+                | Step::Purge { .. }
+                | Step::SetApart { .. }
+                | Step::SetMetadata { .. }
         )
     }
 
@@ -360,6 +435,7 @@ impl Step {
             }
             Step::Note { uid, key, .. } => format!("note {uid} {key}"),
             Step::Nudge { uid, .. } => format!("nudge {uid}"),
+            Step::SetUser { on, user, rules } => format!("user {} {user} {}", on.uid, rules.join(" ")),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
@@ -368,11 +444,18 @@ impl Step {
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),
             Step::Certify(_) => "certify".to_owned(),
+            Step::Purge { shape, .. } => format!("purge for {shape}"),
             Step::Latch
             | Step::Apply(_)
+            | Step::Renew
+            | Step::Settle
+            | Step::RemoveUser { .. }
+            | Step::LogIn { .. }
             | Step::DeletePod { .. }
             | Step::SetGate { .. }
             | Step::SetRole { .. }
+            | Step::SetApart { .. }
+            | Step::SetMetadata { .. }
             | Step::Admit { .. }
             | Step::AssignSlots { .. }
             | Step::SetEpoch { .. }
@@ -396,9 +479,17 @@ impl Step {
             Step::Note { .. } => "Note",
             Step::Nudge { .. } => "Nudge",
             Step::SetRole { .. } => "SetRole",
+            Step::SetApart { .. } => "SetApart",
+            Step::SetMetadata { .. } => "SetMetadata",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
+            Step::Purge { .. } => "Purge",
             Step::Configure { .. } => "Configure",
+            Step::SetUser { .. } => "SetUser",
+            Step::RemoveUser { .. } => "RemoveUser",
+            Step::LogIn { .. } => "LogIn",
+            Step::Renew => "Renew",
+            Step::Settle => "Settle",
             Step::Admit { .. } => "Admit",
             Step::AssignSlots { .. } => "AssignSlots",
             Step::SetEpoch { .. } => "SetEpoch",
@@ -427,10 +518,13 @@ impl fmt::Display for Step {
                 let kept = if given.before.is_some() { ", former files stay" } else { "" };
                 write!(f, "certify {} by {}{kept}", given.now.leaf, list.join(" "))
             }
-            Step::CreatePod { name, worker, .. } => match worker {
-                Some(w) => write!(f, "create {name} on {w}"),
-                None => write!(f, "create {name}"),
-            },
+            Step::CreatePod { name, worker, demands, .. } => {
+                write!(f, "create {name}")?;
+                if let Some(w) = worker {
+                    write!(f, " on {w}{}", if demands.only { " only" } else { "" })?;
+                }
+                write!(f, "{demands}")
+            }
             Step::DeletePod { name, only_if, .. } => write!(f, "delete {name} ({only_if:?})"),
             Step::SetGate { name, ready, .. } => write!(f, "gate {name} {ready}"),
             Step::Note { name, key, before, .. } => match before {
@@ -441,12 +535,23 @@ impl fmt::Display for Step {
             Step::SetRole { name, leads, .. } => {
                 write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
             }
+            Step::SetApart { name, counts, .. } => {
+                write!(f, "{} {name} apart", if *counts { "count" } else { "no longer count" })
+            }
+            Step::SetMetadata { name, given, .. } => write!(f, "dress {name} {given}"),
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
+            Step::Purge { on, shape } => write!(f, "purge {} primaries for {shape}", on.len()),
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))
             }
+            // Without the rules: they hold the passwords' hashes.
+            Step::SetUser { on, user, .. } => write!(f, "user {user} on {}", on.pod),
+            Step::RemoveUser { on, user } => write!(f, "no user {user} on {}", on.pod),
+            Step::LogIn { on } => write!(f, "log in anew {}", on.pod),
+            Step::Renew => write!(f, "renew passwords"),
+            Step::Settle => write!(f, "settle passwords"),
             Step::Admit { on } => write!(f, "admit {}", on.pod),
             Step::AssignSlots { on, slots } => write!(f, "slots {} {slots}", on.pod),
             Step::SetEpoch { on, epoch } => write!(f, "epoch {} {epoch}", on.pod),

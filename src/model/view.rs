@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ids::{NodeId, Shard};
+use super::ids::{NodeId, PodUid, Shard, WorkerName};
 use super::plan::Why;
 use super::slots::Slots;
 use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Snapshot};
@@ -60,11 +60,22 @@ impl<'a> Member<'a> {
     }
 }
 
+/// A member that works and would be better off elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Misplaced {
+    /// Its Pod.
+    pub uid: PodUid,
+    /// Where it should be.
+    pub to: WorkerName,
+}
+
 /// The members of every shard that is wanted or has Pods.
 #[derive(Debug)]
 pub struct View<'a> {
     /// The facts it was made from.
     pub s: &'a Snapshot,
+    /// The member that is to be moved to a better place, if one is; decided once a pass.
+    pub misplaced: Option<Misplaced>,
     shards: BTreeMap<Shard, Vec<Member<'a>>>,
     ids: BTreeMap<&'a NodeId, Member<'a>>,
 }
@@ -83,7 +94,7 @@ impl<'a> View<'a> {
             }
             shards.entry(pod.shard).or_default().push(member);
         }
-        Self { s, shards, ids }
+        Self { s, shards, ids, misplaced: None }
     }
 
     /// The shards with their members, by ordinal.
@@ -111,13 +122,17 @@ impl<'a> View<'a> {
         self.ids.get(id)
     }
 
-    /// Why a member is to be replaced although it works: its worker is being emptied, or it was made from an earlier spec.
+    /// Why a member is to be replaced although it works: its worker is being emptied, it was made from an earlier spec, or it is
+    /// in the wrong place.
     pub fn unfit(&self, member: &Member<'_>) -> Option<Why> {
         let worker = member.pod.worker.as_ref().and_then(|w| self.s.workers.get(w));
         if worker.is_some_and(|w| w.leaving) {
             return Some(Why::Evacuate);
         }
-        (member.pod.revision != self.s.revision).then_some(Why::Upgrade)
+        if member.pod.revision != self.s.revision {
+            return Some(Why::Upgrade);
+        }
+        self.misplaced.as_ref().is_some_and(|m| m.uid == member.pod.uid).then_some(Why::Placement)
     }
 
     /// The Pods of a shard that count towards its copies.

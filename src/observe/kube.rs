@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod as KubePod, PodStatu
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::build::labels;
-use crate::build::pod::CERTIFICATES;
+use super::matching;
+use crate::build::{labels, place::ZONE, pod::CERTIFICATES};
 use crate::model::{
-    Fingerprint, Moment, Phase, Pod, PodName, PodUid, Revision, Scheduling, Shard, Trouble, Worker,
+    Fingerprint, Moment, Phase, Place, Pod, PodName, PodUid, Revision, Shard, Template, Trouble, Worker,
     WorkerName, Zone,
 };
 
@@ -21,6 +21,9 @@ const LEAVING: &[&str] = &[
     "karpenter.sh/disrupted",
     "node.kubernetes.io/out-of-service",
 ];
+
+/// What only makes a worker less welcome.
+const SHUNNED: &[&str] = &["DeletionCandidateOfClusterAutoscaler"];
 
 /// Waiting reasons that belong to every start.
 const ORDINARY: &[&str] = &["ContainerCreating", "PodInitializing"];
@@ -48,6 +51,13 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         encrypted: spec.is_some_and(|s| s.volumes.iter().flatten().any(|v| v.name == CERTIFICATES)),
         nudged: annotation(labels::CERTIFICATES).map(Fingerprint::new),
         leads: p.labels().get(labels::ROLE).is_some_and(|r| r == labels::PRIMARY),
+        place: Place {
+            asked: annotation(labels::WORKER).map(WorkerName::new),
+            pinned: spec.and_then(|s| s.node_selector.as_ref()?.get(ZONE)).map(Zone::new),
+            counted: p.labels().contains_key(labels::APART),
+            instead_of: annotation(labels::INSTEAD_OF).map(PodUid::new),
+        },
+        given: annotation(labels::GIVEN).unwrap_or_default().to_owned(),
         created: p.metadata.creation_timestamp.as_ref().map_or_else(Moment::default, |t| moment(t.0)),
         trouble: trouble(&status),
     })
@@ -110,11 +120,23 @@ fn trouble(status: &PodStatus) -> Option<Trouble> {
     if matches!(status.phase.as_deref(), Some("Failed")) {
         return Some(say(status.reason.as_ref(), status.message.as_ref()));
     }
+    if let Some(beside) = status.init_container_statuses.iter().flatten().find_map(beside) {
+        return Some(beside);
+    }
     let conditions = status.conditions.iter().flatten();
     conditions
         .into_iter()
         .find(|c| c.type_ == "PodScheduled" && c.status == "False")
         .map(|c| say(c.reason.as_ref(), c.message.as_ref()))
+}
+
+/// A container beside the server that does not run, by its name: until it has started once, the server does not either.
+fn beside(c: &ContainerStatus) -> Option<Trouble> {
+    let waiting = c.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.clone().unwrap_or_default();
+    let words = waiting.message.as_deref().unwrap_or(&reason).trim().to_owned();
+    let message = format!("container {}: {words}", c.name);
+    (!ORDINARY.contains(&reason.as_str())).then_some(Trouble { reason, message })
 }
 
 /// What a server said last. The message of a container that ended in an error is the tail of its log: what explains the
@@ -130,8 +152,9 @@ fn last_words(log: &str) -> String {
 /// What a person or a controller puts on a worker that is off for good: its Pods are then moved, volumes and all.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
-/// A worker, as Pods with these demands may use it. Required node affinity is the scheduler's to judge.
-pub fn worker(n: &Node, scheduling: &Scheduling) -> Worker {
+/// A worker, as Pods of this template may use it.
+pub fn worker(n: &Node, template: &Template) -> Worker {
+    let scheduling = &template.scheduling;
     let labels: &BTreeMap<String, String> = n.labels();
     let spec = n.spec.clone().unwrap_or_default();
     let mut conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
@@ -142,19 +165,24 @@ pub fn worker(n: &Node, scheduling: &Scheduling) -> Worker {
     let lost_since =
         lost.map(|c| c.last_transition_time.as_ref().map_or_else(Moment::default, |t| moment(t.0)));
     let cordoned = spec.unschedulable.unwrap_or(false);
-    let repels = |t: &Taint| {
-        matches!(t.effect.as_str(), "NoSchedule" | "NoExecute")
-            && !scheduling.tolerations.iter().any(|toleration| tolerates(toleration, t))
-    };
+    let tolerated = |t: &Taint| scheduling.tolerations.iter().any(|toleration| tolerates(toleration, t));
+    let repels = |t: &Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerated(t);
+    let repels_softly = |t: &Taint| t.effect == "PreferNoSchedule" && !tolerated(t);
     let closed = spec.taints.iter().flatten().any(repels);
     let selected = scheduling.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     Worker {
         name: WorkerName::new(n.name_any()),
         hostname: labels.get("kubernetes.io/hostname").cloned().unwrap_or_else(|| n.name_any()),
-        zone: labels.get("topology.kubernetes.io/zone").map(Zone::new),
-        open: ready && !closed && !cordoned && selected,
+        zone: labels.get(ZONE).map(Zone::new),
+        open: ready
+            && !closed
+            && !cordoned
+            && selected
+            && matching::accepted(n, scheduling.affinity.as_ref()),
         leaving: cordoned || spec.taints.iter().flatten().any(|t| LEAVING.contains(&t.key.as_str())),
         lost_since,
+        shunned: spec.taints.iter().flatten().any(|t| SHUNNED.contains(&t.key.as_str()) || repels_softly(t)),
+        room: matching::room(n, &template.resources),
         out_of_service: spec.taints.iter().flatten().any(|t| t.key == OUT_OF_SERVICE),
     }
 }
@@ -176,6 +204,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::Scheduling;
 
     #[allow(clippy::needless_pass_by_value)] // json! makes values
     fn read(status: serde_json::Value) -> Pod {
@@ -233,7 +262,7 @@ mod tests {
         let of = |spec: serde_json::Value, ready: &str| {
             let n = json!({ "metadata": { "name": "w1", "labels": { "topology.kubernetes.io/zone": "a" } }, "spec": spec,
                 "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
-            worker(&serde_json::from_value(n).unwrap(), &Scheduling::default())
+            worker(&serde_json::from_value(n).unwrap(), &Template::default())
         };
         assert!(of(json!({}), "True").open);
         assert!(!of(json!({}), "Unknown").open);
@@ -265,7 +294,7 @@ mod tests {
                 tolerations: serde_json::from_value(tolerations).unwrap(),
                 ..Scheduling::default()
             };
-            worker(&n, &scheduling).open
+            worker(&n, &Template { scheduling, ..Template::default() }).open
         };
         assert!(!open(json!({}), json!([])));
         assert!(open(json!({}), json!([{ "key": "dedicated", "value": "cache" }])));

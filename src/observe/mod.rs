@@ -5,6 +5,8 @@
 pub mod certificates;
 mod events;
 pub mod kube;
+mod matching;
+pub mod passwords;
 pub mod valkey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +14,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::kube::{Api, ResourceExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::ValkeyCluster;
+use crate::api::{ValkeyCluster, status::HandOverState};
 use crate::build::{self, Credentials, labels};
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::snapshot::serving;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Seen, Shard, Snapshot,
-    View, Worker, WorkerName, settings,
+    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Seen, Shard,
+    Snapshot, View, Worker, WorkerName, settings,
 };
 use crate::valkey::{Access, Tls};
 use valkey::{Bounds, Probe};
@@ -41,7 +44,7 @@ pub async fn observe(
 ) -> Result<Snapshot> {
     let now = Moment(Timestamp::now().as_millisecond());
     let key = desired.key.clone();
-    let credentials = credentials(ctx, &desired, hints).await?;
+    let credentials = passwords::credentials(ctx, &desired, hints).await?;
     let mut pods: BTreeMap<PodName, Pod> =
         ctx.pods_of(&key.uid).iter().filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
     let (desired, unchangeable) = certificates::as_it_is(desired, &pods);
@@ -57,26 +60,23 @@ pub async fn observe(
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
         certificates::refresh(ctx, &desired, now, hints).await;
+        passwords::refresh(ctx, &desired, hints).await;
     }
+    let accounts = passwords::accounts(&desired, hints);
+    let passwords = passwords::of_users(ctx, &desired, hints, urgent).await;
     let status = cr.status.clone().unwrap_or_default();
-    let (formed, whole, served, applied, mut taken) = {
+    let (formed, whole, latest, applied, mut taken, request) = {
         let h = lock(hints);
         let latest = h.status.as_ref().unwrap_or(&status);
         let applied = lock(&h.applied).clone();
         let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
-        let served = served(latest);
         let whole = !latest.topology.is_empty() || !status.topology.is_empty();
-        (formed, whole, served, applied, h.taken.clone())
+        (formed, whole, latest.clone(), applied, h.taken.clone(), request(cr, latest))
     };
     taken.extend(
         ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
     );
-    let low_timeout_budget = if whole {
-        ctx.hints.slow(&key.uid);
-        0
-    } else {
-        ctx.hints.fast(&key.uid, desired.members())
-    };
+    let low_timeout_budget = low_timeout_budget(ctx, &desired, whole);
     let (drifted, foreign) = if urgent {
         Default::default()
     } else {
@@ -87,12 +87,15 @@ pub async fn observe(
         revision: build::revision(&desired),
         formed,
         whole,
-        served,
+        served: served(&latest),
+        shape: latest.shape.as_deref().and_then(|text| text.parse().ok()),
         drifted,
         foreign,
         credentials_known: credentials.is_some(),
         certificates: certificates::certificates(&desired, hints),
         unchangeable,
+        accounts,
+        passwords,
         pods,
         taken,
         workers: workers(ctx, &desired),
@@ -100,6 +103,7 @@ pub async fn observe(
         ghosts: BTreeMap::new(),
         low_timeout_budget,
         applied,
+        request,
         past,
         desired,
     };
@@ -109,9 +113,19 @@ pub async fn observe(
     Ok(snapshot)
 }
 
+/// A cluster that is whole gives the budget of hasty nodes back.
+fn low_timeout_budget(ctx: &Ctx, desired: &Desired, whole: bool) -> usize {
+    let uid = &desired.key.uid;
+    if whole {
+        ctx.hints.slow(uid);
+        return 0;
+    }
+    ctx.hints.fast(uid, desired.members())
+}
+
 fn workers(ctx: &Ctx, desired: &Desired) -> BTreeMap<WorkerName, Worker> {
     let all = ctx.workers();
-    let seen = all.iter().map(|n| kube::worker(n, &desired.template.scheduling));
+    let seen = all.iter().map(|n| kube::worker(n, &desired.template));
     seen.map(|w| (w.name.clone(), w)).collect()
 }
 
@@ -122,29 +136,19 @@ fn an_owner_is_missing(nodes: &BTreeMap<PodUid, Seen<NodeReport>>) -> bool {
     reports().flat_map(|n| &n.peers).any(|(id, p)| !p.slots.is_empty() && !there.contains(id))
 }
 
+/// The hand-over that the annotation asks for, with what the status has noted of this very request.
+fn request(cr: &ValkeyCluster, status: &crate::api::ValkeyClusterStatus) -> Option<Request> {
+    let wanted = cr.annotations().get(labels::HAND_OVER)?.trim().to_owned();
+    let noted = status.hand_over.as_ref().filter(|h| h.request == wanted);
+    let done = noted.is_some_and(|h| h.state == HandOverState::Done);
+    let from = noted.and_then(|h| h.from.clone()).map(PodName::new);
+    Some(Request { wanted, from, done })
+}
+
 /// The shards that have slots, as recorded last.
 fn served(status: &crate::api::ValkeyClusterStatus) -> BTreeSet<Shard> {
     let with_slots = status.topology.iter().filter(|t| !t.slots.is_empty());
     with_slots.filter_map(|t| u16::try_from(t.shard).ok()).map(Shard).collect()
-}
-
-/// The passwords: from memory, else from the Secret, if it is this cluster's.
-async fn credentials(
-    ctx: &Ctx,
-    desired: &Desired,
-    hints: &std::sync::Mutex<Hints>,
-) -> Result<Option<Credentials>> {
-    if let Some(known) = lock(hints).credentials.clone() {
-        return Ok(Some(known));
-    }
-    let api: Api<Secret> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
-    let Some(secret) = api.get_opt(&labels::secret_name(&desired.key.name)).await? else { return Ok(None) };
-    if secret.annotations().get(labels::CLUSTER_UID) != Some(&desired.key.uid) {
-        return Ok(None);
-    }
-    let read = Credentials::from_secret(&secret).map_err(|e| anyhow::anyhow!("{e}"))?;
-    lock(hints).credentials = Some(read.clone());
-    Ok(Some(read))
 }
 
 /// The mirror of the latch on the Secret, for a status that was lost.
@@ -179,6 +183,14 @@ async fn drifted(
         None => {
             foreign = foreign.or(holder::<ConfigMap>(ctx, desired, &name).await?);
             out.insert(Object::ConfigMap);
+        }
+    }
+    match ctx.policy(namespace, &name) {
+        Some(live) if !build::drifted(&build::policy(desired), live.as_ref()) => {}
+        Some(_) => drop(out.insert(Object::Policy)),
+        None => {
+            foreign = foreign.or(holder::<NetworkPolicy>(ctx, desired, &name).await?);
+            out.insert(Object::Policy);
         }
     }
     let secret = ctx.secret_meta(namespace, &labels::secret_name(&desired.key.name));
@@ -299,6 +311,7 @@ pub fn access(credentials: &Credentials, tls: Option<Tls>) -> Access {
         username: Some(build::credentials::OPERATOR_USER.to_owned()),
         password: Some(credentials.operator.clone()),
         tls,
+        former: credentials.former.clone(),
         ..Access::default()
     }
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::build::credentials::{IMPORT_RIGHT, REPLICATION_USER};
+use crate::build::credentials::{IMPORT_RIGHT, REPLICATION_USER, digest};
 use crate::model::settings::JOBS_SINCE;
 use crate::model::{
     Job, Link, NodeId, NodeReport, OpenSlots, Peer, PodUid, Role, Seen, Silence, SlotRange, Slots,
 };
 use crate::parallel;
-use crate::valkey::commands::AclUser;
+use crate::valkey::commands::{self, AclUser};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
 use crate::valkey::parse::{
@@ -26,6 +26,10 @@ use crate::valkey::reply::Reply;
 
 /// Where in the burst the jobs are asked for.
 const JOBS: usize = 4;
+/// Where in the burst the users are asked for.
+const USERS: usize = 5;
+/// The setting that shows with which password a node logs in to its primary. Only its digest is kept.
+const PRIMARY_PASSWORD: &str = "primaryauth";
 
 /// How long, and how many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,13 +141,15 @@ async fn ask(
 
 /// One node's report, in one burst.
 pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, WireError> {
-    let settings: Vec<&str> = ["CONFIG", "GET"].into_iter().chain(asked.iter().map(String::as_str)).collect();
+    let settings: Vec<&str> =
+        ["CONFIG", "GET", PRIMARY_PASSWORD].into_iter().chain(asked.iter().map(String::as_str)).collect();
     let mut burst = vec![
         vec!["CLUSTER", "NODES"],
         vec!["CLUSTER", "INFO"],
         vec!["INFO", "server", "persistence", "replication", "keyspace", "memory"],
         vec!["ACL", "GETUSER", REPLICATION_USER],
         vec!["CLUSTER", "GETSLOTMIGRATIONS"],
+        vec!["ACL", "LIST"],
     ];
     if !asked.is_empty() {
         burst.push(settings);
@@ -155,6 +161,10 @@ pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, Wir
     {
         *answer = Ok(Reply::List(Vec::new()));
     }
+    // A server that an earlier operator has set up does not let this one look at its users yet.
+    if let Some(answer) = answers.get_mut(USERS).filter(|a| matches!(a, Err(WireError::Denied(_)))) {
+        *answer = Ok(Reply::Nil);
+    }
     let answers: Result<Vec<Reply>, WireError> = answers.into_iter().collect();
     let mut answers = answers?.into_iter();
     let mut next = || answers.next().ok_or_else(|| WireError::Protocol("an answer is missing".to_owned()));
@@ -165,8 +175,14 @@ pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, Wir
     let admitted = user.is_some_and(|user| user.is_on() && may_import(&user, &info));
     let now_us = info.number::<i64>("server_time_usec")?;
     let jobs = jobs(&next()?, now_us)?;
-    let config = if asked.is_empty() { BTreeMap::new() } else { next()?.texts()? };
-    assemble(nodes, cluster, &info, jobs, admitted, config)
+    let users = match next()? {
+        Reply::Nil => None,
+        list => Some(commands::shown(&list)?),
+    };
+    let mut config = if asked.is_empty() { BTreeMap::new() } else { next()?.texts()? };
+    let primary_password = config.remove(PRIMARY_PASSWORD).map(|p| digest(p.as_bytes()));
+    let report = assemble(nodes, cluster, &info, jobs, admitted, config)?;
+    Ok(NodeReport { users, primary_password, ..report })
 }
 
 fn assemble(
@@ -201,6 +217,8 @@ fn assemble(
         keys: info.keys()?,
         loading: info.is_loading(),
         admitted,
+        users: None,
+        primary_password: None,
         config,
     })
 }
@@ -251,3 +269,7 @@ fn peer(line: NodeLine) -> Peer {
 #[cfg(test)]
 #[path = "valkey_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;

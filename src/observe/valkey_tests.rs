@@ -8,7 +8,7 @@ use crate::valkey::parse::testdata::{LINES, recorded};
 use crate::valkey::testing::{SILENCE, TinyServer, access, bulk};
 
 /// Answers the burst of a pass with what a server of this line was recorded to answer.
-fn recorded_server(
+pub(super) fn recorded_server(
     line: &'static str,
     nodes: &'static str,
     cluster: &'static str,
@@ -26,8 +26,9 @@ fn recorded_server(
             Some("-ERR unknown subcommand 'GETSLOTMIGRATIONS'. Try CLUSTER HELP.\r\n".to_owned())
         }
         "CLUSTER GETSLOTMIGRATIONS" => Some("*0\r\n".to_owned()),
-        "CONFIG GET cluster-node-timeout nosuch" => {
-            Some("%1\r\n+cluster-node-timeout\r\n+2000\r\n".to_owned())
+        "ACL LIST" => Some(format!("*1\r\n{}", bulk("user default on nopass ~* &* +@all"))),
+        "CONFIG GET primaryauth cluster-node-timeout nosuch" => {
+            Some("%2\r\n+cluster-node-timeout\r\n+2000\r\n+primaryauth\r\n+pw\r\n".to_owned())
         }
         _ => None,
     }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::budget;
+use super::{budget, purge};
 use crate::model::plan::Attempts;
 use crate::model::{
-    Blocked, Certificates, Code, Lane, NodeId, Plan, PodUid, Proposal, Shard, Stage, Step, View, Waiting, Why,
+    Blocked, Certificates, Code, Lane, NodeId, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View,
+    Waiting, Why,
 };
 
 /// Admits what may be done now.
@@ -72,7 +73,8 @@ fn leaving(steps: &[Proposal]) -> BTreeSet<Shard> {
 
 /// Goes on beside everything else: it publishes what is, or waits for quiet itself.
 fn is_aside(p: &Proposal) -> bool {
-    p.why == Why::Balance || matches!(p.step, Step::SetGate { .. } | Step::Apply(_))
+    p.why == Why::Balance
+        || matches!(p.step, Step::SetGate { .. } | Step::SetMetadata { .. } | Step::Apply(_))
 }
 
 /// Settings by Pod whose earlier value is not noted yet, because the note failed a moment ago.
@@ -136,6 +138,8 @@ enum No {
 /// What the steps admitted so far leave room for.
 struct Gate {
     disrupted: BTreeSet<Shard>,
+    /// Those of them that only wait for a worker.
+    stuck: BTreeSet<Shard>,
     most: usize,
     /// The shard whose hand-over is on its way, if one is.
     moving: Option<Shard>,
@@ -143,17 +147,25 @@ struct Gate {
     forced: bool,
     /// Shards that changed their primary so short a time ago that 8.0 denies another vote.
     resting: BTreeSet<Shard>,
+    /// The keys were dropped: there is no reason to replace one shard after another.
+    at_once: bool,
 }
 
 impl Gate {
     fn new(v: &View<'_>, attempts: &Attempts) -> Self {
-        let leads = |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node);
+        // One whose Pod was deleted right after it took over leads nevertheless.
+        let ghost =
+            |node: &NodeId| v.s.ghosts.get(node).and_then(Seen::now).is_some_and(|n| !n.slots().is_empty());
+        let leads =
+            |shard: Shard, node: &NodeId| v.primary(shard).is_some_and(|(_, n)| n.id == *node) || ghost(node);
         Self {
             disrupted: budget::disrupted(v),
+            stuck: budget::stuck(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
             moving: attempts.handing_over(v.s.now).find(|(s, node)| !leads(*s, node)).map(|(s, _)| s),
             forced: !v.s.past.flights.is_empty(),
             resting: attempts.resting(v).collect(),
+            at_once: purge::dropped(v),
         }
     }
 
@@ -167,8 +179,11 @@ impl Gate {
 
     fn fits(&mut self, p: &Proposal) -> Result<(), No> {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
-        if !self.disrupted.contains(&shard) && self.disrupted.len() >= self.most {
-            let list: Vec<String> = self.disrupted.iter().map(ToString::to_string).collect();
+        let most = if self.at_once && p.why == Why::Upgrade { usize::MAX } else { self.most };
+        let stuck = |s: &&Shard| p.why == Why::Evacuate && self.stuck.contains(s);
+        let before: Vec<&Shard> = self.disrupted.iter().filter(|s| !stuck(s)).collect();
+        if !self.disrupted.contains(&shard) && before.len() >= most {
+            let list: Vec<String> = before.into_iter().map(ToString::to_string).collect();
             let first = if list.len() == 1 { "shard" } else { "shards" };
             let message = format!(
                 "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {first} {} first",

@@ -21,11 +21,23 @@ fn impaired(v: &View<'_>, shard: Shard) -> bool {
         || v.members(shard).iter().any(crate::model::Member::told_to_go)
 }
 
+/// The shards that lack nothing and wait for a successor that no worker takes. Emptying a worker goes on without them.
+pub(super) fn stuck(v: &View<'_>) -> BTreeSet<Shard> {
+    let desired = &v.s.desired;
+    let waits = |shard: Shard| {
+        v.primary(shard).is_some()
+            && v.in_sync(shard).len() >= usize::from(desired.replicas)
+            && v.staying(shard).count() == desired.copies() + 1
+            && v.staying(shard).any(|m| m.pod.is_unschedulable())
+    };
+    v.shards().map(|(shard, _)| shard).filter(|s| waits(*s)).collect()
+}
+
 /// The shard that a step disrupts by plan; none for steps that repair.
 pub(super) fn disrupts(p: &Proposal) -> Option<Shard> {
     match (&p.step, p.why) {
-        (Step::CreatePod { shard, .. }, Why::Upgrade | Why::Evacuate) => Some(*shard),
-        (Step::HandOver { from, .. }, Why::Upgrade | Why::Evacuate) => Some(from.shard),
+        (Step::CreatePod { shard, .. }, Why::Upgrade | Why::Evacuate | Why::Placement) => Some(*shard),
+        (Step::HandOver { from, .. }, Why::Upgrade | Why::Evacuate | Why::Placement) => Some(from.shard),
         _ => None,
     }
 }

@@ -3,7 +3,7 @@
 //! The one with the newest epoch leads; what the other owns moves to it on live data, before anything else is evened out.
 
 use super::migrate;
-use crate::model::{Member, NodeReport, Plan, Proposal, Shard, Stage, View, Waiting, Why};
+use crate::model::{Member, NodeReport, Plan, Proposal, Shard, Slots, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -11,6 +11,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         return plan;
     }
     migrate::carry_on(v, &mut plan);
+    plan.waiting.extend(claimed_twice(v));
     for (shard, _) in v.shards() {
         let Some((leader, there)) = v.primary(shard) else { continue };
         for (member, node) in others(v, shard) {
@@ -31,6 +32,18 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         }
     }
     plan
+}
+
+/// Slots that two nodes claim: the higher epoch wins by gossip within moments, and nothing is settled before.
+fn claimed_twice(v: &View<'_>) -> Option<Waiting> {
+    let mut seen = Slots::none();
+    let mut twice = Slots::none();
+    for (_, n) in v.answering() {
+        twice = twice.or(&seen.and(n.slots()));
+        seen = seen.or(n.slots());
+    }
+    let message = format!("slots {twice} are claimed by two nodes: the newer claim wins");
+    (!twice.is_empty()).then_some(Waiting { shard: None, stage: Stage::Agreeing, message })
 }
 
 /// The slot owners of a shard beside its leader.

@@ -1,6 +1,7 @@
 //! Discard Pods that hold nothing: servers that ended, and Pods of an earlier spec that never became members.
 //!
-//! A server that keeps ending right after its start is replaced after a growing delay, and said so.
+//! A server that keeps ending right after its start, or keeps being killed for want of memory, is replaced after a growing
+//! delay, and said so: a copy that would kill its successor the same way must not be made again and again.
 
 use crate::model::{
     Blocked, Code, Member, NodeId, NodeReport, Phase, Plan, Proposal, Seen, Shard, Stage, Step, View,
@@ -9,6 +10,10 @@ use crate::model::{
 
 /// A server that ran for less than this many milliseconds failed quickly.
 pub const QUICK_FAILURE_MS: i64 = 10_000;
+
+/// A server that was killed for want of memory, or evicted, within this many milliseconds failed as well: it is the load that
+/// kills it, and the load comes back with its successor.
+pub const KILLED_MS: i64 = 600_000;
 
 /// The delay after the first quick failure in a row, in milliseconds; it doubles with each further one.
 const DELAY_MS: i64 = 1_000;
@@ -26,9 +31,16 @@ pub fn delay_ms(failures: u16) -> i64 {
     }
 }
 
-/// Quick failures in a row, this Pod's own end included.
-pub fn failures_with(failures: u16, ran_ms: i64) -> u16 {
-    if ran_ms < QUICK_FAILURE_MS { failures.saturating_add(1) } else { 0 }
+/// Failures in a row, this Pod's own end included.
+fn failures_with(m: &Member<'_>, ran_ms: i64) -> u16 {
+    let bound = if was_killed(m) { KILLED_MS } else { QUICK_FAILURE_MS };
+    if ran_ms < bound { m.pod.failures.saturating_add(1) } else { 0 }
+}
+
+/// Its worker ended it: the kernel for want of memory, or the kubelet.
+pub(super) fn was_killed(m: &Member<'_>) -> bool {
+    let ended = matches!(m.pod.phase, Phase::Finished { .. });
+    ended && m.pod.trouble.as_ref().is_some_and(|t| matches!(t.reason.as_str(), "OOMKilled" | "Evicted"))
 }
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -102,7 +114,7 @@ fn cut_off_from(v: &View<'_>, m: &Member<'_>, owner: &NodeId) -> bool {
 /// The first failure is replaced at once; a changed spec is worth a try at once, too.
 pub(super) fn due(v: &View<'_>, m: &Member<'_>) -> Option<(i64, u16)> {
     let Phase::Finished { at, ran_ms } = m.pod.phase else { return None };
-    let failures = failures_with(m.pod.failures, ran_ms);
+    let failures = failures_with(m, ran_ms);
     let delay = if m.pod.revision == v.s.revision { delay_ms(failures.saturating_sub(1)) } else { 0 };
     Some(((delay - v.s.now.since(at)).max(0), failures))
 }
@@ -111,16 +123,17 @@ pub(super) fn due(v: &View<'_>, m: &Member<'_>) -> Option<(i64, u16)> {
 fn ended(v: &View<'_>, m: &Member<'_>, plan: &mut Plan) {
     let Some((left, failures)) = due(v, m) else { return };
     let words = m.pod.trouble.as_ref().map_or_else(String::new, |t| format!(": {} {}", t.reason, t.message));
-    let replaced = v.staying(m.pod.shard).count() >= v.s.desired.copies();
+    let replaced = super::away::present(v, m.pod.shard).count() >= v.s.desired.copies();
     if replaced || !v.s.desired.wants(m.pod.shard) {
         plan.steps.push(delete(m, Removable::NotRunning, &format!("its server has ended{words}")));
         return;
     }
     if failures > 1 {
+        let how = if was_killed(m) { "was killed soon" } else { "ended right after its start" };
         plan.blocked.push(Blocked {
             code: Code::CrashLoop,
             shard: Some(m.pod.shard),
-            message: format!("{} ended right after its start, {failures} times in a row{words}", m.pod.name),
+            message: format!("{} {how}, {failures} times in a row{words}", m.pod.name),
         });
     }
     if left > 0 {

@@ -3,7 +3,7 @@
 //! That is scaling out (a new shard owns nothing yet) and rebalancing alike.
 
 use super::shares::{Move, moves};
-use super::{consolidate, migrate, scale_in};
+use super::{consolidate, migrate, purge, scale_in};
 use crate::model::{Plan, View};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -18,8 +18,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-/// Everything that is to be moved, except from and to shards that have to become one first.
+/// Everything that is to be moved, except from and to shards that have to become one first. Nothing before keys that are to be
+/// dropped are.
 pub(super) fn wanted_moves(v: &View<'_>) -> Vec<Move> {
+    if purge::pending(v) {
+        return Vec::new();
+    }
     let split = |shard| consolidate::others(v, shard).next().is_some();
     let Some(owners) = migrate::owners(v) else { return Vec::new() };
     let all = moves(&owners, scale_in::wanted_shards(v));

@@ -2,24 +2,24 @@
 //!
 //! Names are deterministic, so that creating twice is one Pod; a name that is still taken is passed over.
 
-use super::discard;
-use super::place::Tally;
+use super::{away, discard};
 use crate::build::labels::pod_name;
-use crate::model::{Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why};
+use crate::model::{
+    Demands, Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why,
+};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     if v.s.desired.deleting {
         return plan;
     }
-    let mut tally = Tally::new(v);
     let wanted = super::scale_in::wanted_shards(v);
     // First every shard's first member, then every shard's second: each round spreads evenly over the workers.
     for round in 0..v.s.desired.copies() {
         for shard in (0..limit(v)).map(Shard).filter(|s| round < copies(v, *s, wanted)) {
-            let have = v.staying(shard).count() + waiting_to_be_replaced(v, shard);
+            let have = away::present(v, shard).count() + waiting_to_be_replaced(v, shard);
             if have <= round {
-                plan.steps.extend(create(v, shard, round - have, &mut tally, reason(v, shard)));
+                plan.steps.extend(create(v, shard, round - have, reason(v, shard)));
             }
         }
     }
@@ -94,21 +94,15 @@ fn reason(v: &View<'_>, shard: Shard) -> (Why, String) {
     }
 }
 
-/// The `nth` new member of the shard in this pass.
-pub(super) fn create(
-    v: &View<'_>,
-    shard: Shard,
-    nth: usize,
-    tally: &mut Tally<'_>,
-    (why, note): (Why, String),
-) -> Option<Proposal> {
+/// The `nth` new member of the shard in this pass; `place` says where.
+pub(super) fn create(v: &View<'_>, shard: Shard, nth: usize, (why, note): (Why, String)) -> Option<Proposal> {
     let free = (0..=u16::MAX)
         .map(|i| (i, pod_name(&v.s.desired.key.name, shard, i)))
         .filter(|(_, n)| !v.s.pods.contains_key(n) && !v.s.taken.contains(n));
     let (index, name) = free.take(nth + 1).last()?;
-    let worker = tally.place(shard);
     // Only those that ended tell: a member that runs has left its predecessors' failures behind.
     let failures =
         v.members(shard).iter().filter_map(|m| discard::due(v, m)).map(|(_, n)| n).max().unwrap_or(0);
-    Some(Proposal::new(Step::CreatePod { name, shard, index, worker, failures }, why, note))
+    let step = Step::CreatePod { name, shard, index, worker: None, demands: Demands::default(), failures };
+    Some(Proposal::new(step, why, note))
 }

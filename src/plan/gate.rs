@@ -4,6 +4,7 @@
 //! take a whole cluster out of its Service. That goes for the silence of a primary and the gates of its replicas, too. While the cluster forms no gate is written: some node still runs with the
 //! low node-timeout, which must be over before the first client writes.
 
+use super::users;
 use crate::model::{Member, NodeReport, Plan, Proposal, Step, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -35,6 +36,10 @@ pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(
     }
     if !node.admitted {
         return Err("it is not adopted yet");
+    }
+    // One that serves already goes on serving while a user changes.
+    if member.pod.gate != Some(true) && !users::complete(v, node) {
+        return Err("it lacks users of the spec");
     }
     if node.is_retiring() {
         return Err("it was asked to leave");

@@ -17,9 +17,18 @@ pub(super) fn heirs<'v, 'a>(v: &'v View<'a>, shard: Shard) -> Vec<&'v Member<'a>
     if migrating(v, shard) {
         return Vec::new();
     }
+    winners(v, v.in_sync(shard), primary)
+}
+
+/// Those of these replicas in sync that would win against this primary, the best first.
+pub(super) fn winners<'v, 'a>(
+    v: &'v View<'a>,
+    replicas: Vec<&'v Member<'a>>,
+    primary: &NodeReport,
+) -> Vec<&'v Member<'a>> {
     let leading = primaries(v);
-    let mut found: Vec<_> =
-        v.in_sync(shard).into_iter().filter(|m| m.node().is_some_and(|n| wins(v, n, primary))).collect();
+    let would_win = |m: &&Member<'a>| m.node().is_some_and(|n| wins(v, n, primary));
+    let mut found: Vec<_> = replicas.into_iter().filter(would_win).collect();
     found.sort_by_key(|m| {
         let load = m.pod.worker.as_ref().and_then(|w| leading.get(w)).copied().unwrap_or(0);
         (v.unfit(m).is_some(), load, m.pod.index)
@@ -55,8 +64,10 @@ fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
         n.peers.get(id).is_some_and(|p| !p.failed && p.replica_of.as_ref() == Some(&primary.id))
     };
     let voters = 1 + primary.peers.values().filter(|p| !p.slots.is_empty()).count();
+    // A primary without a Pod votes like any other.
+    let others = v.answering().map(|(_, n)| n).filter(|n| !n.slots().is_empty() && n.id != primary.id);
     let mut asked = 0;
-    for (_, owner) in v.answering().filter(|(_, n)| !n.slots().is_empty()) {
+    for owner in others.chain([primary]) {
         if !lists(owner, &candidate.id) {
             return false;
         }

@@ -219,6 +219,18 @@ pub fn slots_left(v: &View<'_>) -> u16 {
     super::even_out::wanted_moves(v).iter().map(|m| m.slots.len()).sum::<u16>().saturating_add(open)
 }
 
+/// The bytes in [`slots_left`], by the average slot of the shard that has them.
+pub fn bytes_left(v: &View<'_>) -> u64 {
+    let open = under_way(v).into_iter().map(|(from, _, slots)| (from, slots));
+    let wanted = super::even_out::wanted_moves(v).into_iter().map(|m| (m.from, m.slots));
+    open.chain(wanted).map(|(from, slots)| u64::from(slots.len()) * average_slot(v, from)).sum()
+}
+
+fn average_slot(v: &View<'_>, shard: Shard) -> u64 {
+    let owner = v.primary(shard).map(|(_, n)| n);
+    owner.map_or(0, |n| n.memory.map_or(0, |m| m.data) / u64::from(n.slots().len()).max(1))
+}
+
 /// What is still to be moved, for the progress that a person sees.
 pub(super) fn waiting(v: &View<'_>, plan: &mut Plan) {
     let left = slots_left(v);

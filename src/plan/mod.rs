@@ -4,12 +4,15 @@
 
 mod admit;
 mod adopt;
+mod apart;
 pub mod away;
 mod balance;
 mod budget;
 pub mod certificates;
 mod consolidate;
 pub mod discard;
+mod dress;
+pub mod even;
 mod even_out;
 mod evidence;
 mod fill;
@@ -17,22 +20,28 @@ mod follow;
 mod forget;
 pub mod form;
 pub mod gate;
+mod ghost;
 mod heir;
 mod join;
 pub mod leads;
 mod live;
 mod lost;
 pub mod migrate;
+pub mod misplaced;
 pub mod newcomers;
 mod objects;
-pub mod place;
+mod place;
+pub mod purge;
 mod recover;
 mod release;
 mod replace;
+pub mod request;
 mod role;
 mod scale_in;
 pub mod shares;
+mod tally;
 pub mod trim;
+pub mod users;
 
 use crate::model::plan::Attempts;
 use crate::model::{Plan, Snapshot, View};
@@ -45,25 +54,31 @@ const RULES: &[(&str, Rule)] = &[
     ("objects", objects::rule),
     ("certificates", certificates::rule),
     ("live", live::rule),
+    ("users", users::rule),
     ("forget", forget::rule),
     ("adopt", adopt::rule),
     ("form", form::rule),
     ("join", join::rule),
     ("follow", follow::rule),
     ("recover", recover::rule),
+    ("ghost", ghost::rule),
     ("lost", lost::rule),
     ("discard", discard::rule),
     ("away", away::rule),
     ("release", release::rule),
+    ("purge", purge::rule),
     ("consolidate", consolidate::rule),
     ("scale in", scale_in::rule),
+    ("apart", apart::rule),
     ("replace", replace::rule),
+    ("hand over", request::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
     ("even out", even_out::rule),
     ("balance", balance::rule),
     ("gate", gate::rule),
     ("role", role::rule),
+    ("dress", dress::rule),
 ];
 
 /// The names of the rules, in order.
@@ -71,9 +86,16 @@ pub fn rules() -> impl Iterator<Item = &'static str> {
     RULES.iter().map(|(name, _)| *name)
 }
 
+/// The facts as the rules see them.
+pub fn view(snapshot: &Snapshot) -> View<'_> {
+    let mut view = View::new(snapshot);
+    view.misplaced = misplaced::misplaced(&view);
+    view
+}
+
 /// Plans the whole cluster from what is seen now. The same facts give the same plan.
 pub fn plan(snapshot: &Snapshot, attempts: &Attempts) -> Plan {
-    let view = View::new(snapshot);
+    let view = view(snapshot);
     let mut all = Plan::default();
     for (_, rule) in RULES {
         let found = rule(&view);
@@ -81,5 +103,7 @@ pub fn plan(snapshot: &Snapshot, attempts: &Attempts) -> Plan {
         all.blocked.extend(found.blocked);
         all.waiting.extend(found.waiting);
     }
-    admit::admit(&view, all, attempts)
+    let mut plan = admit::admit(&view, all, attempts);
+    place::assign(&view, &mut plan);
+    plan
 }

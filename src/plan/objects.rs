@@ -22,6 +22,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             Object::Secret => "the system users need passwords before a server starts",
             Object::ConfigMap => "the configuration differs from the spec",
             Object::Service => "the service differs from the spec",
+            Object::Policy => "who may connect differs from the spec",
             Object::Budget => "evictions may take one member of those that serve now",
         };
         plan.steps.push(Proposal::new(Step::Apply(*object), Why::Settings, note));

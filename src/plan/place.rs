@@ -1,18 +1,29 @@
-//! Which worker a new member is asked for: copies of a shard apart, then members even over workers.
+//! Which worker each new member is asked for: hard rules first, then copies of a shard apart, then members even over workers.
 //!
-//! The field order of [`Score`] is the policy. The scheduler has the last word (affinity is preferred, never `nodeName`).
+//! All new Pods of a pass are placed together, after everything that says no, so that each counts for the next. The field order
+//! of [`Score`] is the policy. The scheduler has the last word: the choice is a wish and the hard rules are
+//! its own terms, never `nodeName`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
+use super::tally::Tally;
+use crate::model::{
+    Blocked, Code, Demands, Member, Phase, Plan, Shard, SpreadMode, Step, View, Why, Worker, WorkerName, Zone,
+};
 
 /// Smaller is better, field by field.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Score {
+    /// No member of this size fits beside those of the cluster that are there.
+    full: bool,
     /// Copies of the same shard on the worker.
     shard_on_worker: usize,
+    /// Members that the worker has just killed for want of memory, or evicted.
+    killed_by_worker: usize,
     /// Copies of the same shard in the worker's zone.
     shard_in_zone: usize,
+    /// An autoscaler would like to remove the worker, or it asks to be left alone.
+    shunned: bool,
     /// Copies of the same shard on the worker that are about to leave: until then they would fall with it.
     leaving_on_worker: usize,
     /// Members of the cluster on the worker.
@@ -23,67 +34,164 @@ struct Score {
     ring: usize,
 }
 
-/// Who is where, counting the members planned in this pass.
-#[derive(Debug)]
-pub struct Tally<'a> {
-    workers: Vec<&'a Worker>,
-    zones: BTreeMap<&'a WorkerName, &'a Zone>,
-    placed: Vec<(Shard, WorkerName)>,
-    /// Members that are about to be replaced: they repel only among equals.
-    leaving: Vec<(Shard, WorkerName)>,
+/// Gives every new Pod of the plan its worker and its demands; one that has to wait for another is left out.
+pub(super) fn assign(v: &View<'_>, plan: &mut Plan) {
+    if !plan.steps.iter().any(|p| matches!(p.step, Step::CreatePod { .. })) {
+        return;
+    }
+    let mut tally = Tally::new(v);
+    let mut uncounted = BTreeSet::new();
+    let mut kept = Vec::with_capacity(plan.steps.len());
+    for mut p in std::mem::take(&mut plan.steps) {
+        if let Step::CreatePod { shard, worker, demands, .. } = &mut p.step {
+            *demands = demanded(v, &tally, *shard);
+            if demands.uncounted && (!uncounted.insert(*shard) || any_unbound(v, *shard)) {
+                continue;
+            }
+            *worker = best(v, &tally, *shard, demands);
+            tally.add(*shard, worker.as_ref(), demands.zone.as_ref());
+            if p.why == Why::Placement {
+                let moved = v.misplaced.as_ref();
+                demands.instead_of = moved.map(|m| m.uid.clone());
+                *worker = moved.map(|m| m.to.clone());
+                demands.only = worker.is_some();
+            } else if worker.is_none() && matches!(p.why, Why::Upgrade | Why::Evacuate) {
+                plan.blocked.push(no_worker(v, *shard, demands));
+            }
+        }
+        kept.push(p);
+    }
+    plan.steps = kept;
+    plan.blocked.sort();
 }
 
-impl<'a> Tally<'a> {
-    /// Counts the members that stay as they are, and those that serve until they are replaced.
-    pub fn new(v: &View<'a>) -> Self {
-        let there = v.all().filter(|m| !matches!(m.pod.phase, Phase::Finished { .. }));
-        let (placed, leaving): (Vec<_>, Vec<_>) = there.partition(|m| m.stays() && v.unfit(m).is_none());
-        let where_ = |list: Vec<&Member<'_>>| {
-            list.into_iter().filter_map(|m| Some((m.pod.shard, m.pod.worker.clone()?))).collect()
-        };
-        Self {
-            workers: v.s.workers.values().filter(|w| w.open).collect(),
-            zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
-            placed: where_(placed),
-            leaving: where_(leaving),
+/// Whether there is a worker that a member may be asked for.
+pub(super) fn has_room(v: &View<'_>) -> bool {
+    v.s.workers.values().any(|w| w.open)
+}
+
+/// What a newcomer of the shard demands beside the terms that all Pods of the spec carry.
+///
+/// Beside a member that leaves it is not counted, because the scheduler would keep it away from that one's worker, too: the workers
+/// and zones that it must not go to are then named. The same when a copy does not carry the label yet.
+pub(super) fn demanded(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Demands {
+    let scheduling = &v.s.desired.template.scheduling;
+    let mut demands = Demands { zone: pinned(v, tally, shard), ..Demands::default() };
+    let there = |m: &&Member<'_>| !matches!(m.pod.phase, Phase::Finished { .. });
+    let stays = |m: &Member<'_>| m.stays() && v.unfit(m).is_none();
+    let mut members = v.members(shard).iter().filter(there);
+    demands.uncounted = scheduling.is_strict() && members.any(|m| !stays(m) || !m.pod.place.counted);
+    if demands.uncounted && scheduling.node.shard == SpreadMode::Required {
+        demands.not_on = tally.workers_of(shard).cloned().collect();
+    }
+    if demands.uncounted && scheduling.zone.shard == SpreadMode::Required {
+        let least = tally.open_zones().map(|z| tally.shard_in(shard, z)).min().unwrap_or(0);
+        demands.not_in = tally.open_zones().filter(|z| tally.shard_in(shard, z) > least).cloned().collect();
+    }
+    demands
+}
+
+/// The first of the shard's pinned zones that has fewer copies than it should.
+fn pinned(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Zone> {
+    let zones = v.s.desired.template.scheduling.zones_of(shard, v.s.desired.copies());
+    let wanted = |zone: &Zone| zones.iter().filter(|z| **z == zone).count();
+    let short = zones.iter().find(|z| tally.shard_in(shard, z) < wanted(z));
+    short.or(zones.first()).map(|z| (*z).clone())
+}
+
+/// The shard has a Pod without a worker: where it will be is not known yet.
+fn any_unbound(v: &View<'_>, shard: Shard) -> bool {
+    v.staying(shard).any(|m| m.pod.worker.is_none())
+}
+
+/// The best worker that the hard rules leave.
+pub(super) fn best(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands) -> Option<WorkerName> {
+    let open = tally.open.iter().filter(|w| allowed(v, tally, shard, demands, w));
+    open.min_by_key(|w| (score(v, tally, shard, w), &w.name)).map(|w| w.name.clone())
+}
+
+fn allowed(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands, w: &Worker) -> bool {
+    let scheduling = &v.s.desired.template.scheduling;
+    let strict = |mode: SpreadMode| mode == SpreadMode::Required;
+    let zone = w.zone.as_ref();
+    let in_zone = |count: &dyn Fn(&Zone) -> usize| {
+        let least = tally.open_zones().map(count).min().unwrap_or(0);
+        zone.is_some_and(|z| count(z) <= least)
+    };
+    let fewest = || tally.open.iter().map(|w| tally.members_on(&w.name)).min().unwrap_or(0);
+    demands.zone.as_ref().is_none_or(|z| zone == Some(z))
+        && !demands.not_on.contains(&w.name)
+        && zone.is_none_or(|z| !demands.not_in.contains(z))
+        && (!strict(scheduling.node.shard) || tally.shard_on(shard, &w.name) == 0)
+        && (!strict(scheduling.zone.shard) || in_zone(&|z| tally.shard_in(shard, z)))
+        && (!strict(scheduling.node.pods) || tally.members_on(&w.name) <= fewest())
+        && (!strict(scheduling.zone.pods) || in_zone(&|z| tally.members_in(z)))
+}
+
+fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, w: &Worker) -> Score {
+    let crowd = crowd(v, tally, shard, w);
+    let all = tally.members_on(&w.name) + tally.leaving_on(None, &w.name);
+    Score {
+        full: w.room.is_some_and(|room| all >= room),
+        shard_on_worker: crowd.shard_on_worker,
+        killed_by_worker: tally.killed_on(&w.name),
+        shard_in_zone: crowd.shard_in_zone,
+        shunned: w.shunned,
+        leaving_on_worker: tally.leaving_on(Some(shard), &w.name),
+        members_on_worker: crowd.members_on_worker,
+        members_in_zone: crowd.members_in_zone,
+        ring: tally.ring(w),
+    }
+}
+
+/// Who is near, as far as the spec cares: what a move of a member is judged by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Crowd {
+    /// Copies of the same shard on the worker.
+    pub shard_on_worker: usize,
+    /// Copies of the same shard in the worker's zone.
+    pub shard_in_zone: usize,
+    /// Members of the cluster on the worker.
+    pub members_on_worker: usize,
+    /// Members of the cluster in the worker's zone.
+    pub members_in_zone: usize,
+}
+
+pub(super) fn crowd(v: &View<'_>, tally: &Tally<'_>, shard: Shard, w: &Worker) -> Crowd {
+    let scheduling = &v.s.desired.template.scheduling;
+    let cares = |mode: SpreadMode, count: usize| if mode == SpreadMode::Disabled { 0 } else { count };
+    let (node, zone) = (scheduling.node, scheduling.zone);
+    // Pinning is the whole say over zones.
+    let here = w.zone.as_ref().filter(|_| scheduling.pinned.is_empty());
+    Crowd {
+        shard_on_worker: cares(node.shard, tally.shard_on(shard, &w.name)),
+        shard_in_zone: cares(zone.shard, here.map_or(0, |z| tally.shard_in(shard, z))),
+        members_on_worker: cares(node.pods, tally.members_on(&w.name)),
+        members_in_zone: cares(zone.pods, here.map_or(0, |z| tally.members_in(z))),
+    }
+}
+
+fn no_worker(v: &View<'_>, shard: Shard, demands: &Demands) -> Blocked {
+    let scheduling = &v.s.desired.template.scheduling;
+    let rules = [
+        (scheduling.node.shard, "node.spread.shard"),
+        (scheduling.zone.shard, "zone.spread.shard"),
+        (scheduling.node.pods, "node.spread.pods"),
+        (scheduling.zone.pods, "zone.spread.pods"),
+    ];
+    let strict = rules.iter().filter(|(mode, _)| *mode == SpreadMode::Required).map(|(_, name)| *name);
+    let (rules, more) = match &demands.zone {
+        Some(zone) => {
+            (format!("it is pinned to zone {zone}"), "that zone, or change spec.scheduling.zone.pinning")
         }
-    }
-
-    /// Whether there is a worker that a member may be asked for.
-    pub fn has_room(&self) -> bool {
-        !self.workers.is_empty()
-    }
-
-    /// The best open worker for one more copy of the shard, which is counted from now on.
-    pub fn place(&mut self, shard: Shard) -> Option<WorkerName> {
-        let best = self.workers.iter().min_by_key(|w| (self.score(w, shard), &w.name))?.name.clone();
-        self.placed.push((shard, best.clone()));
-        Some(best)
-    }
-
-    fn ring(&self, worker: &Worker) -> usize {
-        let place = |name: &WorkerName| self.workers.iter().position(|w| w.name == *name);
-        let all = self.workers.len().max(1);
-        let here = place(&worker.name).unwrap_or(0);
-        let last = self.placed.last().and_then(|(_, w)| place(w)).unwrap_or(all - 1);
-        (here + all - last).checked_sub(1).map_or(0, |d| d % all)
-    }
-
-    fn score(&self, worker: &Worker, shard: Shard) -> Score {
-        let zone = self.zones.get(&worker.name);
-        let count = |same_shard: bool, same_zone: bool| {
-            let here = |w: &WorkerName| {
-                if same_zone { zone.is_some() && self.zones.get(w) == zone } else { *w == worker.name }
-            };
-            self.placed.iter().filter(|(s, w)| (!same_shard || *s == shard) && here(w)).count()
-        };
-        Score {
-            shard_on_worker: count(true, false),
-            shard_in_zone: count(true, true),
-            leaving_on_worker: self.leaving.iter().filter(|(s, w)| *s == shard && *w == worker.name).count(),
-            members_on_worker: count(false, false),
-            members_in_zone: count(false, true),
-            ring: self.ring(worker),
-        }
-    }
+        None => (
+            format!("spec.scheduling asks for {} Required", strict.collect::<Vec<_>>().join(" and ")),
+            "them, or set that to Preferred",
+        ),
+    };
+    let message = format!(
+        "shard {shard} waits: a copy leaves only after another is in sync, and no open worker may take it ({rules}); \
+         add or uncordon a worker for {more}"
+    );
+    Blocked { code: Code::NoWorker, shard: Some(shard), message }
 }

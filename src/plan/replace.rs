@@ -4,9 +4,8 @@
 //! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica; the
 //! primary's role is handed over when nobody else is unfit, or at once when its worker is being emptied.
 
-use super::fill;
 use super::heir::{hand_over, heirs};
-use super::place::Tally;
+use super::{away, fill, place, purge};
 use crate::model::{Blocked, Code, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -14,16 +13,17 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     if !v.s.whole || v.s.desired.deleting {
         return plan;
     }
-    let mut tally = Tally::new(v);
     let mut todo: Vec<(Why, Shard)> = v
         .shards()
         .filter(|(shard, _)| v.s.desired.wants(*shard) && fill::is_served(v, *shard))
         .filter_map(|(shard, _)| Some((urgency(v, shard)?, shard)))
+        // A worker that is being emptied does not ask what the spec says.
+        .filter(|(why, _)| *why == Why::Evacuate || !purge::pending(v))
         .collect();
-    // A worker that is being emptied will not wait; an earlier spec does.
-    todo.sort_by_key(|(why, shard)| (*why != Why::Evacuate, *shard));
+    // A worker that is being emptied will not wait; an earlier spec does, and a better place even more so.
+    todo.sort_by_key(|(why, shard)| (*why != Why::Evacuate, *why == Why::Placement, *shard));
     for (why, shard) in todo {
-        one(v, shard, why, &mut tally, &mut plan);
+        one(v, shard, why, &mut plan);
     }
     plan
 }
@@ -35,7 +35,7 @@ fn urgency(v: &View<'_>, shard: Shard) -> Option<Why> {
     Some(if reasons.chain([first]).any(|w| w == Why::Evacuate) { Why::Evacuate } else { first })
 }
 
-fn one(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut Plan) {
+fn one(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
     let Some((primary, _)) = v.primary(shard) else { return };
     if let Some(heir) = successor(v, shard, primary) {
         let note = reason(why, &format!("{} leads shard {shard}", primary.pod.name));
@@ -47,7 +47,7 @@ fn one(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut P
         plan.steps.extend(hand_over(primary, heir, why, note));
         return;
     }
-    let (have, wanted) = (v.staying(shard).count(), v.s.desired.copies());
+    let (have, wanted) = (away::present(v, shard).count(), v.s.desired.copies());
     let unfit = v.staying(shard).filter(|m| v.unfit(m).is_some()).count();
     plan.waiting.push(Waiting {
         shard: Some(shard),
@@ -56,7 +56,7 @@ fn one(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut P
     });
     // A shard that is short of a copy gets that first.
     if have == wanted && v.in_sync(shard).len() >= usize::from(v.s.desired.replicas) {
-        surge(v, shard, why, tally, plan);
+        surge(v, shard, why, plan);
     }
 }
 
@@ -68,8 +68,8 @@ fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Opt
     heirs(v, shard).first().copied().filter(|heir| turn && v.unfit(heir).is_none())
 }
 
-fn surge(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut Plan) {
-    if !tally.has_room() {
+fn surge(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
+    if !place::has_room(v) {
         plan.blocked.push(Blocked {
             code: Code::NoWorker,
             shard: Some(shard),
@@ -81,10 +81,14 @@ fn surge(v: &View<'_>, shard: Shard, why: Why, tally: &mut Tally<'_>, plan: &mut
         return;
     }
     let note = reason(why, "the successor comes before the member leaves");
-    plan.steps.extend(fill::create(v, shard, 0, tally, (why, note)));
+    plan.steps.extend(fill::create(v, shard, 0, (why, note)));
 }
 
 fn reason(why: Why, what: &str) -> String {
-    let because = if why == Why::Evacuate { "its worker is being emptied" } else { "the spec has changed" };
+    let because = match why {
+        Why::Evacuate => "its worker is being emptied",
+        Why::Placement => "it is better off on another worker",
+        _ => "the spec has changed",
+    };
     format!("{what}: {because}")
 }

@@ -28,8 +28,17 @@ pub(super) fn wanted_shards(v: &View<'_>) -> u16 {
     }
 }
 
+/// A full server gives up keys of its own choice.
+fn evicts(v: &View<'_>) -> bool {
+    v.s.desired.config.get("maxmemory-policy").is_some_and(|policy| policy.trim() != "noeviction")
+}
+
 /// The refusal, when the free memory of the shards that stay is less than one and a half times what must move.
 fn would_not_fit(v: &View<'_>) -> Option<Blocked> {
+    // Nothing that is there has to be kept, or a cache makes room by itself.
+    if v.s.desired.purge || evicts(v) {
+        return None;
+    }
     let served = fill::served_shards(v);
     let (stay, leave) = (v.s.desired.shards.min(served), served);
     let memory = |shard: u16| v.primary(Shard(shard)).and_then(|(_, n)| n.memory);

@@ -18,7 +18,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             continue;
         }
         plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
-        let have = v.staying(shard).count();
+        let have = super::away::present(v, shard).count();
         if have <= v.s.desired.copies() {
             plan.steps.extend(keep(v, shard, |_| true));
         } else {
@@ -169,7 +169,8 @@ fn delete(m: &Member<'_>, others: u16, note: &str) -> Option<Proposal> {
         Removable::NotRunning
     } else if m.is_unused() {
         Removable::Unused
-    } else if m.node()?.is_retiring() {
+    } else if m.node()?.is_retiring() && m.link().is_some() {
+        // One whose primary handed over to it as it ended leads again, though it was retired, and nobody follows it.
         Removable::Retired { others }
     } else if is_empty(m) {
         Removable::Empty

@@ -6,6 +6,7 @@ use super::{health::Health, time};
 use crate::{
     api::{State, ValkeyClusterStatus},
     model::{Code, Moment, SLOTS, Stage, Waiting},
+    plan::users,
 };
 
 /// A condition before its times are known.
@@ -30,7 +31,7 @@ fn verdict(
 pub(super) fn conditions(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) -> Vec<Condition> {
     let s = health.view.s;
     let all = [Some(ready(health)), Some(progressing(health)), degraded(health), Some(formed(health))];
-    let all = all.into_iter().chain([Some(slots(health)), paused(health)]).flatten();
+    let all = all.into_iter().chain([Some(slots(health)), users(health), paused(health)]).flatten();
     all.map(|v| dated(v, s.desired.generation, s.now, previous)).collect()
 }
 
@@ -179,6 +180,21 @@ fn slots(health: &Health<'_, '_>) -> Verdict {
         return Verdict { type_, status: "Unknown", reason, message };
     }
     verdict(type_, false, "SlotsUnassigned", format!("{} of {SLOTS} slots are assigned", health.known_slots))
+}
+
+/// There only where the spec has users.
+fn users(health: &Health<'_, '_>) -> Option<Verdict> {
+    let wanted = health.view.s.desired.users.len();
+    let state = (wanted > 0).then(|| users::state(health.view))?;
+    let told = |status, reason: &str, message: String| Some(verdict("UsersReady", status, reason, message));
+    if !state.refused.is_empty() {
+        let message = state.refused.into_iter().collect::<Vec<_>>().join("; ");
+        return told(false, "UsersACLError", message);
+    }
+    match state.lacking {
+        0 => told(true, "UsersApplied", format!("Every node has the {wanted} users of the spec")),
+        n => told(false, "ApplyingUsers", format!("{n} nodes do not have all users of the spec yet")),
+    }
 }
 
 fn paused(health: &Health<'_, '_>) -> Option<Verdict> {

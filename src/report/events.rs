@@ -9,7 +9,7 @@ use super::{
     trouble::{listed, step_reason},
 };
 use crate::{
-    api::ValkeyClusterStatus,
+    api::{ValkeyClusterStatus, status::HandOverState},
     model::{
         Done, Object, Outcome, Proposal, Step, Why,
         step::{Promotion, Removable},
@@ -23,10 +23,12 @@ pub(super) fn events(
     previous: Option<&ValkeyClusterStatus>,
 ) -> Vec<EventNote> {
     let mut all = steps(done, previous);
+    all.extend(done.iter().filter_map(purged));
     all.extend(done.iter().filter_map(lost));
     all.extend(done.iter().filter_map(failed));
     all.extend(hand_overs(status, previous));
     all.extend(transitions(status, previous));
+    all.extend(requested(status, previous));
     all
 }
 
@@ -73,6 +75,10 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
             (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
         }
+        Step::SetUser { on, user, .. } => (5, "UsersApplied", "Set live:", format!("{user} ({})", on.pod)),
+        Step::RemoveUser { on, user } => (5, "UsersRemoved", "Removed:", format!("{user} ({})", on.pod)),
+        Step::Renew => (0, "PasswordsRenewed", "Wrote passwords:", p.note.clone()),
+        Step::Settle => (6, "PasswordsSettled", "Passwords are changed:", p.note.clone()),
         Step::HandOver { on, from } => {
             (5, "HandOverStarted", "Handing over:", format!("{} to {} ({})", from.pod, on.pod, p.note))
         }
@@ -96,15 +102,19 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             (7, "PodRetired", "Retired", name.to_string())
         }
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
-        // A restored shard is told of as a warning.
+        // A restored shard and dropped keys are told of as warnings.
         Step::Latch
+        | Step::Purge { .. }
         | Step::Restore { .. }
         | Step::SetGate { .. }
         | Step::Note { .. }
         | Step::Nudge { .. }
         | Step::SetRole { .. }
+        | Step::SetApart { .. }
+        | Step::SetMetadata { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
+        | Step::LogIn { .. }
         | Step::SetEpoch { .. }
         | Step::Retire { .. }
         | Step::Keep { .. } => return None,
@@ -121,6 +131,8 @@ fn applied(object: Object, new: bool) -> Option<&'static str> {
         (Object::ConfigMap, false) => "ConfigMapUpdated",
         (Object::Service, true) => "ServiceCreated",
         (Object::Service, false) => "ServiceUpdated",
+        (Object::Policy, true) => "NetworkPolicyCreated",
+        (Object::Policy, false) => "NetworkPolicyUpdated",
     })
 }
 
@@ -129,6 +141,17 @@ fn pod_of(step: &Step) -> String {
         Step::Configure { on, .. } => on.pod.to_string(),
         _ => String::new(),
     }
+}
+
+/// All data is gone, on purpose: nobody may miss that either.
+fn purged(d: &Done) -> Option<EventNote> {
+    let Step::Purge { .. } = &d.proposal.step else { return None };
+    let why = &d.proposal.note;
+    (d.outcome == Outcome::Done).then(|| EventNote {
+        warning: true,
+        reason: "KeysPurged".to_owned(),
+        note: format!("All keys were dropped: spec.purgeKeysOnRebalance is true, and {why}"),
+    })
 }
 
 /// The data of a shard is gone: nobody may miss that.
@@ -153,7 +176,9 @@ fn failed(d: &Done) -> Option<EventNote> {
     let Outcome::Failed(error) = &d.outcome else { return None };
     let step = &d.proposal.step;
     let setting = matches!(step, Step::Configure { .. }) && d.proposal.why == Why::Settings;
-    let reason = step_reason(step.kind()).or(setting.then_some("SettingFailed"))?;
+    let user = matches!(step, Step::SetUser { .. });
+    let told = setting.then_some("SettingFailed").or(user.then_some("UserFailed"));
+    let reason = step_reason(step.kind()).or(told)?;
     Some(EventNote { warning: true, reason: reason.to_owned(), note: format!("{step}: {error}") })
 }
 
@@ -167,6 +192,22 @@ fn hand_overs(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatu
             .then(|| normal("FailoverCompleted", format!("{} leads shard {} now", new.pod, now.shard)))
     });
     changed.collect()
+}
+
+/// What became of a hand-over that a person has asked for.
+fn requested(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatus>) -> Option<EventNote> {
+    let now = status.hand_over.as_ref()?;
+    let before = previous.and_then(|p| p.hand_over.as_ref()).filter(|b| b.request == now.request);
+    if before.is_some_and(|b| b.state == now.state) {
+        return None;
+    }
+    match now.state {
+        HandOverState::Pending => None,
+        HandOverState::Done => Some(normal("HandOverCompleted", now.message.clone())),
+        HandOverState::Refused => {
+            Some(EventNote { warning: true, reason: "HandOverRefused".to_owned(), note: now.message.clone() })
+        }
+    }
 }
 
 /// The pass before saw no primary; one of the replicas that it saw has taken over.

@@ -15,9 +15,16 @@ use std::collections::BTreeMap;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
 use crate::{
-    api::{State, ValkeyCluster, ValkeyClusterStatus},
+    api::{
+        State, ValkeyCluster, ValkeyClusterStatus,
+        status::{HandOver, HandOverState},
+    },
     build::labels::leader_selector,
-    model::{Done, Moment, Outcome, Plan, Snapshot, Step, View},
+    model::{Done, Moment, Outcome, Plan, Shape, Snapshot, Step, View},
+    plan::{
+        purge,
+        request::{Verdict, verdict},
+    },
 };
 use health::Health;
 
@@ -63,7 +70,7 @@ pub fn report(
     done: &[Done],
     previous: Option<&ValkeyClusterStatus>,
 ) -> Report {
-    let view = View::new(snapshot);
+    let view = crate::plan::view(snapshot);
     let health = Health::new(&view, plan);
     let conditions = conditions::conditions(&health, previous);
     let (state, reason, message) = conditions::summary(&health, &conditions);
@@ -78,12 +85,30 @@ pub fn report(
         replicas: count(snapshot.pods.len()),
         selector: Some(leader_selector(&snapshot.desired.key)),
         formed: snapshot.formed || latched(done) || previous.is_some_and(|p| p.formed),
+        shape: purged(done).or_else(|| purge::shape(&view)).map(|s| s.to_string()),
         operation: operation::operation(&health, previous),
+        hand_over: hand_over(&view),
         topology: topology::topology(&health, previous),
         conditions,
     };
     let events = events::events(&status, done, previous);
     Report { gauges: health.gauges(), status, events }
+}
+
+/// What became of the hand-over that a person asks for, if one is.
+fn hand_over(view: &View<'_>) -> Option<HandOver> {
+    let request = view.s.request.as_ref()?;
+    let from = request.from.clone();
+    let (state, from, message) = match verdict(view)? {
+        Verdict::Refused(why) => (HandOverState::Refused, from, why),
+        Verdict::New { leads } => {
+            let message = format!("asked for while {leads} leads");
+            (HandOverState::Pending, Some(leads), message)
+        }
+        Verdict::Pending(message) => (HandOverState::Pending, from, message),
+        Verdict::Done(message) => (HandOverState::Done, from, message),
+    };
+    Some(HandOver { request: request.wanted.clone(), state, from: from.map(|f| f.to_string()), message })
 }
 
 /// The status of a spec that cannot be planned for, with the sentence that says what to change. What was known stays.
@@ -99,6 +124,14 @@ pub fn refusal(cr: &ValkeyCluster, sentence: &str, now: Moment) -> ValkeyCluster
         operation: None,
         ..previous.cloned().unwrap_or_default()
     }
+}
+
+/// What the data is spread for, when its keys were dropped in this pass.
+fn purged(done: &[Done]) -> Option<Shape> {
+    let steps = done.iter().filter(|d| d.outcome == Outcome::Done).map(|d| &d.proposal.step);
+    steps
+        .filter_map(|s| if let Step::Purge { shape, .. } = s { Some(shape.clone()) } else { None })
+        .next_back()
 }
 
 fn latched(done: &[Done]) -> bool {

@@ -1,10 +1,12 @@
 //! What the operator is doing, with a counter that only grows.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::{conditions::first_stage, health::Health, time};
 use crate::{
-    api::{Operation, OperationKind, ValkeyClusterStatus},
+    api::{Operation, OperationBytes, OperationKind, ValkeyClusterStatus},
     model::{Member, SLOTS, Stage, View, Why},
-    plan::{certificates, migrate},
+    plan::{certificates, migrate, purge},
 };
 
 /// The operation under way, if one is. Its kind is kept from the pass before while the work goes on.
@@ -16,14 +18,36 @@ pub(super) fn operation(
     let before = previous.and_then(|p| p.operation.as_ref());
     let kind = kind(health, stage, previous);
     let name = format!("{stage:?}");
-    let replacing = matches!(kind, OperationKind::Upgrading | OperationKind::Evacuating);
+    let moves = kind == OperationKind::Rebalancing && health.view.misplaced.is_some();
+    let replacing = moves || matches!(kind, OperationKind::Upgrading | OperationKind::Evacuating);
     let (left, natural, unit) = if replacing { to_replace(health.view) } else { left(health, stage) };
     let same = before.filter(|b| b.kind == kind);
     let counting = same.filter(|b| (replacing || b.stage == name) && b.unit == unit);
     let total = counting.map_or(natural, |b| b.total.max(natural));
     let done = (total - left).max(counting.map_or(0, |b| b.done)).clamp(0, total);
-    let since = same.and_then(|b| b.since.clone()).unwrap_or_else(|| time(health.view.s.now));
-    Some(Operation::new(kind, &name, (done, total), unit, Some(since)))
+    let now = time(health.view.s.now);
+    let since = same.and_then(|b| b.since.clone()).unwrap_or_else(|| now.clone());
+    let same_stage = same.filter(|b| b.stage == name);
+    let stage_since = same_stage.and_then(|b| b.stage_since.clone()).unwrap_or(now);
+    let mut operation = Operation::new(kind, &name, (done, total), unit, Some(since));
+    if stage == Stage::MovingSlots {
+        operation = operation.with_bytes(bytes(health.view, same_stage, done, &stage_since));
+    }
+    Some(Operation { stage_since: Some(stage_since), ..operation })
+}
+
+/// The data that moves. It is looked at anew when slots have moved, not whenever a client writes.
+fn bytes(v: &View<'_>, before: Option<&Operation>, done: i64, since: &Time) -> OperationBytes {
+    let known = before.and_then(|b| Some((b.done, b.bytes?)));
+    if let Some((_, bytes)) = known.filter(|(slots, _)| *slots == done) {
+        return bytes;
+    }
+    let last = known.map(|(_, bytes)| bytes).unwrap_or_default();
+    let left = i64::try_from(migrate::bytes_left(v)).unwrap_or(i64::MAX);
+    let total = last.total.max(left);
+    let done = (total - left).max(last.done);
+    let ms = v.s.now.0 - since.0.as_millisecond();
+    OperationBytes { done, total, per_second: done.saturating_mul(1000) / ms.max(1000) }
 }
 
 fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterStatus>) -> OperationKind {
@@ -32,6 +56,11 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
         return OperationKind::Forming;
     }
     let v = health.view;
+    let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
+    // What began with dropped keys is told so to its end.
+    if purge::pending(v) || (before == Some(OperationKind::Purging) && health.leaderless.is_empty()) {
+        return OperationKind::Purging;
+    }
     if let Some(kind) = replacing(health, previous) {
         return kind;
     }
@@ -44,7 +73,6 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
     if !health.new.is_empty() {
         return OperationKind::ScalingOut;
     }
-    let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
     let spec_changed = previous.is_some_and(|p| p.observed_generation != Some(s.desired.generation));
     // Copies that are missing right after a change of the spec were never there; at any other time they were lost.
     match before {
@@ -73,8 +101,12 @@ fn replacing(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) ->
     let v = health.view;
     let mut reasons = v.all().filter(|m| m.stays()).filter_map(|m| v.unfit(m));
     if let Some(first) = reasons.next() {
-        let evacuate = reasons.chain([first]).any(|why| why == Why::Evacuate);
-        return Some(if evacuate { OperationKind::Evacuating } else { OperationKind::Upgrading });
+        let most = reasons.chain([first]).fold(OperationKind::Rebalancing, |most, why| match (most, why) {
+            (_, Why::Evacuate) | (OperationKind::Evacuating, _) => OperationKind::Evacuating,
+            (_, Why::Upgrade) => OperationKind::Upgrading,
+            (most, _) => most,
+        });
+        return Some(most);
     }
     let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
     let told = v.all().any(|m| m.told_to_go() && m.node().is_some());
@@ -84,6 +116,7 @@ fn replacing(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) ->
         {
             Some(kind)
         }
+        Some(OperationKind::Rebalancing) if told && health.leaderless.is_empty() => before,
         _ => (told && health.leaderless.is_empty()).then_some(OperationKind::Evacuating),
     }
 }
@@ -102,6 +135,10 @@ fn left(health: &Health<'_, '_>, stage: Stage) -> (i64, i64, &'static str) {
     let members = count(v.s.desired.members());
     let minus = |total: i64, there: usize| (total - count(there)).max(0);
     match stage {
+        Stage::DroppingKeys => {
+            let primaries = count(usize::from(v.s.desired.shards));
+            (primaries, primaries, "shards")
+        }
         Stage::AddingPods => {
             (minus(members, v.answering().filter(|(m, _)| m.stays()).count()), members, "pods")
         }

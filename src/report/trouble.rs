@@ -1,7 +1,9 @@
 //! What a person should know of: lost primaries, refusals that do not cure themselves, pods that do not start.
 
+use std::collections::BTreeMap;
+
 use super::health::Health;
-use crate::model::{Blocked, Code, Phase, Pod, View};
+use crate::model::{Blocked, Code, Phase, Pod, Seen, Silence, View};
 
 /// A pod that has not started after this many milliseconds is named, whatever Kubernetes says of it.
 const PATIENCE_MS: i64 = 10_000;
@@ -18,7 +20,37 @@ pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = primary_lost(health).into_iter().collect();
     all.extend(health.plan.blocked.iter().filter_map(persistent));
     all.extend(stuck_pods(health.view));
+    all.extend(silent_nodes(health.view));
     all
+}
+
+/// Servers that run and have given no report for a while, one trouble for each kind of silence.
+fn silent_nodes(view: &View<'_>) -> Vec<Trouble> {
+    let mut found: BTreeMap<Silence, Vec<String>> = BTreeMap::new();
+    for m in view.all().filter(|m| m.pod.phase == Phase::Running && !m.pod.terminating) {
+        if let Seen::Silent(kind) = m.seen
+            && view.s.past.silent_for(&m.pod.uid, view.s.now) > PATIENCE_MS
+        {
+            found.entry(*kind).or_default().push(m.pod.name.to_string());
+        }
+    }
+    let told = found.into_iter().map(|(kind, names)| {
+        let (reason, what) = match kind {
+            Silence::Refused => ("NodeRefuses", "no server listens"),
+            Silence::Timeout => {
+                ("NodeSilent", "no answer in time: the process, its worker or the network is stuck")
+            }
+            Silence::Reset => ("NodeResets", "connections break"),
+            Silence::Auth => (
+                "NodeRejectsOperator",
+                "the operator's user or password is not accepted: has somebody changed its ACL?",
+            ),
+            Silence::Busy => ("NodeBusy", "it loads its data, or is busy with a script or command"),
+            Silence::Garbled => ("NodeUnclear", "its answers are not understood"),
+        };
+        Trouble { reason: reason.to_owned(), message: format!("{}: {what}", listed(names)) }
+    });
+    told.collect()
 }
 
 fn primary_lost(health: &Health<'_, '_>) -> Option<Trouble> {
@@ -55,6 +87,7 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::CrashLoop
         | Code::NoWorker
         | Code::SettingRefused
+        | Code::UserRefused
         | Code::CredentialsLost
         | Code::ForeignOperator
         | Code::CertificateRefused
@@ -76,8 +109,10 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
     match kind {
         "CreatePod" => Some("PodCreateFailed"),
         "DeletePod" => Some("PodDeleteFailed"),
+        "SetMetadata" => Some("PodUpdateFailed"),
         "Apply" | "Certify" => Some("ApplyFailed"),
         "Latch" => Some("StatusFailed"),
+        "Renew" | "Settle" => Some("PasswordsFailed"),
         _ => None,
     }
 }
@@ -85,7 +120,10 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
 /// Pods that do not start, one trouble for each reason.
 fn stuck_pods(view: &View<'_>) -> Vec<Trouble> {
     let mut found: Vec<(Trouble, usize)> = Vec::new();
-    let waiting = view.all().map(|m| m.pod).filter(|p| p.phase == Phase::Pending && !p.terminating);
+    // A server that runs has trouble only with a container beside it.
+    let beside = |p: &Pod| p.phase == Phase::Running && p.trouble.is_some();
+    let waiting =
+        view.all().map(|m| m.pod).filter(|p| (p.phase == Phase::Pending || beside(p)) && !p.terminating);
     for trouble in waiting.filter_map(|pod| stuck(view, pod)) {
         match found.iter_mut().find(|(known, _)| known.reason == trouble.reason) {
             Some((_, more)) => *more += 1,
@@ -121,8 +159,9 @@ fn stuck(view: &View<'_>, pod: &Pod) -> Option<Trouble> {
         "ErrImagePull" => "ImagePullBackOff",
         other => other,
     };
+    let what = if pod.phase == Phase::Running { "is not complete" } else { "cannot start" };
     let words = if trouble.message.is_empty() { trouble.reason.as_str() } else { trouble.message.as_str() };
-    Some(Trouble { reason: reason.to_owned(), message: format!("{} cannot start: {words}", pod.name) })
+    Some(Trouble { reason: reason.to_owned(), message: format!("{} {what}: {words}", pod.name) })
 }
 
 /// The first of them, and how many more.

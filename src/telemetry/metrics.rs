@@ -13,7 +13,9 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::migrations::Migrations;
 use super::process::Process;
+use crate::model::Moved;
 
 /// Buckets from a millisecond (one exchange with a node) to the slowest bounded wait of a pass.
 const SECONDS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
@@ -66,6 +68,8 @@ pub struct Metrics {
     link_losses: IntCounter,
     forced_failovers: IntCounterVec,
     shards_lost: IntCounterVec,
+    purges: IntCounterVec,
+    migrations: Migrations,
     leader: IntGauge,
     blocked: IntGaugeVec,
     shards: IntGaugeVec,
@@ -131,6 +135,11 @@ impl Metrics {
                 "shards_lost_total",
                 "Times that slots began anew, empty, because every copy of them was lost.",
             )?,
+            purges: lossy(
+                "purges_total",
+                "Times that all keys were dropped because spec.purgeKeysOnRebalance says so.",
+            )?,
+            migrations: Migrations::new()?,
             leader: IntGauge::with_opts(opts(
                 "leader",
                 "1 while this process may act (its lease is valid), else 0.",
@@ -159,7 +168,7 @@ impl Metrics {
         let version =
             IntGaugeVec::new(opts("build_info", "Always 1; the version is the label."), &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 16] = [
+        let all: [Box<dyn Collector>; 17] = [
             Box::new(self.reconciles.clone()),
             Box::new(self.reconcile_errors.clone()),
             Box::new(self.reconcile_seconds.clone()),
@@ -168,6 +177,7 @@ impl Metrics {
             Box::new(self.link_losses.clone()),
             Box::new(self.forced_failovers.clone()),
             Box::new(self.shards_lost.clone()),
+            Box::new(self.purges.clone()),
             Box::new(self.leader.clone()),
             Box::new(self.blocked.clone()),
             Box::new(self.shards.clone()),
@@ -177,7 +187,7 @@ impl Metrics {
             Box::new(version),
             Box::new(Process::new()),
         ];
-        for collector in all {
+        for collector in all.into_iter().chain(self.migrations.collectors()) {
             self.registry.register(collector)?;
         }
         Ok(())
@@ -215,6 +225,16 @@ impl Metrics {
     /// Slots began anew, empty.
     pub fn shard_lost(&self, namespace: &str, cluster: &str) {
         self.shards_lost.with_label_values(&[namespace, cluster]).inc();
+    }
+
+    /// All keys of a cluster were dropped on purpose.
+    pub fn keys_purged(&self, namespace: &str, cluster: &str) {
+        self.purges.with_label_values(&[namespace, cluster]).inc();
+    }
+
+    /// What has moved between shards since the last look.
+    pub fn moved(&self, namespace: &str, cluster: &str, moved: &Moved) {
+        self.migrations.count(namespace, cluster, moved);
     }
 
     /// Whether this process may act.
@@ -259,11 +279,11 @@ impl Metrics {
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("valkey_operator_{name}"), help)
 }
 
-fn seconds(name: &str, help: &str) -> HistogramOpts {
+pub(super) fn seconds(name: &str, help: &str) -> HistogramOpts {
     HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec())
 }
 

@@ -5,6 +5,7 @@
 pub mod http;
 pub mod logs;
 pub mod metrics;
+mod migrations;
 mod process;
 
 pub use http::Readiness;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::snapshot::{NODENAME, RELEASED};
+use crate::model::users::{self, Shown};
 use crate::model::{NodeId, PodUid, Slots};
 
 use super::error::WireError;
@@ -116,6 +117,25 @@ pub async fn acl_setuser(node: &dyn Node, user: &str, rules: &[&str]) -> Result<
 /// `ACL GETUSER`: none for a user that does not exist.
 pub async fn acl_getuser(node: &dyn Node, user: &str) -> Result<Option<AclUser>, WireError> {
     AclUser::parse(&node.call(&["ACL", "GETUSER", user]).await?)
+}
+
+/// `ACL DELUSER`: closes the user's connections. One that is not there is fine.
+pub async fn acl_deluser(node: &dyn Node, user: &str) -> Result<(), WireError> {
+    node.call(&["ACL", "DELUSER", user]).await?.int().map(|_| ())
+}
+
+/// `ACL LIST`: every user with all that it has, passwords as SHA-256.
+pub async fn acl_list(node: &dyn Node) -> Result<Shown, WireError> {
+    shown(&node.call(&["ACL", "LIST"]).await?)
+}
+
+/// Reads the answer to `ACL LIST`.
+pub fn shown(reply: &Reply) -> Result<Shown, WireError> {
+    let Reply::List(lines) = reply else {
+        return Err(WireError::Protocol("ACL LIST is no list".to_owned()));
+    };
+    let lines: Vec<&str> = lines.iter().map(Reply::text).collect::<Result<_, _>>()?;
+    Ok(users::listed(lines))
 }
 
 /// `CLUSTER ADDSLOTSRANGE`. Refused as a whole when the node lists one of them under any owner.
@@ -246,6 +266,17 @@ pub async fn migrate(
         "OK" | "NOKEY" => Ok(()),
         other => Err(WireError::Protocol(format!("MIGRATE answers {other:?}"))),
     }
+}
+
+/// `FLUSHALL ASYNC`, by a user that may do so for as long as this takes: the operator's own has no right to drop keys at any other
+/// time.
+pub async fn flush_all(node: &dyn Node, user: &str) -> Result<(), WireError> {
+    let burst = [
+        vec!["ACL", "SETUSER", user, "+flushall"],
+        vec!["FLUSHALL", "ASYNC"],
+        vec!["ACL", "SETUSER", user, "-flushall"],
+    ];
+    node.call_many(&burst).await.into_iter().try_for_each(|answer| answer?.ok())
 }
 
 /// `CLUSTER RESET`: refused on a primary that holds keys; a replica's data is flushed.

@@ -44,7 +44,14 @@ impl Connector for FredConnector {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<Box<dyn Node>, WireError>> {
         Box::pin(async move {
-            let node = FredNode::connect(addr, access).await?;
+            let node = match (FredNode::connect(addr, access).await, &access.former) {
+                // Between two passwords nobody knows which one this server takes.
+                (Err(WireError::Auth(_)), Some(former)) => {
+                    let access = Access { password: Some(former.clone()), ..access.clone() };
+                    FredNode::connect(addr, &access).await?
+                }
+                (node, _) => node?,
+            };
             Ok(Box::new(node) as Box<dyn Node>)
         })
     }

@@ -52,6 +52,8 @@ pub struct Access {
     pub password: Option<String>,
     /// How the connection is encrypted; none is plain text.
     pub tls: Option<Tls>,
+    /// The password before that one, for servers that do not know the new one yet.
+    pub former: Option<String>,
     /// How long to wait.
     pub limits: Limits,
 }

@@ -186,7 +186,7 @@ impl RealServer {
         let ip = std::net::IpAddr::from([127, second, group, index]);
         let dir = std::env::temp_dir().join(format!("valkey-{ip}"));
         std::fs::create_dir_all(&dir).unwrap();
-        for (name, bytes) in credentials.data() {
+        for (name, bytes) in credentials.data(true) {
             std::fs::write(dir.join(name), bytes.0).unwrap();
         }
         let at = ip.to_string();

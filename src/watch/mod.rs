@@ -12,7 +12,9 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, NodeStatus, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::utils::Backoff;
@@ -54,7 +56,10 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Every `PodDisruptionBudget` that this operator made.
     pub budgets: Store<PodDisruptionBudget>,
-    /// Every Secret that this operator made, without contents.
+    /// Every `NetworkPolicy` that this operator made.
+    pub policies: Store<NetworkPolicy>,
+    /// Every Secret of our namespaces, without contents: those of ours, and those that specs name (any may be, and none has a
+    /// label of ours).
     pub secrets: Store<SecretMeta>,
     /// Every namespace. Nothing rests on it being filled: an operator that may look into some namespaces alone may not list them.
     pub namespaces: Store<NamespaceMeta>,
@@ -77,6 +82,7 @@ impl Stores {
         let _ = self.services.wait_until_ready().await;
         let _ = self.config_maps.wait_until_ready().await;
         let _ = self.budgets.wait_until_ready().await;
+        let _ = self.policies.wait_until_ready().await;
         let _ = self.secrets.wait_until_ready().await;
         self.full.cancel();
     }
@@ -95,6 +101,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
     let services = Cache::<Service>::new(scopes.clone());
     let config_maps = Cache::<ConfigMap>::new(scopes.clone());
     let budgets = Cache::<PodDisruptionBudget>::new(scopes.clone());
+    let policies = Cache::<NetworkPolicy>::new(scopes.clone());
     let secrets = Cache::new(scopes.clone());
     let everywhere = scopes == [None];
     let namespaces = Cache::<NamespaceMeta>::new([None]);
@@ -105,6 +112,7 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
         services: services.reader(),
         config_maps: config_maps.reader(),
         budgets: budgets.reader(),
+        policies: policies.reader(),
         secrets: secrets.reader(),
         namespaces: namespaces.reader(),
         full: CancellationToken::new(),
@@ -125,7 +133,9 @@ pub fn start(client: &Client, namespaces: &Namespaces) -> (Stores, Wakes, BoxFut
             services.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
             config_maps.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
             budgets.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
-            secrets.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_secret(&c)),
+            policies.follow(watches(&client, &scopes, &managed, unmanaged), |c| w.on_owned(&c)),
+            secrets
+                .follow(watches(&client, &scopes, &config(), lean_secret), |c| w.on_secret(&c, &s.clusters)),
             namespaces.follow(all.into_iter().collect(), |c| w.on_namespace(&c, &s.clusters)),
         );
     };
@@ -182,6 +192,21 @@ impl<K> Watched for K where
 /// Who manages which field is half of an object's size and nothing to us.
 fn unmanaged<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
+}
+
+/// Of a Secret that is not ours only its name and version matter, and there may be thousands.
+fn lean_secret(secret: &mut SecretMeta) {
+    unmanaged(secret);
+    if !labels::is_managed(secret) {
+        let of = std::mem::take(&mut secret.metadata);
+        secret.metadata = ObjectMeta {
+            name: of.name,
+            namespace: of.namespace,
+            uid: of.uid,
+            resource_version: of.resource_version,
+            ..ObjectMeta::default()
+        };
+    }
 }
 
 /// A worker's status also lists every image it has.

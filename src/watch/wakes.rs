@@ -86,11 +86,20 @@ impl Wakes {
         self.owner_of(&**changed(change));
     }
 
-    /// A Secret of ours changed or went.
-    pub fn on_secret(&self, change: &Change<SecretMeta>) {
-        self.owner_of(&**changed(change));
-        if let Change::Set { new, .. } = change {
-            self.secrets.send(ObjectRef::from_obj(&**new));
+    /// A Secret changed or went: ours, or one that the specs of clusters name.
+    pub fn on_secret(&self, change: &Change<SecretMeta>, clusters: &Store<ValkeyCluster>) {
+        let secret = changed(change);
+        if labels::is_managed(&**secret) {
+            self.owner_of(&**secret);
+            if let Change::Set { new, .. } = change {
+                self.secrets.send(ObjectRef::from_obj(&**new));
+            }
+        }
+        let (namespace, name) = (secret.namespace(), secret.name_any());
+        let named =
+            |c: &ValkeyCluster| c.namespace() == namespace && c.spec.names_secret(&c.name_any(), &name);
+        for cluster in clusters.state_filter(named) {
+            self.cluster(ObjectRef::from_obj(&*cluster));
         }
     }
 

@@ -3,9 +3,12 @@
 use valkey_cluster_operator::build::tls as files;
 use valkey_cluster_operator::model::{
     Certificates, ClientAuth, Fingerprint, Given, Job, JobState, Link, Moment, NodeId, NodeReport, Object,
-    Peer, Phase, PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Tls, Trouble, Trust,
-    WorkerName, Zone,
+    Peer, Phase, PodName, PodUid, Request, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode,
+    Tls, Trouble, Trust, WorkerName, Zone,
 };
+
+use valkey_cluster_operator::model::users::{Passwords, User, described};
+use valkey_cluster_operator::plan::users;
 
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
 
@@ -28,6 +31,17 @@ fn place(word: &str) -> Result<(Shard, u16), String> {
 pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
+        ["spread", rest @ ..] => rest.iter().try_for_each(|w| spread(s, w)),
+        ["all", "pods", rest @ ..] => {
+            let names: Vec<PodName> = s.pods.keys().cloned().collect();
+            names.iter().try_for_each(|name| rest.iter().try_for_each(|w| pod(s, name, w)))
+        }
+        // request <pod or shard> from=<s>-<i> done
+        ["request", wanted, rest @ ..] => request(s, wanted, rest),
+        ["past", "refused", worker] => {
+            s.past.refused.insert(WorkerName::new(*worker), Moment(NOW));
+            Ok(())
+        }
         ["spec", rest @ ..] => rest.iter().try_for_each(|w| spec(s, w)),
         ["status", rest @ ..] => rest.iter().try_for_each(|w| status(s, w)),
         ["worker", name, rest @ ..] => rest.iter().try_for_each(|w| machine(s, name, w)),
@@ -56,6 +70,11 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             s.foreign = Some(rest.join(" "));
             Ok(())
         }
+        ["user", name, rest @ ..] => {
+            user(s, name, rest);
+            Ok(())
+        }
+        ["passwords", rest @ ..] => rest.iter().try_for_each(|w| passwords(s, w)),
         ["all", "nodes", rest @ ..] => {
             let uids: Vec<PodUid> = s.nodes.keys().cloned().collect();
             uids.iter().try_for_each(|uid| rest.iter().try_for_each(|w| node(s, uid, w)))
@@ -73,6 +92,7 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         ["peer", a, b, rest @ ..] => peer(s, place(a)?, place(b)?, rest),
         ["ghost", id, rest @ ..] => ghost(s, id, rest),
         ["dead", at, how] => dead(s, place(at)?, how),
+        ["unpodded", at] => unpodded(s, place(at)?),
         ["known"] => {
             acquaint(s);
             Ok(())
@@ -151,6 +171,7 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
         "shards" => s.desired.shards = parse(value)?,
         "replicas" => s.desired.replicas = parse(value)?,
         "maxDisruptedShards" => s.desired.max_disrupted_shards = parse(value)?,
+        "purge" => s.desired.purge = parse(value)?,
         "paused" => s.desired.paused = parse(value)?,
         "deleting" => s.desired.deleting = parse(value)?,
         "revision" => s.revision = Revision::new(value),
@@ -162,11 +183,102 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
     Ok(())
 }
 
+/// A user of the spec that every node has; with `missing` one whose passwords cannot be found.
+fn user(s: &mut Snapshot, name: &str, words: &[&str]) {
+    let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    if words == ["missing"] {
+        let passwords = Passwords::In { secret: "c-users".into(), keys: vec![name.into()] };
+        s.desired.users.insert(name.into(), User { enabled: true, passwords, rules: Vec::new() });
+        s.passwords.insert(name.into(), Err(format!("{name} has no password")));
+        return;
+    }
+    let wish = User { enabled: true, passwords: Passwords::Any, rules: words };
+    let line = described(&users::of_spec(&wish, &[])).unwrap_or_default();
+    s.desired.users.insert(name.into(), wish);
+    for seen in s.nodes.values_mut() {
+        if let Seen::Now(node) = seen {
+            node.users.get_or_insert_default().insert(name.into(), line.clone());
+        }
+    }
+}
+
+fn passwords(s: &mut Snapshot, word: &str) -> Done {
+    let known = s.accounts.get_or_insert_default();
+    match word {
+        "former" => known.former = true,
+        "asked" => known.renew = Some("somebody asks".into()),
+        "exporters-since" => known.exporter_since = Moment(NOW),
+        generation => *known = super::accounts(generation),
+    }
+    Ok(())
+}
+
+/// What a node shows of its users: `lacks=app`, `has=eve`, `takes=old,new`, `login=new`, `users=hidden`.
+fn node_users(n: &mut NodeReport, key: &str, value: &str) -> Done {
+    let (version, admitted) = (n.version, n.admitted);
+    let shown = n.users.get_or_insert_default();
+    match key {
+        "lacks" => drop(shown.remove(value)),
+        "has" => drop(shown.insert(value.into(), "on nopass resetchannels -@all".into())),
+        "takes" => {
+            let generations: Vec<&str> = value.split(',').collect();
+            shown.extend(super::shown(&generations, version, admitted));
+        }
+        "login" => n.primary_password = Some(format!("replication-{value}")),
+        "users" => n.users = None,
+        _ => return Err(format!("unknown word {key:?}")),
+    }
+    Ok(())
+}
+
+fn request(s: &mut Snapshot, wanted: &str, words: &[&str]) -> Done {
+    let mut request = Request { wanted: wanted.to_owned(), from: None, done: false };
+    for word in words {
+        match pair(word) {
+            ("from", at) => request.from = Some(place(at).map(|(shard, index)| pod_name(shard, index))?),
+            ("done", _) => request.done = true,
+            _ => return Err(format!("unknown word {word:?}")),
+        }
+    }
+    s.request = Some(request);
+    Ok(())
+}
+
+fn spread(s: &mut Snapshot, word: &str) -> Done {
+    let (key, value) = pair(word);
+    let scheduling = &mut s.desired.template.scheduling;
+    if key == "pinned" {
+        scheduling.pinned = value.split(',').map(Zone::new).collect();
+        return Ok(());
+    }
+    let (place, what) = key.split_once('.').ok_or("node.shard=Required")?;
+    let spread = match place {
+        "node" => &mut scheduling.node,
+        "zone" => &mut scheduling.zone,
+        _ => return Err(format!("unknown place {place:?}")),
+    };
+    let mode = match value {
+        "Disabled" => SpreadMode::Disabled,
+        "Preferred" => SpreadMode::Preferred,
+        "Required" => SpreadMode::Required,
+        _ => return Err(format!("unknown mode {value:?}")),
+    };
+    match what {
+        "shard" => spread.shard = mode,
+        "primaries" => spread.primaries = mode,
+        "pods" => spread.pods = mode,
+        _ => return Err(format!("unknown rule {what:?}")),
+    }
+    Ok(())
+}
+
 fn status(s: &mut Snapshot, word: &str) -> Done {
     let (key, value) = pair(word);
     match key {
         "formed" => s.formed = parse(value)?,
         "whole" => s.whole = parse(value)?,
+        // shape=<shards>/<revision>
+        "shape" => s.shape = Some(value.parse()?),
         "served" => {
             let all: Result<Vec<u16>, String> =
                 value.split(',').filter(|t| !t.is_empty()).map(parse).collect();
@@ -189,6 +301,8 @@ fn machine(s: &mut Snapshot, name: &str, word: &str) -> Done {
         // lost=<ms ago>
         "lost" => entry.lost_since = Some(Moment(NOW - parse::<i64>(value)?)),
         "out-of-service" => entry.out_of_service = true,
+        "shunned" => entry.shunned = true,
+        "room" => entry.room = Some(parse(value)?),
         "removed" => drop(s.workers.remove(&WorkerName::new(name))),
         _ => return Err(format!("unknown word {key:?}")),
     }
@@ -226,6 +340,14 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
         "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
         "leads" => pod.leads = parse(value)?,
+        "given" => pod.given = value.to_owned(),
+        "asked" => pod.place.asked = Some(WorkerName::new(value)),
+        "pinned" => pod.place.pinned = Some(Zone::new(value)),
+        "counted" => pod.place.counted = true,
+        "instead-of" => {
+            let (shard, index) = place(value)?;
+            pod.place.instead_of = Some(PodUid::new(format!("u{shard}-{index}")));
+        }
         "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,
@@ -288,7 +410,10 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         }
         "keys" => n.keys = parse(value)?,
         "isolated" => n.peers.clear(),
-        "admitted" => n.admitted = parse(value)?,
+        "admitted" => {
+            n.admitted = parse(value)?;
+            n.users = Some(super::shown(&["old"], n.version, n.admitted));
+        }
         "state" => n.state_ok = value == "ok",
         "loading" => n.loading = true,
         "data" => n.memory.get_or_insert_default().data = parse(value)?,
@@ -303,7 +428,10 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
             let message = if failed { "it says why".to_owned() } else { String::new() };
             n.jobs.push(Job { incoming: false, slots, other: Some(other), state, message, age_ms: 200 });
         }
-        "version" => n.version = value.parse()?,
+        "version" => {
+            n.version = value.parse()?;
+            n.users = Some(super::shown(&["old"], n.version, n.admitted));
+        }
         "online" => {
             n.online_replicas =
                 value.split(',').filter(|t| !t.is_empty()).map(parse).collect::<Result<_, _>>()?;
@@ -311,7 +439,7 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         _ => match key.strip_prefix("config.") {
             Some(k) if value.is_empty() => drop(n.config.remove(k)),
             Some(k) => drop(n.config.insert(k.to_owned(), value.to_owned())),
-            None => return Err(format!("unknown word {key:?}")),
+            None => node_users(n, key, value)?,
         },
     }
     Ok(())
@@ -361,9 +489,19 @@ fn peer(s: &mut Snapshot, who: (Shard, u16), whom: (Shard, u16), words: &[&str])
             "linked" => p.connected = true,
             "slots" => p.slots = value.replace(',', " ").parse()?,
             "ip" => p.ip = Some(parse(value)?),
+            "noaddr" => p.ip = None,
             _ => return Err(format!("unknown word {key:?}")),
         }
     }
+    Ok(())
+}
+
+/// The Pod object of a member is gone, and its process answers as before.
+fn unpodded(s: &mut Snapshot, (shard, index): (Shard, u16)) -> Done {
+    let uid = PodUid::new(format!("u{shard}-{index}"));
+    s.pods.retain(|_, pod| pod.uid != uid);
+    let seen = s.nodes.remove(&uid).ok_or("it has no node")?;
+    s.ghosts.insert(node_id(shard, index), seen);
     Ok(())
 }
 

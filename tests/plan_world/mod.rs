@@ -2,16 +2,23 @@
 //!
 //! ```text
 //! cluster 3x1 healthy            # new | pending | fresh | latched | healthy
-//! spec replicas=2 paused=true    # shards, replicas, paused, deleting, image, config.<key>
-//! status whole=false             # formed, whole, served
+//! spec replicas=2 paused=true    # shards, replicas, paused, purge, deleting, image, config.<key>
+//! status whole=false             # formed, whole, served, shape
 //! member 0-2                    # one replica more, in sync
-//! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age
+//! pod 1-0 terminating            # by shard and index; absent, phase, ip, worker, gate, revision, failures, trouble, age,
+//!                               # asked, pinned, counted, instead-of=<s>-<i>
+//! spread node.shard=Required     # node|zone . shard|primaries|pods; pinned=a,b
+//! worker w4 open zone=a          # closed, cordoned, shunned, room=<n>, lost=<ms ago>, out-of-service, removed
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! tls wanted=b/m given=a+b/l before=a/l    # <ca>+<ca>/<certificate>; refused, auth=required; node 0-0 tls=a/l
 //! unchangeable <sentence>
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
+//! user app on nopass +get        # a user of the spec, which every node has; user app missing: its Secret is not there
+//! node 1-0 lacks=app has=eve     # users of a node; takes=old,new login=new: passwords of the system users; users=hidden
+//! passwords new                  # those that the system users have now; passwords new former, passwords asked
+//! unpodded 1-0                  # its Pod object is gone, its process answers as before
 //! past lost                      # the process has just started: nothing is remembered
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```
@@ -23,10 +30,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use valkey_cluster_operator::model::settings;
+use valkey_cluster_operator::model::users::{Accounts, Shown, described};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Pod, PodName,
+    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Phase, Place, Pod, PodName,
     PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
 };
+
+use valkey_cluster_operator::plan::users;
 
 /// The clock of every case, in milliseconds.
 const NOW: i64 = 1_000_000;
@@ -97,6 +107,10 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         budget: true,
         template: Template::default(),
         config: BTreeMap::new(),
+        purge: false,
+        users: BTreeMap::new(),
+        rotation: None,
+        allowed_clients: Vec::new(),
         paused: false,
         deleting: false,
     };
@@ -107,11 +121,14 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         formed: false,
         whole: false,
         served: BTreeSet::new(),
+        shape: None,
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
         certificates: None,
         unchangeable: None,
+        accounts: Some(accounts("old")),
+        passwords: BTreeMap::new(),
         pods: BTreeMap::new(),
         taken: BTreeSet::new(),
         workers: (1..=3).map(|i| worker(&format!("w{i}"))).collect(),
@@ -119,8 +136,33 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
         applied: BTreeMap::new(),
+        request: None,
         past: Past::default(),
     }
+}
+
+/// The passwords of the system users, by what their digests end with.
+fn accounts(generation: &str) -> Accounts {
+    Accounts {
+        operator: format!("operator-{generation}"),
+        replication: format!("replication-{generation}"),
+        exporter: format!("exporter-{generation}"),
+        ..Accounts::default()
+    }
+}
+
+/// The users of a node that takes these passwords.
+fn shown(generations: &[&str], version: Version, admitted: bool) -> Shown {
+    let mut shown = users::of_file(&accounts("old"));
+    for user in ["operator", "replication", "exporter"] {
+        let digests: Vec<String> = generations.iter().map(|g| format!("{user}-{g}")).collect();
+        let digests: Vec<&str> = digests.iter().map(String::as_str).collect();
+        let imports = user == "replication" && admitted && version >= settings::JOBS_SINCE;
+        let user = format!("_{user}");
+        let rules = users::system_rules(&user, user != "_replication" || admitted, imports, &digests);
+        shown.insert(user, described(&rules).unwrap());
+    }
+    shown
 }
 
 fn worker(name: &str) -> (WorkerName, Worker) {
@@ -135,6 +177,8 @@ fn worker(name: &str) -> (WorkerName, Worker) {
             leaving: false,
             lost_since: None,
             out_of_service: false,
+            shunned: false,
+            room: None,
         },
     )
 }
@@ -171,6 +215,8 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         encrypted: false,
         nudged: None,
         leads: state == State::Healthy && index == 0,
+        place: Place::default(),
+        given: String::new(),
         created: Moment(NOW - 5000),
         trouble: None,
     };
@@ -225,6 +271,8 @@ fn report(s: &Snapshot, shard: Shard, index: u16, state: State) -> NodeReport {
         keys: if healthy { 10 } else { 0 },
         loading: false,
         admitted: state >= State::Latched,
+        users: Some(shown(&["old"], version, state >= State::Latched)),
+        primary_password: Some("replication-old".into()),
         config,
     }
 }

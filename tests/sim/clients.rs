@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use valkey_cluster_operator::model::{NodeId, SLOTS};
+use valkey_cluster_operator::model::{NodeId, SLOTS, Slots};
 
 use super::valkey::{Node, Valkey};
 
@@ -91,6 +91,11 @@ impl Clients {
                 *known = best;
             }
         }
+    }
+
+    /// The keys of these slots were dropped because the spec says so: nobody waits for them any more.
+    pub(crate) fn purged(&mut self, slots: &Slots) {
+        self.acknowledged.retain(|slot, _| !slots.contains(*slot));
     }
 
     /// The first slot of which no process holds the acknowledged value any more.

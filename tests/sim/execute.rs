@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
+use rand::Rng;
 use valkey_cluster_operator::execute::guard;
 use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::{Promotion, Removable};
-use valkey_cluster_operator::model::{Desired, NodeId, Outcome, PodName, PodUid, Shard, Slots, Step, Target};
+use valkey_cluster_operator::model::{
+    Desired, NodeId, Outcome, PodName, PodUid, Shape, Shard, Slots, SpreadMode, Step, Target,
+};
 
 use super::kubernetes::NewPod;
 use super::observe::Applied;
@@ -73,6 +76,14 @@ impl World {
                 let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
                 object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.leads = *leads;
             }
+            Step::SetMetadata { name, uid, given, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.given.clone_from(given);
+            }
+            Step::SetApart { name, uid, counts, .. } => {
+                let object = self.kube.pods.get_mut(name).filter(|o| o.pod.uid == *uid);
+                object.ok_or_else(|| stale(format!("{name} is gone")))?.pod.place.counted = *counts;
+            }
             Step::Migrate { on, to, slots } => {
                 let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
                 if let Some(left) = guard::migrate(&source, &target, slots).map_err(stale)? {
@@ -86,6 +97,7 @@ impl World {
                     self.valkey.carry(&on.node, &to.node, &left, self.now, &mut self.rng);
                 }
             }
+            Step::Purge { on, shape } => self.purge(on, shape)?,
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
                 guard::configure(&facts, *only_empty).map_err(stale)?;
@@ -98,8 +110,23 @@ impl World {
             }
             Step::Admit { on } => {
                 self.identity(on).map_err(stale)?;
-                self.valkey.get_mut(&on.node).admitted = true;
+                self.valkey.get_mut(&on.node).admit();
             }
+            Step::SetUser { on, user, rules } => {
+                self.identity(on).map_err(stale)?;
+                self.set_user(&on.node, user, rules, applied).map_err(No::Failed)?;
+            }
+            Step::RemoveUser { on, user } => {
+                self.identity(on).map_err(stale)?;
+                self.valkey.get_mut(&on.node).users.remove(user);
+            }
+            Step::LogIn { on } => {
+                self.identity(on).map_err(stale)?;
+                let password = self.vault.accounts().replication;
+                self.valkey.get_mut(&on.node).primary_password = password;
+            }
+            Step::Renew => self.vault.renew(),
+            Step::Settle => self.vault.settle(),
             Step::AssignSlots { on, slots } => self.assign(on, slots)?,
             Step::SetEpoch { on, epoch } => {
                 let facts = self.identity(on).map_err(stale)?;
@@ -134,6 +161,33 @@ impl World {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The spec is read again; then all keys go, and the status says so, unless the operator dies between the two.
+    fn purge(&mut self, on: &[Target], shape: &Shape) -> Result<(), No> {
+        let live = &self.resource.desired;
+        let now = Shape { shards: live.shards, revision: self.revision() };
+        if !live.purge || live.paused || now != *shape || self.resource.shape.as_ref() == Some(shape) {
+            return Err(No::Stale("the spec does not ask for it any more".to_owned()));
+        }
+        for target in on {
+            guard::drop_keys(&self.identity(target).map_err(No::Stale)?).map_err(No::Stale)?;
+        }
+        if !self.watch.purgeable {
+            self.watch
+                .broken(self.now, format!("keys are dropped for {shape}, and nobody has changed anything"));
+        }
+        let now = self.now;
+        for target in on {
+            let dropped = self.valkey.drop_keys(&target.node, now);
+            self.clients.purged(&dropped);
+        }
+        if self.rng.random_bool(0.1) {
+            return Err(No::Failed("the status could not be written".to_owned()));
+        }
+        self.resource.shape = Some(shape.clone());
+        self.watch.purgeable = false;
         Ok(())
     }
 
@@ -184,7 +238,7 @@ impl World {
     }
 
     fn create(&mut self, step: &Step, desired: &Desired) -> Result<(), No> {
-        let Step::CreatePod { name, shard, index, worker, failures } = step else { return Ok(()) };
+        let Step::CreatePod { name, shard, index, worker, demands, failures } = step else { return Ok(()) };
         if self.kube.pods.contains_key(name) {
             return Err(No::Stale(format!("{name} exists already")));
         }
@@ -195,6 +249,8 @@ impl World {
             revision: desired.template.image.as_str().into(),
             image: desired.template.image.clone(),
             worker: worker.clone(),
+            demands: demands.clone(),
+            strict: desired.template.scheduling.node.shard == SpreadMode::Required,
             failures: *failures,
         };
         self.kube.create(new, self.now);
@@ -263,7 +319,8 @@ impl World {
         self.watch.operator_deletes(uid.clone());
         let Some(node) = self.process(name) else { return };
         // One that was cut off may believe anything: what counts is whom the others believe.
-        let believed = only_if != Removable::Unreachable || !self.superseded(node);
+        let unheard = matches!(only_if, Removable::Unreachable | Removable::Silent);
+        let believed = !unheard || !self.superseded(node);
         if !node.slots.is_empty() && believed {
             let why = format!("{name} owns slots {} and is deleted ({only_if:?})", node.slots);
             self.watch.broken(self.now, why);

@@ -31,7 +31,9 @@ impl World {
             | Action::Replicas(_)
             | Action::Image(_)
             | Action::Config(..)
-            | Action::Paused(_) => {
+            | Action::Paused(_)
+            | Action::User(..)
+            | Action::Purge(_) => {
                 self.edit(action);
             }
             Action::Kill(who) => self.kill(who),
@@ -67,6 +69,7 @@ impl World {
             Action::Slow(n) => self.mischief.slow += n,
             Action::Stranger => self.stranger(),
             Action::Certificate(leaf, authorities) => self.issue(authorities, leaf),
+            Action::Rotate => self.vault.asked += 1,
             Action::Drift => {
                 self.kube.drifted.insert(Object::ConfigMap);
             }
@@ -75,6 +78,11 @@ impl World {
 
     fn edit(&mut self, action: &Action) {
         let desired = &mut self.resource.desired;
+        self.watch.purgeable |= match action {
+            Action::Shards(n) => desired.shards != *n,
+            Action::Image(name) => desired.template.image != *name,
+            _ => false,
+        };
         match action {
             Action::Shards(n) => desired.shards = *n,
             Action::Replicas(n) => desired.replicas = *n,
@@ -86,9 +94,11 @@ impl World {
                 desired.config.remove(key);
             }
             Action::Paused(yes) => desired.paused = *yes,
+            Action::Purge(yes) => desired.purge = *yes,
+            Action::User(name, rule) => self.user(name, rule.as_deref()),
             _ => {}
         }
-        desired.generation += 1;
+        self.resource.desired.generation += 1;
     }
 
     fn find(&self, who: &Who) -> Option<PodName> {

@@ -87,7 +87,8 @@ impl World {
     }
 
     pub(crate) fn may_delete(&self, name: &PodName, uid: &PodUid, only_if: Removable) -> Result<(), Stale> {
-        let object = self.kube.pods.get(name).filter(|o| o.pod.uid == *uid && !o.pod.terminating);
+        let again = only_if == Removable::Unreachable;
+        let object = self.kube.pods.get(name).filter(|o| o.pod.uid == *uid && (again || !o.pod.terminating));
         let object = object.ok_or_else(|| format!("{name} is gone, or another Pod has the name"))?;
         let node = object.pod.ip.and_then(|ip| self.valkey.listening(ip, None)).filter(|n| n.cluster == 0);
         match (only_if, node.map(read)) {
@@ -98,6 +99,8 @@ impl World {
                 }
                 if node.is_some() { Err("its server answers".to_owned()) } else { Ok(()) }
             }
+            (Removable::Silent, None) => Ok(()),
+            (Removable::Silent, Some(_)) => Err("its server answers".to_owned()),
             (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
             (Removable::NotRunning, _) => Err("its server has started".to_owned()),
             (only_if, facts) => {
@@ -110,7 +113,9 @@ impl World {
     /// What a node says of itself, and its primary of it, before its Pod is deleted or released.
     pub(crate) fn may_go(&self, only_if: Removable, facts: &Facts) -> Result<(), Stale> {
         match only_if {
-            Removable::NotRunning | Removable::Unreachable => Err("its server has started".to_owned()),
+            Removable::NotRunning | Removable::Unreachable | Removable::Silent => {
+                Err("its server has started".to_owned())
+            }
             Removable::Unused => guard::unused(facts),
             Removable::Empty => guard::empty(facts),
             Removable::Retired { others } | Removable::Replaced { others } => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
-use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots};
+use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots, SpreadMode};
 
 use super::valkey::{Node, shown};
 use super::world::World;
@@ -18,6 +18,8 @@ pub(crate) struct Watch {
     pub first_break: Option<(i64, String)>,
     /// Slots whose dead owner was given up: until they begin anew nobody lists them.
     pub abandoned: Slots,
+    /// The shards or the Pods that the spec asks for were changed, and the keys were not dropped for that yet.
+    pub purgeable: bool,
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
@@ -80,6 +82,9 @@ impl World {
             return Some(format!("{} has met a node of another cluster", n.id));
         }
         if let Some(why) = self.mistrust() {
+            return Some(why);
+        }
+        if let Some(why) = self.locked_out() {
             return Some(why);
         }
         if let Some(why) = self.low_timeout() {
@@ -195,6 +200,9 @@ impl World {
             if node.retiring() {
                 return Some(format!("{} stays retired", node.id));
             }
+            if let Some(why) = self.users_unfinished(node) {
+                return Some(why);
+            }
         }
         if !self.kube.drifted.is_empty() {
             return Some(format!("{:?} differ from the spec", self.kube.drifted));
@@ -221,6 +229,7 @@ impl World {
             Code::CertificateRefused => {
                 self.kube.secrets.certificates.as_ref().is_some_and(|c| c.wanted.is_err())
             }
+            Code::UserRefused => !self.resource.desired.users.is_empty(),
             Code::Paused
             | Code::Unchangeable
             | Code::Deleting
@@ -244,6 +253,11 @@ impl World {
         let pods: Vec<_> = self.kube.pods.values().filter(|o| o.pod.shard == shard).collect();
         if pods.len() != desired.copies() {
             return Some(format!("shard {shard} has {} Pods instead of {}", pods.len(), desired.copies()));
+        }
+        let places: BTreeSet<_> = pods.iter().map(|o| &o.pod.worker).collect();
+        let strict = desired.template.scheduling.node.shard == SpreadMode::Required;
+        if strict && places.len() != pods.len() {
+            return Some(format!("two copies of shard {shard} share a worker"));
         }
         if let Some(o) = pods.iter().find(|o| o.pod.phase != Phase::Running || o.pod.gate != Some(true)) {
             return Some(format!("{} is {:?}, gate {:?}", o.pod.name, o.pod.phase, o.pod.gate));

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use rand::Rng;
 use rand::rngs::StdRng;
 use valkey_cluster_operator::model::{
-    Moment, NodeId, Object, Phase, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker, WorkerName,
+    Demands, Moment, NodeId, Object, Phase, Place, Pod, PodName, PodUid, Revision, Shard, Trouble, Worker,
+    WorkerName, Zone,
 };
 
 use super::certificates::Secrets;
@@ -23,6 +24,10 @@ pub(crate) struct PodObject {
     pub image: String,
     /// The worker that its affinity asks for.
     pub wanted: Option<WorkerName>,
+    /// What it demands of the scheduler.
+    pub demands: Demands,
+    /// It carries the term that keeps it off workers with copies of its shard that count.
+    pub strict: bool,
     /// When the kubelet starts the server.
     pub starts_at: Option<i64>,
     /// When its server ends, after it was told to go.
@@ -82,16 +87,18 @@ pub(crate) enum Kubelet {
 }
 
 impl Kubernetes {
-    pub(crate) fn add_worker(&mut self, name: &str, capacity: usize) {
+    pub(crate) fn add_worker(&mut self, name: &str, zone: Option<Zone>, capacity: usize) {
         let name = WorkerName::new(name);
         let worker = Worker {
             name: name.clone(),
             hostname: name.to_string(),
-            zone: None,
+            zone,
             open: true,
             leaving: false,
             lost_since: None,
             out_of_service: false,
+            shunned: false,
+            room: None,
         };
         self.workers.insert(name, WorkerObject { worker, capacity, off: false, away_since: None });
     }
@@ -115,6 +122,13 @@ impl Kubernetes {
             encrypted: false,
             nudged: None,
             leads: false,
+            place: Place {
+                asked: new.worker.clone(),
+                pinned: new.demands.zone.clone(),
+                counted: new.strict && !new.demands.uncounted,
+                instead_of: new.demands.instead_of.clone(),
+            },
+            given: String::new(),
             created: Moment(now * TICK_MS),
             trouble: None,
         };
@@ -122,6 +136,8 @@ impl Kubernetes {
             pod,
             image: new.image,
             wanted: new.worker,
+            demands: new.demands,
+            strict: new.strict,
             starts_at: None,
             stops_at: None,
             gone_at: None,
@@ -217,6 +233,21 @@ impl Kubernetes {
         asks
     }
 
+    /// What the Pod's own terms, and those of Pods that are there, say of a worker.
+    fn accepted(&self, object: &PodObject, w: &Worker) -> bool {
+        let demands = &object.demands;
+        let here = self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(&w.name));
+        let mut copies = here
+            .filter(|o| o.pod.shard == object.pod.shard && !matches!(o.pod.phase, Phase::Finished { .. }));
+        let repels =
+            |o: &PodObject| (object.strict && o.pod.place.counted) || (o.strict && object.pod.place.counted);
+        !demands.not_on.contains(&w.name)
+            && w.zone.as_ref().is_none_or(|z| !demands.not_in.contains(z))
+            && demands.zone.as_ref().is_none_or(|z| w.zone.as_ref() == Some(z))
+            && (!demands.only || object.wanted.as_ref() == Some(&w.name))
+            && !copies.any(repels)
+    }
+
     /// Affinity is a wish: any open worker with room will do, the emptiest first.
     fn schedule(&mut self, now: i64, rng: &mut StdRng) {
         let waiting: Vec<PodName> = self
@@ -229,7 +260,10 @@ impl Kubernetes {
             let load =
                 |w: &WorkerName| self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(w)).count();
             let open = self.workers.values().filter(|w| {
-                w.worker.open && w.worker.lost_since.is_none() && load(&w.worker.name) < w.capacity
+                w.worker.open
+                    && w.worker.lost_since.is_none()
+                    && load(&w.worker.name) < w.capacity
+                    && self.accepted(&self.pods[&name], &w.worker)
             });
             let wanted = self.pods[&name].wanted.clone();
             let best = open.min_by_key(|w| (Some(&w.worker.name) != wanted.as_ref(), load(&w.worker.name)));
@@ -256,6 +290,8 @@ pub(crate) struct NewPod {
     pub revision: Revision,
     pub image: String,
     pub worker: Option<WorkerName>,
+    pub demands: Demands,
+    pub strict: bool,
     pub failures: u16,
 }
 

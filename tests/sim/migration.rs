@@ -96,6 +96,21 @@ impl Valkey {
         self.announce(&t.target, now, rng);
     }
 
+    /// `FLUSHALL` on a primary: its keys go, and the jobs that it is an end of fail. Answers the slots that are concerned.
+    pub(crate) fn drop_keys(&mut self, id: &NodeId, now: i64) -> Slots {
+        for t in self.transfers.iter_mut().filter(|t| t.state == JobState::Running) {
+            if t.source == *id || t.target == *id {
+                (t.state, t.moved_at, t.message) = (JobState::Failed, now, "the data was flushed".to_owned());
+            }
+        }
+        let node = self.get_mut(id);
+        let held = node.data.keys().map(|s| SlotRange { first: *s, last: *s });
+        let slots = node.slots.or(&Slots::from_ranges(held));
+        node.dropped += node.data.values().sum::<u64>();
+        node.data.clear();
+        slots
+    }
+
     /// The target claims slots.
     fn take(&mut self, target: &NodeId, slots: &Slots, epoch: u64) {
         let node = self.get_mut(target);

@@ -22,6 +22,7 @@ pub(crate) mod random;
 pub(crate) mod replication;
 pub(crate) mod script;
 pub(crate) mod trace;
+mod users;
 pub(crate) mod valkey;
 pub(crate) mod world;
 

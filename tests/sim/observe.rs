@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::{
-    Link, NodeId, NodeReport, Past, Peer, Phase, Pod, PodName, PodUid, Role, Seen, Silence, Snapshot,
+    Link, Memory, NodeId, NodeReport, Past, Peer, Phase, Pod, PodName, PodUid, Role, Seen, Silence, Snapshot,
 };
 
 use super::TICK_MS;
@@ -35,11 +35,14 @@ impl World {
             formed: self.resource.formed,
             whole: self.resource.whole,
             served: self.resource.served.clone(),
+            shape: self.resource.shape.clone(),
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,
             certificates: self.kube.secrets.certificates.clone(),
             unchangeable: None,
+            accounts: Some(self.vault.accounts()),
+            passwords: BTreeMap::new(),
             pods,
             taken: BTreeSet::new(),
             workers: self.kube.workers.iter().map(|(n, w)| (n.clone(), w.seen())).collect(),
@@ -47,6 +50,7 @@ impl World {
             ghosts,
             low_timeout_budget: 40,
             applied: applied.clone(),
+            request: None,
             past: past.clone(),
         }
     }
@@ -71,7 +75,7 @@ impl World {
             None if !self.valkey.refuses(ip) => Seen::Silent(Silence::Timeout),
             None => Seen::Silent(Silence::Refused),
             Some(n) if !self.valkey.reach(&n.worker, None) => Seen::Silent(Silence::Timeout),
-            Some(n) if n.cluster != 0 => Seen::Silent(Silence::Auth),
+            Some(n) if n.cluster != 0 || !self.vault.opens(&n.users) => Seen::Silent(Silence::Auth),
             Some(n) => Seen::Now(self.report(n)),
         }
     }
@@ -107,7 +111,7 @@ impl World {
             role,
             open_slots: super::migration::open_slots(node),
             jobs: super::migration::jobs(&self.valkey, node, self.now),
-            memory: None,
+            memory: Some(memory(node)),
             state_ok: node.state_ok,
             epoch: node.epoch,
             peers: node.view.iter().map(|(id, e)| (id.clone(), peer(e))).collect(),
@@ -115,14 +119,28 @@ impl World {
             keys: u64::try_from(node.data.len()).unwrap_or(u64::MAX),
             loading: node.repl.loading,
             admitted: node.admitted,
+            users: Some(node.users.clone()),
+            primary_password: Some(node.primary_password.clone()),
             config: asked.into_iter().filter_map(|k| node.config.get(&k).map(|v| (k, v.clone()))).collect(),
         }
     }
 }
 
+/// Bytes of a key in this world, whatever is in it.
+const KEY_BYTES: u64 = 100;
+
+/// What it uses without any key.
+const OWN_BYTES: u64 = 1000;
+
+fn memory(node: &Node) -> Memory {
+    let data = KEY_BYTES * u64::try_from(node.data.len()).unwrap_or(u64::MAX);
+    let limit = node.config.get("maxmemory").and_then(|v| v.parse().ok()).unwrap_or(0);
+    Memory { used: OWN_BYTES + data, data, limit }
+}
+
 /// How far it has come: the clients' counters only grow.
 pub(crate) fn link(node: &Node) -> Link {
-    let offset = if node.repl.synced { 1 + node.data.values().sum::<u64>() } else { 0 };
+    let offset = if node.repl.synced { 1 + node.dropped + node.data.values().sum::<u64>() } else { 0 };
     Link { up: node.repl.up, syncing: node.repl.sync_until.is_some(), offset }
 }
 

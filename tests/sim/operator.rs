@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rand::Rng;
 use valkey_cluster_operator::execute::lanes::nothing_rests_on;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Slots, Snapshot, View,
+    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Slots, Snapshot, Step, View,
 };
 use valkey_cluster_operator::plan;
 
@@ -55,7 +55,11 @@ impl World {
             operator =
                 Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
         } else {
-            self.record(&View::new(&snapshot));
+            let purged =
+                outcomes.iter().any(|(p, o)| matches!(p.step, Step::Purge { .. }) && *o == Outcome::Done);
+            self.record(&View::new(&snapshot), purged);
+            // Whatever was asked for is done.
+            self.watch.purgeable &= !(plan.quiet() && fresh && !self.resource.desired.paused);
             operator.next_pass = self.now + World::period(plan.quiet());
         }
         self.operators[number] = operator;
@@ -65,7 +69,7 @@ impl World {
     }
 
     /// What the report keeps in the status: that the formation was complete, and how many shards have slots.
-    fn record(&mut self, view: &View<'_>) {
+    fn record(&mut self, view: &View<'_>, purged: bool) {
         if !self.resource.whole && plan::form::complete(view) {
             self.resource.whole = true;
         }
@@ -76,6 +80,10 @@ impl World {
             }
             let seen = view.shards().map(|(s, _)| s).filter(|s| view.primary(*s).is_some());
             self.resource.served.extend(seen);
+        }
+        // A status of an older spec is not written.
+        if !purged && view.s.desired.generation == self.resource.desired.generation {
+            self.resource.shape = plan::purge::shape(view);
         }
     }
 
@@ -96,6 +104,8 @@ impl World {
                 formed: fresh.formed,
                 whole: fresh.whole,
                 served: fresh.served,
+                shape: fresh.shape,
+                accounts: fresh.accounts,
                 ..old
             };
             return (old, false);

@@ -16,10 +16,15 @@ pub(crate) fn script(seed: u64) -> Script {
     let sizes = [(1, 0), (1, 1), (2, 1), (3, 0), (3, 1), (3, 1), (3, 2), (4, 1)];
     let (shards, replicas) = sizes[rng.random_range(0..sizes.len())];
     let versions = [Version::new(8, 1, 1), Version::new(9, 1, 2)];
+    let workers = rng.random_range(2..=4);
+    let mut more = StdRng::seed_from_u64(!seed);
     let start = Start {
         shards,
         replicas,
-        workers: rng.random_range(2..=4),
+        workers,
+        zones: more.random_range(0..=3),
+        // Never fewer workers than a shard may have copies.
+        strict: workers == 4 && more.random_bool(0.5),
         version: versions[rng.random_range(0..2)],
         seed,
         reuse_addresses: rng.random_bool(0.6),
@@ -73,7 +78,7 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
     let small = rng.random_range(0..6);
     let both = |a: Action, b: Action| vec![(When::At(at), a), (When::At(later), b)];
     let one = |a: Action| vec![(When::At(at), a)];
-    match rng.random_range(0..32) {
+    match rng.random_range(0..38) {
         0 | 1 => one(Action::Crash(small)),
         2 => one(Action::Stale(rng.random_range(1..12), rng.random_range(1..8))),
         3 => one(Action::StalePods(rng.random_range(1..12), rng.random_range(1..8))),
@@ -103,6 +108,13 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
             1 => Action::KillPrimaries(rng.random_range(1..=start.shards)),
             _ => Action::KillAll,
         }),
+        32 | 33 => one(Action::Rotate),
+        36 | 37 => one(Action::Purge(rng.random_bool(0.7))),
+        34 => both(Action::User("app".into(), Some("+get".into())), Action::User("app".into(), None)),
+        35 => both(
+            Action::User("app".into(), Some("+nonsense".into())),
+            Action::User("app".into(), Some("+@read".into())),
+        ),
         _ => one(if rng.random_bool(0.5) { Action::Drift } else { Action::Shards(rng.random_range(1..=4)) }),
     }
 }

@@ -25,8 +25,12 @@ impl Valkey {
         let ip = node.view.get(node.of.as_ref()?)?.ip?;
         let source = self.listening(ip, Some(&node.worker))?;
         let serves = source.of.is_none() || source.repl.up;
+        // A link that is open stays open, whatever becomes of the password.
+        let linked = node.repl.partner.as_ref() == Some(&source.id);
+        let welcome = linked || source.takes(&node.primary_password);
         // A fenced process answers WRONGPASS or NOPERM; so does another cluster's.
-        (source.admitted && serves && source.cluster == node.cluster && source.id != *id).then_some(source)
+        (source.admitted && welcome && serves && source.cluster == node.cluster && source.id != *id)
+            .then_some(source)
     }
 
     fn copy(&mut self, id: &NodeId, source: &Node, now: i64, rng: &mut StdRng) {
@@ -46,6 +50,7 @@ impl Valkey {
             Some(_) => {
                 node.lineage = source.lineage;
                 node.data.clone_from(&source.data);
+                node.dropped = source.dropped;
                 node.repl = Replication {
                     up: true,
                     synced: true,
@@ -58,6 +63,7 @@ impl Valkey {
                 node.repl.up = true;
                 node.open.clone_from(&source.open);
                 node.data.clone_from(&source.data);
+                node.dropped = source.dropped;
             }
         }
     }

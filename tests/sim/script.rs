@@ -1,7 +1,7 @@
 //! Lives as text: how the world begins, and what happens to it when.
 //!
 //! ```text
-//! cluster 3x1 workers 3 seed 7          # shards x replicas
+//! cluster 3x1 workers 3 seed 7          # shards x replicas; zones 2, strict (copies of a shard never share a worker)
 //! at 12.5 kill primary 0                # seconds since the beginning
 //! quiet replicas 2                      # as soon as the operator has been quiet for a while
 //! ```
@@ -32,6 +32,8 @@ pub(crate) enum Action {
     Image(String),
     Config(String, Option<String>),
     Paused(bool),
+    /// A change of the shards or of the image drops all keys.
+    Purge(bool),
     /// SIGKILL of the server.
     Kill(Who),
     /// `kubectl delete pod`.
@@ -73,6 +75,10 @@ pub(crate) enum Action {
     Drift,
     /// A certificate of the first of these CAs, and the CAs, are written into the Secret that the spec names.
     Certificate(String, Vec<String>),
+    /// Somebody asks for new passwords of the system users.
+    Rotate,
+    /// A user of the spec and what it may do; none takes it out.
+    User(String, Option<String>),
 }
 
 /// When it happens.
@@ -114,6 +120,7 @@ impl fmt::Display for Action {
             Action::Config(k, Some(v)) => write!(f, "config {k}={v}"),
             Action::Config(k, None) => write!(f, "config {k}"),
             Action::Paused(yes) => write!(f, "paused {yes}"),
+            Action::Purge(yes) => write!(f, "purge {yes}"),
             Action::Kill(who) => write!(f, "kill {who}"),
             Action::Delete(who) => write!(f, "delete {who}"),
             Action::ForceDelete(who) => write!(f, "force-delete {who}"),
@@ -140,6 +147,9 @@ impl fmt::Display for Action {
             Action::Certificate(leaf, authorities) => {
                 write!(f, "certificate {leaf} {}", authorities.join(" "))
             }
+            Action::Rotate => write!(f, "rotate"),
+            Action::User(name, Some(rule)) => write!(f, "user {name} {rule}"),
+            Action::User(name, None) => write!(f, "user {name}"),
         }
     }
 }
@@ -149,9 +159,11 @@ impl fmt::Display for Script {
         let s = &self.start;
         let reuse = if s.reuse_addresses { " reuse-addresses" } else { "" };
         let gentle = if self.gentle { " gentle" } else { "" };
+        let strict = if s.strict { " strict" } else { "" };
+        let zones = if s.zones > 0 { format!(" zones {}", s.zones) } else { String::new() };
         writeln!(
             f,
-            "cluster {}x{} workers {} seed {} version {}{reuse}{gentle}",
+            "cluster {}x{} workers {} seed {} version {}{reuse}{gentle}{zones}{strict}",
             s.shards, s.replicas, s.workers, s.seed, s.version
         )?;
         for (when, action) in &self.events {
@@ -192,6 +204,8 @@ fn start(line: &str) -> Result<(Start, bool), String> {
         shards: number(Some(size.0), "shards")?,
         replicas: number(Some(size.1), "replicas")?,
         workers: 3,
+        zones: 0,
+        strict: false,
         version: Version::new(9, 1, 2),
         seed: 1,
         reuse_addresses: false,
@@ -201,6 +215,8 @@ fn start(line: &str) -> Result<(Start, bool), String> {
             "workers" => start.workers = number(words.next(), word)?,
             "seed" => start.seed = number(words.next(), word)?,
             "version" => start.version = words.next().unwrap_or_default().parse()?,
+            "zones" => start.zones = number(words.next(), word)?,
+            "strict" => start.strict = true,
             "reuse-addresses" => start.reuse_addresses = true,
             "gentle" => gentle = true,
             _ => return Err(format!("unknown word {word:?} in {line:?}")),
@@ -249,6 +265,7 @@ fn action(text: &str) -> Result<Action, String> {
             None => Action::Config((*pair).to_owned(), None),
         },
         ["paused", yes] => Action::Paused(yes.parse().map_err(|_| format!("true or false: {text:?}"))?),
+        ["purge", yes] => Action::Purge(yes.parse().map_err(|_| format!("true or false: {text:?}"))?),
         ["kill", "shard", _] => Action::KillShard(short(2)?),
         ["kill", "primaries", _] => Action::KillPrimaries(short(2)?),
         ["kill", "everything"] => Action::KillAll,
@@ -275,6 +292,9 @@ fn action(text: &str) -> Result<Action, String> {
         ["certificate", leaf, authorities @ ..] => {
             Action::Certificate((*leaf).to_owned(), authorities.iter().map(|a| (*a).to_owned()).collect())
         }
+        ["rotate"] => Action::Rotate,
+        ["user", name] => Action::User((*name).to_owned(), None),
+        ["user", name, rule] => Action::User((*name).to_owned(), Some((*rule).to_owned())),
         _ => return Err(format!("unknown event {text:?}")),
     })
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use valkey_cluster_operator::model::users::Shown;
 use valkey_cluster_operator::model::{NodeId, PodUid, Slots, Version, WorkerName};
 
 /// Who ended a process: what the environment takes may be lost, what the operator takes may not.
@@ -97,8 +98,14 @@ pub(crate) struct Node {
     pub minority_at: i64,
     pub config: BTreeMap<String, String>,
     pub admitted: bool,
+    /// What `ACL LIST` shows.
+    pub users: Shown,
+    /// What it logs in to its primary with.
+    pub primary_password: String,
     /// Key number by slot: one counter in each slot that clients write to.
     pub data: BTreeMap<u16, u64>,
+    /// Writes that were dropped with their keys: the replication stream goes on.
+    pub dropped: u64,
     /// The history its data belongs to: equal ones can continue without a full sync.
     pub lineage: u64,
     pub repl: Replication,

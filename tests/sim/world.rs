@@ -7,15 +7,18 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Shard, Slots, Template,
-    Version, WorkerName,
+    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard,
+    Slots, Spread, SpreadMode, Template, Version, WorkerName, Zone,
 };
+
+use valkey_cluster_operator::plan::users::of_file;
 
 use super::clients::Clients;
 use super::invariants::Watch;
 use super::kubernetes::{Kubelet, Kubernetes, PodObject};
 use super::operator::Operator;
 use super::trace::Trace;
+use super::users::Vault;
 use super::valkey::{Cause, Node, Replication, Valkey};
 use super::{TICK_MS, ticks};
 
@@ -27,6 +30,8 @@ pub(crate) struct Resource {
     pub whole: bool,
     /// The shards that `status.topology` lists with slots.
     pub served: BTreeSet<Shard>,
+    /// What `status.shape` records.
+    pub shape: Option<Shape>,
 }
 
 /// What the next passes are made to suffer.
@@ -57,10 +62,18 @@ pub(crate) struct World {
     pub clients: Clients,
     pub operators: Vec<Operator>,
     pub mischief: Mischief,
+    pub vault: Vault,
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
     lineages: u64,
+}
+
+fn template(strict: bool) -> Template {
+    let shard = if strict { SpreadMode::Required } else { SpreadMode::Preferred };
+    let node = Spread { shard, ..Spread::default() };
+    let scheduling = Scheduling { node, ..Scheduling::default() };
+    Template { image: "valkey:9".into(), scheduling, ..Template::default() }
 }
 
 /// How a life begins.
@@ -69,6 +82,10 @@ pub(crate) struct Start {
     pub shards: u16,
     pub replicas: u16,
     pub workers: usize,
+    /// In so many zones, by turns; 0: in none.
+    pub zones: usize,
+    /// Copies of a shard must be on different workers.
+    pub strict: bool,
     pub version: Version,
     pub seed: u64,
     pub reuse_addresses: bool,
@@ -79,9 +96,10 @@ impl World {
         let mut kube = Kubernetes::default();
         kube.reuse_addresses = start.reuse_addresses;
         for i in 1..=start.workers {
-            kube.add_worker(&format!("w{i}"), 100);
+            let zone = |zones: usize| Zone::new(format!("z{}", (i - 1) % zones + 1));
+            kube.add_worker(&format!("w{i}"), (start.zones > 0).then(|| zone(start.zones)), 100);
         }
-        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service]);
+        kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service, Object::Policy]);
         let desired = Desired {
             key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
             generation: 1,
@@ -89,20 +107,25 @@ impl World {
             replicas: start.replicas,
             max_disrupted_shards: 1,
             budget: true,
-            template: Template { image: "valkey:9".into(), ..Template::default() },
+            template: template(start.strict),
             config: BTreeMap::new(),
+            purge: false,
+            users: BTreeMap::new(),
+            rotation: None,
+            allowed_clients: Vec::new(),
             paused: false,
             deleting: false,
         };
         Self {
             now: 0,
             rng: StdRng::seed_from_u64(start.seed),
-            resource: Resource { desired, formed: false, whole: false, served: BTreeSet::new() },
+            resource: Resource { desired, formed: false, whole: false, served: BTreeSet::new(), shape: None },
             kube,
             valkey: Valkey::default(),
             clients: Clients::default(),
             operators: vec![Operator::default()],
             mischief: Mischief::default(),
+            vault: Vault::default(),
             version: start.version,
             watch: Watch::default(),
             trace,
@@ -218,7 +241,10 @@ impl World {
             minority_at: self.now,
             config,
             admitted: false,
+            users: of_file(&self.vault.accounts()),
+            primary_password: self.vault.accounts().replication,
             data: BTreeMap::new(),
+            dropped: 0,
             lineage: self.lineages,
             repl: Replication { down_since: self.now, ..Replication::default() },
             election_at: None,
@@ -317,6 +343,9 @@ impl World {
             let ran = now - object.started_at.unwrap_or(now);
             object.pod.phase = Phase::Finished { at, ran_ms: ran * TICK_MS };
             object.process = None;
+            if object.pod.terminating {
+                object.gone_at = Some(now + 10);
+            }
         }
         let still_off = self.kube.workers.values().any(|o| o.off);
         if !still_off {

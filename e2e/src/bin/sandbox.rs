@@ -85,6 +85,16 @@ enum Action {
         #[command(flatten)]
         cluster: Options,
     },
+    /// Random faults under a write load, again and again: fails when the cluster does not become whole after each round,
+    /// or a write is lost that two nodes had.
+    Chaos {
+        /// Chooses what goes wrong; the same number tells the same story again.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long.
+        #[arg(long, default_value_t = 5)]
+        minutes: u64,
+    },
     /// Formatting, lints, tests and all stories, with one count at the end; takes the sandbox down.
     Ci,
     /// Pull a worker's cable: its pods live on, and nobody hears of them.
@@ -164,6 +174,10 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
                 (suite, tls),
                 &progress,
             )));
+        }
+        Action::Chaos { seed, minutes } => {
+            let told = stories::chaos(&arguments.name, seed, minutes, &progress);
+            return judge(runtime()?.block_on(told));
         }
         Action::Ci => return judge(runtime()?.block_on(stories::ci::ci(&arguments.name, &progress))),
         Action::Cut { worker } => open()?.cut(worker)?,

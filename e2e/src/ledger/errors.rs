@@ -29,9 +29,14 @@ pub enum ErrorKind {
     Refused,
     /// The connection broke.
     Reset,
+    /// Done, but too few replicas had it in time: nobody may rely on it.
+    Unconfirmed,
     /// Anything else; its sentences are kept.
     Other,
 }
+
+/// What the ledger itself says of a write that too few replicas had in time.
+pub(crate) const UNCONFIRMED: &str = "UNCONFIRMED";
 
 impl ErrorKind {
     /// Whether the protocol asks for this in normal operation.
@@ -47,6 +52,7 @@ impl ErrorKind {
             "CLUSTERDOWN" => Self::ClusterDown,
             "TRYAGAIN" => Self::TryAgain,
             "LOADING" => Self::Loading,
+            UNCONFIRMED => Self::Unconfirmed,
             _ => Self::Other,
         }
     }
@@ -123,6 +129,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Refused => "refused",
             Self::Reset => "reset",
+            Self::Unconfirmed => "unconfirmed",
             Self::Other => "other",
         }
     }

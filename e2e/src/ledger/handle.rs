@@ -95,7 +95,8 @@ impl LedgerHandle {
         for lane in Lane::spread(LaneKind::Plain, self.options.lanes, &self.run) {
             let (book, due) = self.open_book(&lane, self.options.lanes)?;
             let router = Router::new(lane.slot, self.routes.clone());
-            let lane = PlainLane { lane, router, book, interval };
+            let copies = self.options.copies;
+            let lane = PlainLane { lane, router, book, interval, copies };
             self.plain.push(tokio::spawn(lane.run(due, self.stop.clone())));
         }
         let Options { seeds, access, address_map, .. } = &self.options;

@@ -22,6 +22,9 @@ pub struct Options {
     pub client_lanes: u16,
     /// Writes per second of each lane. The default of 250 is one every 4 ms: the resolution of a gap.
     pub rate: f64,
+    /// Replicas that must have a write before it counts as acknowledged (`WAIT`); 0 takes the primary's word. With 1 an
+    /// acknowledged write is on two nodes, and only the loss of both can take it away.
+    pub copies: u16,
     /// The time-out of a plain lane's connect and command.
     pub timeout: Duration,
     /// Gaps shorter than this are not listed.
@@ -53,6 +56,7 @@ impl Options {
             lanes: 12,
             client_lanes: 0,
             rate: 250.0,
+            copies: 0,
             timeout: Duration::from_millis(250),
             floor: Duration::from_millis(10),
             read_back_within: Duration::from_secs(10),

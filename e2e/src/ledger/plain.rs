@@ -22,6 +22,8 @@ pub(crate) struct PlainLane {
     pub router: Router,
     pub book: Book,
     pub interval: Duration,
+    /// Replicas that must have a write.
+    pub copies: u16,
 }
 
 impl PlainLane {
@@ -56,7 +58,7 @@ impl PlainLane {
     async fn increment(&mut self) -> Result<(u32, i64), Miss> {
         let key = &self.lane.key;
         let command = |field: u32| vec!["HINCRBY".into(), key.clone(), field.to_string(), "1".into()];
-        let (number, reply) = self.router.call(&command).await?;
+        let (number, reply) = self.router.write(&command, self.copies).await?;
         match reply.number() {
             Some(value) => Ok((number, value)),
             None => Err(unexpected(&reply, Some(number))),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::errors::ErrorKind;
+use super::errors::{ErrorKind, UNCONFIRMED};
 use super::topology::{Directory, Hints, TroubleGuard};
 use crate::resp::{Access, Connection, Fault, Redirect, Reply};
 
@@ -41,6 +41,14 @@ pub(crate) struct Miss {
     pub at_once: bool,
 }
 
+impl Miss {
+    /// A write that too few replicas have was carried out nevertheless, on the connection of this number.
+    fn on(self, number: u32) -> Self {
+        let sent = if self.kind == ErrorKind::Unconfirmed { Some(number) } else { self.sent };
+        Self { sent, ..self }
+    }
+}
+
 /// One open connection; its number is the counter field that it writes to.
 struct Wire {
     number: u32,
@@ -59,11 +67,32 @@ pub(crate) struct Router {
     hops: u32,
     opened: u32,
     guard: Option<TroubleGuard>,
+    /// Replicas that must have what is written now.
+    copies: u16,
 }
 
 impl Router {
     pub(crate) fn new(slot: u16, routes: Routes) -> Self {
-        Self { slot, routes, aim: None, main: None, asked: None, ask: None, hops: 0, opened: 0, guard: None }
+        Self {
+            slot,
+            routes,
+            aim: None,
+            main: None,
+            asked: None,
+            ask: None,
+            hops: 0,
+            opened: 0,
+            guard: None,
+            copies: 0,
+        }
+    }
+
+    /// One attempt at a write that counts only when so many replicas have it.
+    pub(crate) async fn write(&mut self, command: Command<'_>, copies: u16) -> Result<(u32, Reply), Miss> {
+        self.copies = copies;
+        let answer = self.call(command).await;
+        self.copies = 0;
+        answer
     }
 
     /// One attempt.
@@ -95,7 +124,9 @@ impl Router {
         };
         let (number, addr, limit) = (wire.number, wire.addr, self.routes.limit);
         let args = command(number);
-        let work = wire.connection.call(&args, limit);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let commands = [args.as_slice()];
+        let work = exchange(&mut wire.connection, &commands, self.copies, limit);
         // A node that hands over keeps writes waiting and then says MOVED. Leaving early would only make the write's
         // fate unknown, so the first attempt waits its whole time-out, as any client would.
         let answer = if self.guard.is_some() { self.racing(addr, work).await } else { work.await };
@@ -105,7 +136,7 @@ impl Router {
                 if miss.kind != ErrorKind::Moved && !self.named_elsewhere(addr) {
                     self.main = Some(wire);
                 }
-                Err(miss)
+                Err(miss.on(number))
             }
             Ok(reply) => {
                 self.main = Some(wire);
@@ -126,20 +157,18 @@ impl Router {
         };
         let args = command(wire.number);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let both = wire.connection.pipeline(&[&["ASKING"], &args], self.routes.limit).await;
-        match both.map(|mut replies| replies.pop()) {
-            Ok(Some(Reply::Error(text))) => {
+        let (number, limit) = (wire.number, self.routes.limit);
+        match exchange(&mut wire.connection, &[&["ASKING"], &args], self.copies, limit).await {
+            Ok(Reply::Error(text)) => {
                 let miss = self.redirected(addr, text).await;
                 self.asked = Some(wire);
-                Err(miss)
+                Err(miss.on(number))
             }
-            Ok(Some(reply)) => {
-                let number = wire.number;
+            Ok(reply) => {
                 self.asked = Some(wire);
                 Ok((number, reply))
             }
-            Ok(None) => Err(Miss { sent: Some(wire.number), ..unanswered(addr, &Fault::Reset) }),
-            Err(fault) => Err(Miss { sent: Some(wire.number), ..unanswered(addr, &fault) }),
+            Err(fault) => Err(Miss { sent: Some(number), ..unanswered(addr, &fault) }),
         }
     }
 
@@ -218,6 +247,29 @@ impl Router {
         }
         Miss { kind, sentence: format!("{addr}: {text}"), sent: None, at_once }
     }
+}
+
+/// The answer to the last of these commands; when replicas are to have it, only if so many say in time that they do.
+async fn exchange(
+    connection: &mut Connection,
+    commands: &[&[&str]],
+    copies: u16,
+    limit: Duration,
+) -> Result<Reply, Fault> {
+    let (wanted, patience) = (copies.to_string(), (limit / 2).as_millis().to_string());
+    let wait = ["WAIT", wanted.as_str(), patience.as_str()];
+    let mut all = commands.to_vec();
+    if copies > 0 {
+        all.push(&wait);
+    }
+    let replies = connection.pipeline(&all, limit).await?;
+    let mut last = replies.into_iter().skip(commands.len() - 1);
+    let answer = last.next().ok_or(Fault::Reset)?;
+    let have = last.next().and_then(|reply| reply.number()).unwrap_or(0);
+    if matches!(answer, Reply::Error(_)) || have >= i64::from(copies) {
+        return Ok(answer);
+    }
+    Ok(Reply::Error(format!("{UNCONFIRMED} {have} of {copies} replicas have it")))
 }
 
 fn unanswered(addr: SocketAddr, fault: &Fault) -> Miss {

@@ -1,5 +1,5 @@
-//! Decides what runs in the sandbox's Kubernetes from the start. An addon is a manifest here and, if it needs one, an
-//! image in `images`.
+//! Decides what runs in the sandbox's Kubernetes from the start, and what a story may ask for besides. An addon is a manifest
+//! here and, if it needs one, an image in `images`.
 //!
 //! May apply those manifests.
 
@@ -13,6 +13,9 @@ use crate::command::run;
 
 /// Name and manifest of each.
 const ADDONS: [(&str, &str); 1] = [("coredns", include_str!("../../addons/coredns/coredns.yaml"))];
+/// Asked for by whoever needs it: it costs each kubelet a question every ten seconds.
+const METRICS: (&str, &str) =
+    ("metrics-server", include_str!("../../addons/metrics-server/metrics-server.yaml"));
 /// A few objects, on a machine that is still busy with starting.
 const APPLY: Duration = Duration::from_mins(1);
 
@@ -21,12 +24,22 @@ const APPLY: Duration = Duration::from_mins(1);
 /// # Errors
 /// If the API server refuses one.
 pub(super) fn apply(instance: &Instance) -> Result<()> {
-    for (name, manifest) in ADDONS {
-        let file = instance.path(format!("addons/{name}.yaml"));
-        write(&file, manifest.as_bytes())?;
-        let mut apply = kubectl::command(instance);
-        apply.args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&file);
-        run(&mut apply, APPLY).with_context(|| format!("cannot install {name}"))?;
-    }
+    ADDONS.into_iter().try_for_each(|addon| install(instance, addon))
+}
+
+/// Applies the metrics server, whose image the workers have.
+///
+/// # Errors
+/// If the API server refuses it.
+pub(super) fn apply_metrics(instance: &Instance) -> Result<()> {
+    install(instance, METRICS)
+}
+
+fn install(instance: &Instance, (name, manifest): (&str, &str)) -> Result<()> {
+    let file = instance.path(format!("addons/{name}.yaml"));
+    write(&file, manifest.as_bytes())?;
+    let mut apply = kubectl::command(instance);
+    apply.args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&file);
+    run(&mut apply, APPLY).with_context(|| format!("cannot install {name}"))?;
     Ok(())
 }

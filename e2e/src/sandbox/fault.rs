@@ -1,16 +1,20 @@
 //! Decides what happens when something breaks on purpose: a worker loses its power, a process gets a signal.
 //!
-//! May kill and start the machines of the sandbox and signal its containers.
+//! May kill and start the machines of the sandbox, signal its containers and the control plane's programs, and drop pods'
+//! packets.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::address::Worker;
 use super::instance::{Instance, Machine};
-use super::{cgroup, cluster, load, machine, network, up, wait};
+use super::{cgroup, cluster, load, machine, network, procfs, up, wait};
 use crate::command::run;
 use crate::progress::Step;
 
@@ -53,16 +57,18 @@ pub(super) fn start(instance: &Instance, worker: Worker, step: &Step) -> Result<
         .map_err(|error| super::logs::with_tail(instance, &error, &format!("{worker}-kubelet")))
 }
 
-/// Sends a signal to the first process of a container through its worker's containerd.
+/// A container that runs, as its worker's containerd knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    worker: Worker,
+    id: String,
+}
+
+/// Finds a container on its worker.
 ///
 /// # Errors
-/// If the container does not run or the signal is unknown.
-pub(super) async fn signal(
-    instance: &Instance,
-    client: Client,
-    container: &Container<'_>,
-    signal: &str,
-) -> Result<()> {
+/// If it does not run.
+pub(super) async fn find(client: Client, container: &Container<'_>) -> Result<Running> {
     let Container { namespace, pod, name } = container;
     let found = Api::<Pod>::namespaced(client, namespace).get(pod).await?;
     let worker =
@@ -74,8 +80,47 @@ pub(super) async fn signal(
         .find(|status| status.name == *name)
         .and_then(|status| status.container_id.as_deref());
     let id = id.with_context(|| format!("{pod} has no running container {name}"))?;
-    let mut kill = load::ctr(instance, worker);
-    kill.args(["tasks", "kill", "--signal", signal, id.trim_start_matches("containerd://")]);
-    tokio::task::spawn_blocking(move || run(&mut kill, SIGNAL)).await??;
+    Ok(Running { worker, id: id.trim_start_matches("containerd://").to_owned() })
+}
+
+/// Sends a signal to the first process of a container through its worker's containerd: no API server is asked.
+///
+/// # Errors
+/// If the container does not run any more or the signal is unknown.
+pub(super) fn signal(instance: &Instance, container: &Running, signal: &str) -> Result<()> {
+    let mut kill = load::ctr(instance, container.worker);
+    kill.args(["tasks", "kill", "--signal", signal, &container.id]);
+    run(&mut kill, SIGNAL)?;
+    Ok(())
+}
+
+/// Stops a component of the control plane where it stands (it takes connections and answers nothing), or lets it go on.
+///
+/// # Errors
+/// If no such component runs.
+pub(super) fn hang(instance: &Instance, component: &str, hangs: bool) -> Result<()> {
+    let netns = instance.netns_path(Machine::Control);
+    let all = procfs::in_netns([netns.as_path()]);
+    let found: Vec<i32> = all.into_iter().filter(|pid| procfs::program(*pid) == component).collect();
+    ensure!(!found.is_empty(), "the control plane runs no {component}");
+    for pid in found {
+        let what = if hangs { Signal::SIGSTOP } else { Signal::SIGCONT };
+        nix::sys::signal::kill(Pid::from_raw(pid), what)
+            .with_context(|| format!("{component} does not take the signal"))?;
+    }
+    Ok(())
+}
+
+/// Drops every packet from and to a pod on its worker, or lets them pass again. The pod and the kubelet live on.
+///
+/// # Errors
+/// If there is no such worker, or nothing to let pass.
+pub(super) fn isolate(instance: &Instance, worker: Worker, pod: IpAddr, alone: bool) -> Result<()> {
+    let action = if alone { "-I" } else { "-D" };
+    for side in ["-s", "-d"] {
+        let mut rule = network::inside(instance, Machine::Worker(worker), "iptables");
+        rule.args(["-w", "5", action, "FORWARD", side, &pod.to_string(), "-j", "DROP"]);
+        run(rule.env("PATH", machine::search_path()), SIGNAL)?;
+    }
     Ok(())
 }

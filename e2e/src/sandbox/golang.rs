@@ -51,6 +51,18 @@ pub(super) const COREDNS: GoProgram = GoProgram {
     hint: "about one minute if Go has not built it before",
 };
 
+/// What autoscalers ask for the processor time of pods. A module of its own: it needs other libraries than Kubernetes 1.34.
+pub(super) const METRICS: GoProgram = GoProgram {
+    name: "metrics-server",
+    files: &[
+        ("go.mod", include_bytes!("../../addons/metrics-server/go.mod")),
+        ("go.sum", include_bytes!("../../addons/metrics-server/go.sum")),
+        ("main.go", include_bytes!("../../addons/metrics-server/main.go")),
+    ],
+    linker_flags: "-s -w",
+    hint: "about two minutes if Go has not built it before",
+};
+
 /// The container that holds a pod's namespaces.
 pub(super) const PAUSE: GoProgram = GoProgram {
     name: "pause",

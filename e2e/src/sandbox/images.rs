@@ -28,6 +28,7 @@ pub const LEDGER: &str = "localhost/valkey-ledger:dev";
 /// Under this name Valkey's public images are known.
 pub const VALKEY: &str = "docker.io/valkey/valkey";
 const DNS: &str = "localhost/coredns:1.15.0";
+const METRICS: &str = "localhost/metrics-server:0.9.0";
 
 /// The user of the operator's image: nobody's number on any host.
 const NOBODY: &str = "65532:65532";
@@ -62,6 +63,14 @@ pub fn fixed(cache: &Cache, progress: &Progress) -> Result<Vec<Archive>> {
         all.push(valkey(&root, cache, progress)?);
     }
     Ok(all)
+}
+
+/// The image of the metrics server, which only a sandbox that is asked for it has.
+///
+/// # Errors
+/// If it cannot be built or written.
+pub fn metrics(cache: &Cache, progress: &Progress) -> Result<Archive> {
+    go_image(&golang::METRICS, METRICS, cache, progress)
 }
 
 /// The images of this repository's programs, built now.

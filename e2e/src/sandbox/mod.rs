@@ -38,7 +38,7 @@ mod wait;
 mod worker;
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -46,7 +46,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 pub use self::address::Worker;
-pub use self::fault::Container;
+pub use self::fault::{Container, Running};
 use self::instance::{Instance, Machine, Shape};
 pub use self::status::Status;
 pub use self::up::UpOptions;
@@ -192,6 +192,20 @@ impl Sandbox {
         Ok(count)
     }
 
+    /// Installs the metrics server, with which `kubectl top` and autoscalers work; it stays. Its first figures come after about
+    /// half a minute.
+    ///
+    /// # Errors
+    /// If it cannot be built, a worker cannot take its image, or the API server refuses it.
+    pub fn install_metrics(&self, progress: &Progress) -> Result<()> {
+        let _lock = self.instance.lock()?;
+        let archive = images::metrics(&Cache::open()?, progress)?;
+        let running = |worker: &Worker| machine::is_running(&self.instance, Machine::Worker(*worker));
+        let workers: Vec<Worker> = self.workers().filter(running).collect();
+        load::load(&self.instance, &workers, &[archive])?;
+        addons::apply_metrics(&self.instance)
+    }
+
     /// Pulls a worker's cable: its pods live on, and nobody hears of them.
     ///
     /// # Errors
@@ -234,7 +248,57 @@ impl Sandbox {
     /// # Errors
     /// If the container does not run.
     pub async fn signal(&self, container: &Container<'_>, signal: &str) -> Result<()> {
-        fault::signal(&self.instance, self.client().await?, container, signal).await
+        let (running, sandbox, signal) = (self.find(container).await?, self.clone(), signal.to_owned());
+        tokio::task::spawn_blocking(move || sandbox.signal_running(&running, &signal)).await?
+    }
+
+    /// Finds a container, for signals at a moment when no API server may answer.
+    ///
+    /// # Errors
+    /// If the container does not run.
+    pub async fn find(&self, container: &Container<'_>) -> Result<Running> {
+        fault::find(self.client().await?, container).await
+    }
+
+    /// [`Sandbox::signal`] to a container that was found before.
+    ///
+    /// # Errors
+    /// If the container does not run any more.
+    pub fn signal_running(&self, container: &Running, signal: &str) -> Result<()> {
+        fault::signal(&self.instance, container, signal)
+    }
+
+    /// Stops a component of the control plane (`kube-apiserver`, `etcd`, …) where it stands: it takes connections and
+    /// answers nothing.
+    ///
+    /// # Errors
+    /// If no such component runs.
+    pub fn hang(&self, component: &str) -> Result<()> {
+        fault::hang(&self.instance, component, true)
+    }
+
+    /// Lets a component go on that was stopped.
+    ///
+    /// # Errors
+    /// If no such component runs.
+    pub fn go_on(&self, component: &str) -> Result<()> {
+        fault::hang(&self.instance, component, false)
+    }
+
+    /// Drops every packet from and to a pod: it lives on, its kubelet reports it, and no other pod hears of it.
+    ///
+    /// # Errors
+    /// If there is no such worker.
+    pub fn isolate(&self, worker: Worker, pod: IpAddr) -> Result<()> {
+        fault::isolate(&self.instance, self.known(worker)?, pod, true)
+    }
+
+    /// Lets the packets of a pod pass again.
+    ///
+    /// # Errors
+    /// If it was not isolated.
+    pub fn rejoin(&self, worker: Worker, pod: IpAddr) -> Result<()> {
+        fault::isolate(&self.instance, self.known(worker)?, pod, false)
     }
 
     /// The processor time that the containers of a Pod (by its UID) on a worker have used, in seconds, as the kernel

@@ -56,6 +56,14 @@ pub(super) fn in_netns<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<i32
     if wanted.is_empty() { Vec::new() } else { pids().into_iter().filter(inside).collect() }
 }
 
+/// The file name of the program that a process runs; empty when it has ended.
+pub(super) fn program(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    let path = String::from_utf8_lossy(first);
+    path.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
 /// Device and inode of a namespace: equal for two paths exactly if they are the same namespace.
 pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))

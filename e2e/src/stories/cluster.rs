@@ -183,12 +183,21 @@ impl Cluster {
     /// # Errors
     /// If its Secret cannot be read.
     pub async fn access(&self) -> Result<Access> {
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let secret = secrets.get(&labels::secret_name(&self.name)).await?;
+        let secret = self.secret().await?;
         let known =
             valkey_cluster_operator::build::Credentials::from_secret(&secret).map_err(anyhow::Error::msg)?;
-        let login = Credentials { user: Some(OPERATOR_USER.to_owned()), password: Some(known.operator) };
-        Ok(self.encrypted(self.reach.access(&self.namespace)).with_login(login))
+        Ok(self.access_as(OPERATOR_USER, &known.operator))
+    }
+
+    /// How to talk to its nodes as this user.
+    pub fn access_as(&self, user: &str, password: &str) -> Access {
+        let login = Credentials { user: Some(user.to_owned()), password: Some(password.to_owned()) };
+        self.open_access().with_login(login)
+    }
+
+    /// How to talk to its nodes without a login.
+    pub fn open_access(&self) -> Access {
+        self.encrypted(self.reach.access(&self.namespace))
     }
 
     /// By TLS, when the cluster speaks it.
@@ -197,6 +206,15 @@ impl Cluster {
             Some(pki) => Access { connector: pki.connector(access.connector), relayed: true, ..access },
             None => access,
         }
+    }
+
+    /// The Secret of its system users.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub async fn secret(&self) -> Result<Secret> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        Ok(secrets.get(&labels::secret_name(&self.name)).await?)
     }
 
     /// What its nodes say themselves.
@@ -260,6 +278,17 @@ impl Cluster {
             });
         mine.map(|(name, _)| name)
             .with_context(|| format!("no node says that it is the primary of shard {shard}"))
+    }
+
+    /// The names of the Pods that serve the shards now, as the nodes say.
+    ///
+    /// # Errors
+    /// If its Pods cannot be listed.
+    pub async fn primaries(&self) -> Result<Vec<String>> {
+        let leaders: Vec<SocketAddr> =
+            self.truth().await?.shards().iter().filter_map(|s| s.primary_addr).collect();
+        let all = self.addresses().await?;
+        Ok(all.into_iter().filter(|(_, at)| leaders.contains(at)).map(|(name, _)| name).collect())
     }
 
     /// The name of another Pod of a shard than this one.

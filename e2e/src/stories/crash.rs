@@ -12,18 +12,16 @@ use serde_json::json;
 use valkey_cluster_operator::build::labels;
 
 use super::Story;
+use super::aftermath::{self, LIMIT, median, succeeded};
 use super::cluster::Cluster;
-use super::load::Load;
+use super::mend::kill;
 use super::stage::{Stage, eventually};
-use crate::sandbox::Container;
 
 pub(super) const STORY: Story = Story {
     name: "crash",
     about: "a primary that dies has its heir at once; a shard that is lost begins anew and says so",
     run: |stage| run(stage).boxed_local(),
 };
-
-const LIMIT: Duration = Duration::from_mins(2);
 
 /// The longest time without an acknowledged write on any lane.
 const GAP: Duration = Duration::from_millis(250);
@@ -33,61 +31,69 @@ const GAP: Duration = Duration::from_millis(250);
 enum Death {
     Killed,
     ForceDeleted,
+    OutOfMemory,
 }
 
 async fn run(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     for death in [Death::Killed, Death::ForceDeleted] {
-        let mut gaps = Vec::new();
-        for round in 0..stage.times(1, 10) {
-            let shard = u16::try_from(round % 3)?;
-            gaps.push(
-                one_primary(stage, &cluster, shard, death).await.with_context(|| format!("{death:?}"))?,
-            );
-        }
-        gaps.sort_unstable();
-        let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
-        stage.say(format_args!("{death:?}: median of the longest gaps {median:?}"));
-        ensure!(median <= stage.bound(GAP), "{death:?}: a gap of {median:?}");
+        many(stage, &cluster, death).await?;
     }
     whole_shard(stage, &cluster).await.context("a whole shard")?;
-    all_primaries(stage, &cluster).await.context("all primaries")
+    at_once(stage, &cluster, "all primaries").await.context("all primaries")?;
+    at_once(stage, &cluster, "all Pods").await.context("all Pods")?;
+    let small = json!({ "shards": 3, "replicas": 1, "config": { "maxmemory": "0" },
+        "resources": { "limits": { "memory": "96Mi" } } });
+    let small = stage.cluster(small).await?;
+    small.ready(small.applied, LIMIT).await?;
+    many(stage, &small, Death::OutOfMemory).await
+}
+
+/// The same death as often as the suite asks; the median of the gaps is judged.
+async fn many(stage: &Stage, cluster: &Cluster, death: Death) -> Result<()> {
+    let mut gaps = Vec::new();
+    for round in 0..stage.times(1, 10) {
+        let shard = u16::try_from(round % 3)?;
+        gaps.push(one_primary(stage, cluster, shard, death).await.with_context(|| format!("{death:?}"))?);
+    }
+    let median = median(gaps);
+    stage.say(format_args!("{death:?}: median of the longest gaps {median:?}"));
+    ensure!(median <= stage.bound(GAP), "{death:?}: a gap of {median:?}");
+    Ok(())
 }
 
 /// The longest gap that the load saw.
 async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death) -> Result<Duration> {
-    let load = Load::start(stage, cluster).await?;
     let name = cluster.primary_of(shard).await?;
-    load.mark("death");
-    let began = Instant::now();
-    match death {
-        Death::Killed => kill(stage, cluster, &name).await?,
-        Death::ForceDeleted => {
-            let now = DeleteParams::default().grace_period(0);
-            cluster.pod_api().delete(&name, &now).await?;
+    let after = aftermath::of(stage, cluster, (3, 1), &format!("{death:?}"), async |_| {
+        match death {
+            Death::Killed => kill(stage, cluster, &name).await?,
+            Death::ForceDeleted => {
+                let now = DeleteParams::default().grace_period(0);
+                cluster.pod_api().delete(&name, &now).await?;
+            }
+            Death::OutOfMemory => out_of_memory(stage, cluster, &name).await,
         }
-    }
-    eventually("another primary", LIMIT, async || {
-        let heir = cluster.primary_of(shard).await?;
-        ensure!(heir != name, "{name} still leads");
+        succeeded(cluster, shard, &name).await?;
         Ok(())
     })
     .await?;
-    load.follow(cluster).await?;
-    cluster.whole(3, 1, LIMIT).await?;
-    let whole = began.elapsed();
-    load.follow(cluster).await?;
-    let (report, history) = load.end(stage, &format!("{death:?}")).await?;
-    let below = history.below(2).values().max().copied().unwrap_or_default();
-    stage.say(format_args!(
-        "{death:?}: whole again after {:.1} s, below two copies for {:.1} s, {} lost",
-        whole.as_secs_f64(),
-        below.as_secs_f64(),
-        report.lost()
-    ));
-    cluster.ready(began, LIMIT).await?;
-    Ok(report.longest_gap())
+    if death == Death::ForceDeleted {
+        // It lived on for a moment, and handed over in order.
+        after.nothing_lost()?;
+    }
+    Ok(after.gap())
+}
+
+/// A script that builds a string larger than the memory limit: it runs on the primary alone, and the kernel ends the
+/// server.
+async fn out_of_memory(stage: &Stage, cluster: &Cluster, name: &str) {
+    let script = "return #string.rep(string.rep('x', 1048576), 400)";
+    let exec =
+        ["exec", "-n", &cluster.namespace, name, "-c", "server", "--", "valkey-cli", "eval", script, "0"];
+    // The command dies with the server that it talks to.
+    let _ = stage.kubectl(&exec).await;
 }
 
 /// Nothing of the shard is left: no write of its can be, but the others go on and the shard serves again.
@@ -107,16 +113,20 @@ async fn whole_shard(stage: &Stage, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Nobody is left to elect: the replicas take over on proof, and nothing that they had is lost.
-async fn all_primaries(stage: &Stage, cluster: &Cluster) -> Result<()> {
+/// All primaries: nobody is left to elect, and the replicas take over on proof. All Pods: the cluster begins anew.
+async fn at_once(stage: &Stage, cluster: &Cluster, what: &str) -> Result<()> {
     let mut names = Vec::new();
-    for shard in 0..3 {
-        names.push(cluster.primary_of(shard).await?);
+    if what == "all Pods" {
+        names.extend(cluster.pods().await?.into_keys());
+    } else {
+        for shard in 0..3 {
+            names.push(cluster.primary_of(shard).await?);
+        }
     }
     let began = Instant::now();
     kill_all(stage, cluster, &names).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    stage.say(format_args!("all primaries: whole again after {:.1} s", began.elapsed().as_secs_f64()));
+    stage.say(format_args!("{what}: whole again after {:.1} s", began.elapsed().as_secs_f64()));
     cluster.ready(began, LIMIT).await?;
     Ok(())
 }
@@ -130,9 +140,4 @@ async fn members_of(cluster: &Cluster, shard: u16) -> Result<Vec<String>> {
 async fn kill_all(stage: &Stage, cluster: &Cluster, names: &[String]) -> Result<()> {
     try_join_all(names.iter().map(|name| kill(stage, cluster, name))).await?;
     Ok(())
-}
-
-pub(super) async fn kill(stage: &Stage, cluster: &Cluster, name: &str) -> Result<()> {
-    let container = Container { namespace: &cluster.namespace, pod: name, name: "server" };
-    stage.sandbox("it kills processes on the workers")?.signal(&container, "SIGKILL").await
 }

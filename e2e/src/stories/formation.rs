@@ -19,8 +19,8 @@ use valkey_cluster_operator::execute::valkey::{Applied, ValkeyExecutor};
 use valkey_cluster_operator::hints::FAST_NODES;
 use valkey_cluster_operator::model::settings::{self, NODE_TIMEOUT_MS};
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Plan, Pod, PodName, PodUid, Shard, Snapshot,
-    Step, View, Worker, WorkerName,
+    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Place, Plan, Pod, PodName, PodUid, Shard,
+    Snapshot, Step, View, Worker, WorkerName,
 };
 use valkey_cluster_operator::observe;
 use valkey_cluster_operator::observe::valkey::{Bounds, Probe, observe_ghosts, observe_nodes};
@@ -112,8 +112,9 @@ impl World {
             "kind": "ValkeyCluster", "metadata": { "name": "demo", "namespace": "story", "uid": "1", "generation": 1 },
             "spec": { "shards": 3, "replicas": 1 } }))?;
         let desired = api::desired(&cr).map_err(anyhow::Error::msg)?;
-        let credentials = Credentials::new("operator0123456789", "replication0123456789");
-        let files = credentials.data();
+        let credentials =
+            Credentials::new("operator0123456789", "replication0123456789", "exporter0123456789");
+        let files = credentials.data(true);
         let text = |name: &str| {
             let bytes = files.get(name).with_context(|| format!("the Secret has no {name}"))?;
             Ok::<String, anyhow::Error>(String::from_utf8(bytes.0.clone())?)
@@ -161,6 +162,8 @@ impl World {
             encrypted: false,
             nudged: None,
             leads: false,
+            place: Place::default(),
+            given: String::new(),
             created: now(),
             trouble: None,
         };
@@ -203,11 +206,14 @@ impl World {
             formed: self.formed,
             whole: self.whole,
             served: self.desired.shards().filter(|_| self.whole).collect(),
+            shape: None,
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
             certificates: None,
             unchangeable: None,
+            accounts: None,
+            passwords: BTreeMap::new(),
             pods: self.pods.clone(),
             taken: BTreeSet::new(),
             workers: (1..=3).map(worker).collect(),
@@ -215,6 +221,7 @@ impl World {
             ghosts: BTreeMap::new(),
             low_timeout_budget: if self.whole { 0 } else { FAST_NODES },
             applied,
+            request: None,
             past: Past::default(),
         };
         let view = View::new(&snapshot);
@@ -334,6 +341,8 @@ fn worker(number: u16) -> (WorkerName, Worker) {
             leaving: false,
             lost_since: None,
             out_of_service: false,
+            shunned: false,
+            room: None,
         },
     )
 }

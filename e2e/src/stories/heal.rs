@@ -1,6 +1,6 @@
 //! A member that is lost, in every way in which one can be lost, is replaced under a write load.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
@@ -8,18 +8,16 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::Story;
+use super::aftermath::{self, LIMIT};
 use super::cluster::Cluster;
-use super::load::Load;
+use super::mend::kill;
 use super::stage::{Stage, eventually};
-use crate::sandbox::Container;
 
 pub(super) const STORY: Story = Story {
     name: "heal",
     about: "a lost replica or primary is replaced and the cluster is whole again",
     run: |stage| run(stage).boxed_local(),
 };
-
-const LIMIT: Duration = Duration::from_mins(2);
 
 /// From whole to the condition that says so.
 const SAID: Duration = Duration::from_secs(1);
@@ -56,7 +54,6 @@ async fn run(stage: &Stage) -> Result<()> {
 }
 
 async fn lose(stage: &Stage, cluster: &Cluster, loss: Loss) -> Result<()> {
-    let load = Load::start(stage, cluster).await?;
     let primary = cluster.primary_of(1).await?;
     let name = match loss {
         Loss::PrimaryDeleted | Loss::PrimaryKilled => primary,
@@ -64,49 +61,25 @@ async fn lose(stage: &Stage, cluster: &Cluster, loss: Loss) -> Result<()> {
     };
     let pods = cluster.pods().await?;
     let uid = pods.get(&name).and_then(ResourceExt::uid).context("the Pod has gone by itself")?;
-    load.mark("loss");
-    let began = Instant::now();
-    match loss {
-        Loss::ReplicaDeleted | Loss::PrimaryDeleted => cluster.delete_pod(&name).await?,
-        Loss::ReplicaKilled | Loss::PrimaryKilled => {
-            let container = Container { namespace: &cluster.namespace, pod: &name, name: "server" };
-            stage.sandbox(KILLS)?.signal(&container, "SIGKILL").await?;
+    let after = aftermath::of(stage, cluster, (3, 1), &format!("{loss:?}"), async |_| {
+        match loss {
+            Loss::ReplicaDeleted | Loss::PrimaryDeleted => cluster.delete_pod(&name).await?,
+            Loss::ReplicaKilled | Loss::PrimaryKilled => kill(stage, cluster, &name).await?,
         }
-    }
-    eventually("the lost Pod to be gone", LIMIT, async || {
-        let left = cluster.pods().await?;
-        ensure!(left.values().all(|p| p.uid().as_deref() != Some(&uid)), "{name} is still there");
-        Ok(())
+        eventually("the lost Pod to be gone", LIMIT, async || {
+            let left = cluster.pods().await?;
+            ensure!(left.values().all(|p| p.uid().as_deref() != Some(&uid)), "{name} is still there");
+            Ok(())
+        })
+        .await
     })
     .await?;
-    load.follow(cluster).await?;
-    cluster.whole(3, 1, LIMIT).await?;
-    let whole = began.elapsed();
-    load.follow(cluster).await?;
-    load.flowing().await?;
-    let ready = cluster.ready(began, LIMIT).await?;
-    let (report, history) = load.end(stage, &format!("{loss:?}")).await?;
-    let below = history.below(2).values().max().copied().unwrap_or_default();
-    stage.say(format_args!(
-        "{loss:?}: whole again after {:.1} s, Ready after {:.1} s, below two copies for {:.1} s",
-        whole.as_secs_f64(),
-        ready.as_secs_f64(),
-        below.as_secs_f64()
-    ));
-    stage.say(history.summary());
-    let late = ready.saturating_sub(whole);
+    stage.say(after.history.summary());
+    let late = after.ready.saturating_sub(after.whole);
     ensure!(late < stage.bound(SAID), "Ready {late:?} after the cluster was whole");
     match loss {
         // What a killed primary had not yet passed on is gone; how much is reported above.
-        Loss::PrimaryKilled => {}
-        Loss::ReplicaDeleted | Loss::PrimaryDeleted | Loss::ReplicaKilled => {
-            ensure!(
-                report.lost() == 0,
-                "{} acknowledged writes are lost: {}",
-                report.lost(),
-                report.summary()
-            );
-        }
+        Loss::PrimaryKilled => Ok(()),
+        Loss::ReplicaDeleted | Loss::PrimaryDeleted | Loss::ReplicaKilled => after.nothing_lost(),
     }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use super::cluster::Cluster;
 use super::reach::Writes;
 use super::stage::Stage;
 use crate::ledger::LedgerReport;
+use crate::resp::Access;
 use crate::truth::{History, Sampler, SamplerHandle};
 
 /// The longest that a write may wait for a planned change of roles.
@@ -33,9 +34,17 @@ impl Load {
     /// # Errors
     /// If a lane does not flow.
     pub(super) async fn start(stage: &Stage, cluster: &Cluster) -> Result<Self> {
+        Self::start_as(stage, cluster, cluster.access().await?).await
+    }
+
+    /// The same with a sampler that logs in as somebody else than the operator.
+    ///
+    /// # Errors
+    /// If a lane does not flow.
+    pub(super) async fn start_as(stage: &Stage, cluster: &Cluster, access: Access) -> Result<Self> {
         let nodes: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
         let ledger = stage.reach().ledger(cluster, &nodes).await?;
-        let sampler = Sampler::start(cluster.access().await?, nodes, Some(Sampler::as_announced()));
+        let sampler = Sampler::start(access, nodes, Some(Sampler::as_announced()));
         ledger.flowing().await?;
         Ok(Self { ledger, sampler })
     }

@@ -5,6 +5,7 @@
 
 pub mod ci;
 mod cluster;
+mod mend;
 mod operator;
 mod pki;
 mod process;
@@ -12,30 +13,46 @@ mod reach;
 mod setup;
 mod stage;
 
+mod aftermath;
 mod alone;
 mod bad_input;
+mod big;
+mod burn;
+mod chaos;
+mod control_plane;
 mod crash;
 mod create;
 mod delete;
 mod demo;
 mod drain;
 mod evict;
+mod fill;
 mod foreign;
 mod formation;
 mod heal;
+mod hpa;
 mod isolation;
 mod kill_changes;
 mod kill_operator;
+mod kill_scaling;
 mod live;
 mod load;
+mod many;
 mod operator_upgrade;
+mod purge;
 mod replicas;
+mod rescale;
+mod rotation;
 mod scale;
 mod settled;
+mod spread;
 mod stranger;
 mod takeover;
 mod tls;
 mod upgrade;
+mod users;
+mod watching;
+mod worker;
 mod worker_upgrade;
 
 use std::time::{Duration, Instant};
@@ -44,6 +61,7 @@ use anyhow::{Result, bail};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
+pub use chaos::command as chaos;
 pub use demo::demo;
 pub use reach::{Reach, Way, Writes};
 pub use setup::Target;
@@ -78,14 +96,25 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         crash::STORY,
+        worker::STORY,
+        control_plane::STORY,
+        many::STORY,
+        chaos::STORY,
         replicas::STORY,
         evict::STORY,
         upgrade::STORY,
         drain::STORY,
+        spread::STORY,
         worker_upgrade::STORY,
         scale::STORY,
+        rescale::STORY,
+        big::STORY,
+        hpa::STORY,
+        purge::STORY,
         live::STORY,
         tls::STORY,
+        users::STORY,
+        rotation::STORY,
         bad_input::STORY,
         foreign::STORY,
         delete::STORY,
@@ -93,6 +122,7 @@ pub fn all() -> Vec<Story> {
         operator_upgrade::STORY,
         alone::STORY,
         kill_operator::STORY,
+        kill_scaling::STORY,
         kill_changes::STORY,
         stranger::STORY,
     ]

@@ -13,6 +13,7 @@ use valkey_cluster_operator::model::SLOTS;
 use super::Story;
 use super::cluster::Cluster;
 use super::load::Load;
+use super::rescale;
 use super::stage::{Stage, eventually};
 
 pub(super) const STORY: Story = Story {
@@ -21,7 +22,8 @@ pub(super) const STORY: Story = Story {
     run: |stage| run(stage).boxed_local(),
 };
 
-const LIMIT: Duration = Duration::from_mins(3);
+/// A change of shape is done within this.
+pub(super) const LIMIT: Duration = Duration::from_mins(3);
 
 /// The longest time in which no write to a key is acknowledged.
 const GAP: Duration = Duration::from_millis(500);
@@ -42,7 +44,7 @@ fn spec(shards: u16, more: &Value) -> Value {
     spec
 }
 
-/// From 3 shards to 4, and back.
+/// From 3 shards to 4, and back, by `kubectl scale`.
 async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
     let cluster = stage.cluster(spec(3, &more)).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
@@ -51,7 +53,7 @@ async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
         let load = Load::start(stage, &cluster).await?;
         load.mark("scale");
         let began = Instant::now();
-        cluster.change(spec(shards, &more)).await?;
+        rescale::scale(stage, &cluster, shards).await?;
         cluster
             .whole(usize::from(shards), 1, LIMIT)
             .await
@@ -78,7 +80,7 @@ async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
 }
 
 /// Every shard owns its share, give or take one slot, and the Pods of no other are left.
-async fn even(cluster: &Cluster, shards: u16) -> Result<()> {
+pub(super) async fn even(cluster: &Cluster, shards: u16) -> Result<()> {
     let status = cluster.get().await?.status.unwrap_or_default();
     let sizes: BTreeMap<i32, u16> = status
         .topology
@@ -97,7 +99,7 @@ async fn even(cluster: &Cluster, shards: u16) -> Result<()> {
 }
 
 /// The selector of the scale subresource finds exactly one Pod a shard.
-async fn one_pod_a_shard(cluster: &Cluster, shards: u16) -> Result<()> {
+pub(super) async fn one_pod_a_shard(cluster: &Cluster, shards: u16) -> Result<()> {
     eventually("the scale's selector to find one Pod a shard", LIMIT, async || {
         let scale = cluster.api().get_scale(&cluster.name).await?;
         let status = scale.status.unwrap_or_default();

@@ -185,7 +185,7 @@ async fn clients_need_a_certificate(stage: &Stage, cluster: &Cluster, pki: &Pki)
 async fn crashed(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let load = Load::start(stage, cluster).await?;
     let primary = cluster.primary_of(0).await?;
-    super::crash::kill(stage, cluster, &primary).await?;
+    super::mend::kill(stage, cluster, &primary).await?;
     let began = Instant::now();
     eventually("another primary", LIMIT, async || {
         ensure!(cluster.primary_of(0).await? != primary, "{primary} is still the primary");

@@ -89,7 +89,13 @@ impl ValkeyExecutor {
         let (host, port) = (to.ip.to_string(), self.ports.client.to_string());
         let user = self.access.username.as_deref().unwrap_or("default");
         let password = self.access.password.as_deref().unwrap_or_default();
-        let moved = commands::migrate(node, (&host, &port), (user, password), MIGRATE_MS, batch).await;
+        let mut moved = commands::migrate(node, (&host, &port), (user, password), MIGRATE_MS, batch).await;
+        if let (Err(WireError::Server(text)), Some(former)) = (&moved, &self.access.former)
+            && text.contains("WRONGPASS")
+        {
+            // The target does not know the new password yet; nothing was moved.
+            moved = commands::migrate(node, (&host, &port), (user, former), MIGRATE_MS, batch).await;
+        }
         moved.map_err(|e| refused(on, &e))
     }
 }

@@ -1,0 +1,174 @@
+//! Workers that lose their power or their cable under a write load: their primaries have heirs, their members are made
+//! anew elsewhere, and their return changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use super::Story;
+use super::aftermath::{self, LIMIT, median, succeeded};
+use super::cluster::Cluster;
+use super::mend::{Mend, cut, power_off};
+use super::operator;
+use super::stage::{Stage, eventually};
+use crate::sandbox::Sandbox;
+
+pub(super) const STORY: Story = Story {
+    name: "worker",
+    about: "a worker loses its power or its cable: heirs at once, copies elsewhere, and its return changes nothing",
+    run: |stage| run(stage).boxed_local(),
+};
+
+/// The longest time without an acknowledged write: two node-timeouts until a majority suspects, and the failover.
+const GAP: Duration = Duration::from_secs(3);
+/// The same while no operator acts: Valkey's own election, two and a half node-timeouts.
+const ELECTED: Duration = Duration::from_secs(5);
+/// Until every shard has all its copies in sync again: 12 s until the silence counts, and 15 s for new Pods and their syncs.
+/// (The ids of the lost stay listed until Kubernetes has given the worker up, or it is back: they may live.)
+const REDUNDANT: Duration = Duration::from_secs(27);
+/// What is absent for this long is replaced by nobody.
+const BLINK: Duration = Duration::from_secs(10);
+/// So long the majority of the workers is away.
+const APART: Duration = Duration::from_secs(20);
+/// After its return nothing may happen for this long.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// How a worker is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Power,
+    Cable,
+}
+
+async fn run(stage: &Stage) -> Result<()> {
+    let sandbox = stage.sandbox("takes power and cables from workers")?;
+    for loss in [Loss::Power, Loss::Cable] {
+        let (mut gaps, mut below) = (Vec::new(), Vec::new());
+        for _ in 0..stage.times(1, 5) {
+            let lost = lose(stage, sandbox, loss, false).await.with_context(|| format!("{loss:?}"))?;
+            gaps.push(lost.0);
+            below.push(lost.1);
+        }
+        let (gap, below) = (median(gaps), median(below));
+        stage.say(format_args!(
+            "{loss:?}: median of the longest gaps {gap:?}, of the times without a copy {below:?}"
+        ));
+        ensure!(gap <= stage.bound(GAP), "{loss:?}: a gap of {gap:?}");
+        ensure!(below <= stage.bound(REDUNDANT), "{loss:?}: a copy was missing for {below:?}");
+    }
+    let (gap, _) = lose(stage, sandbox, Loss::Power, true).await.context("with the leading operator")?;
+    ensure!(gap <= stage.bound(ELECTED), "with the leading operator: a gap of {gap:?}");
+    apart(stage, sandbox, "one worker blinks", BLINK, 1).await?;
+    apart(stage, sandbox, "the majority of the workers is away", APART, 2).await
+}
+
+/// One worker with a primary goes, with or without the leading operator on it, and comes back.
+async fn lose(
+    stage: &Stage,
+    sandbox: &Sandbox,
+    loss: Loss,
+    with_leader: bool,
+) -> Result<(Duration, Duration)> {
+    let cluster = formed(stage).await?;
+    let leader = worker_of_leader(stage).await?;
+    let (shard, primary, worker) = primary_on(&cluster, |w| (w == leader) == with_leader).await?;
+    let what = format!("{loss:?} of {worker}{}", if with_leader { " with the leading operator" } else { "" });
+    let mut mend = None;
+    let after = aftermath::of(stage, &cluster, (3, 1), &what, async |_| {
+        mend = Some(break_it(sandbox, loss, &worker)?);
+        succeeded(&cluster, shard, &primary).await?;
+        Ok(())
+    })
+    .await?;
+    let before = uids(&cluster).await?;
+    mend.context("it was never broken")?.now()?;
+    ready(stage, &worker).await?;
+    tokio::time::sleep(WATCHED).await;
+    cluster.whole(3, 1, LIMIT).await.context("after its return")?;
+    ensure!(before == uids(&cluster).await?, "the return of {worker} changed which Pods there are");
+    cluster.ready(Instant::now(), LIMIT).await?;
+    stage.clean().await?;
+    Ok((after.gap(), after.below))
+}
+
+/// So many workers without the leading operator are cut off for a while: no Pod comes or goes.
+async fn apart(stage: &Stage, sandbox: &Sandbox, what: &str, how_long: Duration, many: usize) -> Result<()> {
+    let cluster = formed(stage).await?;
+    let leader = worker_of_leader(stage).await?;
+    let others = stage.workers().await?.into_iter().filter(|w| *w != leader).take(many);
+    let others: Vec<String> = others.collect();
+    let before = uids(&cluster).await?;
+    let after = aftermath::of(stage, &cluster, (3, 1), what, async |_| {
+        let cuts: Vec<Mend> = others.iter().map(|w| cut(sandbox, w)).collect::<Result<_>>()?;
+        tokio::time::sleep(how_long).await;
+        cuts.into_iter().try_for_each(Mend::now)
+    })
+    .await?;
+    ensure!(before == uids(&cluster).await?, "{what}: Pods were replaced");
+    // With a majority away the primary that is left acknowledges for a moment more, and Valkey may elect its replica when
+    // the others meet again: how much that took with it was told above.
+    if many == 1 {
+        after.nothing_lost()?;
+    }
+    stage.clean().await
+}
+
+fn break_it(sandbox: &Sandbox, loss: Loss, worker: &str) -> Result<Mend> {
+    match loss {
+        Loss::Power => power_off(sandbox, worker),
+        Loss::Cable => cut(sandbox, worker),
+    }
+}
+
+async fn formed(stage: &Stage) -> Result<Cluster> {
+    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    cluster.whole(3, 1, LIMIT).await?;
+    Ok(cluster)
+}
+
+/// The UIDs of the Pods that are meant to stay.
+async fn uids(cluster: &Cluster) -> Result<BTreeMap<String, Option<String>>> {
+    let staying = cluster.pods().await?.into_iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none());
+    Ok(staying.map(|(name, p)| (name, p.uid())).collect())
+}
+
+/// A shard whose primary is on a worker like this, with that primary and that worker.
+async fn primary_on(cluster: &Cluster, like: impl Fn(&str) -> bool) -> Result<(u16, String, String)> {
+    let workers = cluster.workers().await?;
+    for shard in 0..3 {
+        let primary = cluster.primary_of(shard).await?;
+        if let Some(worker) = workers.get(&primary).filter(|w| like(w)) {
+            return Ok((shard, primary.clone(), worker.clone()));
+        }
+    }
+    anyhow::bail!("no primary is on such a worker")
+}
+
+async fn worker_of_leader(stage: &Stage) -> Result<String> {
+    eventually("a leading operator", LIMIT, async || {
+        let leader = operator::leader(&stage.client).await?;
+        let pods: Api<Pod> = Api::namespaced(stage.client.clone(), operator::NAMESPACE);
+        let pod = pods.get(&leader).await?;
+        pod.spec.and_then(|s| s.node_name).with_context(|| format!("{leader} is on no worker"))
+    })
+    .await
+}
+
+/// Waits until Kubernetes calls a worker Ready.
+async fn ready(stage: &Stage, worker: &str) -> Result<()> {
+    let nodes: Api<Node> = Api::all(stage.client.clone());
+    eventually("the worker to be Ready", LIMIT, async || {
+        let status = nodes.get(worker).await?.status.unwrap_or_default();
+        let ready =
+            status.conditions.iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status.as_str());
+        ensure!(ready == Some("True"), "{worker} is {ready:?}");
+        Ok(())
+    })
+    .await
+}

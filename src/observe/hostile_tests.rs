@@ -1,0 +1,95 @@
+//! Nodes that lie: they must not stall, mislead or end the look at the others.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::tests::recorded_server;
+use super::*;
+use crate::valkey::FredConnector;
+use crate::valkey::testing::{TinyServer, access, bulk};
+
+/// A server that greets as Valkey does, and answers everything else with these bytes, again and again when `endless`.
+async fn liar(answer: &'static [u8], endless: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                    let greeting = "%2\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$5\r\nproto\r\n:3\r\n";
+                    let told = if text.contains("HELLO") {
+                        stream.write_all(greeting.as_bytes()).await
+                    } else if text.contains("CLIENT") {
+                        stream.write_all(b":7\r\n").await
+                    } else if text.contains("INFO") && !text.contains("CLUSTER") {
+                        stream.write_all(bulk("redis_version:7.2.4\r\n").as_bytes()).await
+                    } else {
+                        tell(&mut stream, answer, endless).await
+                    };
+                    if told.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    addr
+}
+
+async fn tell(stream: &mut tokio::net::TcpStream, answer: &[u8], endless: bool) -> std::io::Result<()> {
+    stream.write_all(answer).await?;
+    while endless {
+        stream.write_all(&[b'x'; 16 * 1024]).await?;
+        // Fast enough to never end, slow enough that the test machine is not the one that suffers.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_lies_costs_its_own_time_and_nobody_elses_report() {
+    let lies: &[(&str, &[u8], bool)] = &[
+        ("a text without end", b"$9223372036854775807\r\n", true),
+        ("a line without end", b"+", true),
+        ("a list of everything", b"*9223372036854775807\r\n", true),
+        ("a length that is no number", b"$-99\r\nx\r\n", false),
+        ("a number that does not fit", b":99999999999999999999999\r\n", false),
+        ("no protocol at all", b"\0\xff\xfeHTTP/1.1 200 OK\r\n\r\n", false),
+        ("silence", b"", false),
+        ("no node of its own", b"$3\r\nabc\r\n", false),
+    ];
+    let honest = recorded_server("9.1", "nodes-formed", "cluster-info-formed", "info-primary");
+    let good = TinyServer::start(honest).await;
+    for (what, answer, endless) in lies {
+        let bad = liar(answer, *endless).await;
+        let probe = |uid: &str, addr| Probe { uid: PodUid::new(uid), addr, silent: false };
+        let bounds = Bounds {
+            connect: Duration::from_millis(300),
+            reply: Duration::from_millis(300),
+            ..Bounds::default()
+        };
+        let began = Instant::now();
+        let seen = observe_nodes(
+            &[probe("bad", bad), probe("good", good.addr)],
+            &[],
+            &access(),
+            &FredConnector,
+            &bounds,
+        )
+        .await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(3), "{what}: the look took {took:?}");
+        assert!(
+            matches!(seen[&PodUid::new("bad")], Seen::Silent(_)),
+            "{what}: {:?}",
+            seen[&PodUid::new("bad")]
+        );
+        let report = seen[&PodUid::new("good")].now();
+        assert_eq!(report.map(|r| r.slots().len()), Some(5461), "{what}: {:?}", seen[&PodUid::new("good")]);
+    }
+}

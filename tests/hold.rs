@@ -1,0 +1,143 @@
+//! The preStop hook as a shell runs it: what ends it, and what does not.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use valkey_cluster_operator::build::{self, PodPlan, labels};
+use valkey_cluster_operator::model::{ClusterKey, Demands, Desired, Shard, Template};
+
+/// It holds for so many seconds here: the grace period less 15.
+const HELD: i64 = 20;
+
+const ANSWERS: &str = "echo PONG";
+const HANGS: &str = "exec sleep 60";
+/// As coreutils has it: 124 when the time is over.
+const COREUTILS: &str =
+    r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p; [ $? -gt 128 ] && exit 124; exit 0"#;
+/// As BusyBox has it: what the program ended with, which is the signal.
+const BUSYBOX: &str = r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p"#;
+
+const OTHER: &str = "a1 10.0.0.2:6379@16379,,shard-id=s,nodename=b master - 0 0 1 connected 0-100\n";
+
+fn own(nodename: &str, slots: &str) -> String {
+    format!(
+        "a0 10.0.0.1:6379@16379,,shard-id=s,nodename={nodename} myself,master - 0 0 2 connected {slots}\nvars currentEpoch 2 lastVoteEpoch 0\n"
+    )
+}
+
+/// The script that the Pod carries, with a directory of ours in the place of /dev/shm.
+fn hook(dir: &Path) -> (String, String) {
+    let desired = Desired {
+        key: ClusterKey { namespace: "ns".into(), name: "c".into(), uid: "uid-1".into() },
+        generation: 1,
+        shards: 1,
+        replicas: 0,
+        max_disrupted_shards: 1,
+        budget: true,
+        template: Template { termination_grace_period_seconds: HELD + 15, ..Template::default() },
+        config: Default::default(),
+        paused: false,
+        deleting: false,
+    };
+    let plan = PodPlan {
+        name: labels::pod_name("c", Shard(0), 0),
+        shard: Shard(0),
+        index: 0,
+        worker: None,
+        worker_hostname: None,
+        demands: Demands::default(),
+        not_on_hostnames: Vec::new(),
+        failures: 0,
+    };
+    let pod = build::pod(&desired, &build::revision(&desired), &plan);
+    let container = pod.spec.unwrap().containers.remove(0);
+    let command = container.lifecycle.unwrap().pre_stop.unwrap().exec.unwrap().command.unwrap();
+    assert_eq!((command[0].as_str(), command[1].as_str()), ("sh", "-c"));
+    (command[2].replace("/dev/shm", dir.to_str().unwrap()), command[4].clone())
+}
+
+fn program(dir: &Path, name: &str, body: &str) {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Runs the hook with these programs and this `nodes.conf`; how long it took, none when it was still holding after the limit.
+fn held(name: &str, cli: &str, timeout: &str, nodes: &str, limit: Duration) -> Option<Duration> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hold-{name}"));
+    fs::create_dir_all(&dir).unwrap();
+    program(&dir, "valkey-cli", cli);
+    program(&dir, "timeout", timeout);
+    fs::write(dir.join("nodes.conf"), nodes).unwrap();
+    let (script, seconds) = hook(&dir);
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
+    let began = Instant::now();
+    let mut child = Command::new("sh")
+        .args(["-c", &script, "hold", &seconds])
+        .env("PATH", path)
+        .env("POD_UID", "u-1")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    ended(&mut child, began, limit)
+}
+
+fn ended(child: &mut Child, began: Instant, limit: Duration) -> Option<Duration> {
+    while began.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "a hook that fails is an event that frightens people: {status}");
+            return Some(began.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+#[test]
+fn it_holds_until_it_is_released() {
+    let serving = format!("{}{OTHER}", own("valkey-c-0-0", "101-200"));
+    let limit = Duration::from_secs(5);
+    assert_eq!(held("serving", ANSWERS, COREUTILS, &serving, limit), None);
+    let of_another = format!("{}{OTHER}", own("released:u-2", "101-200"));
+    assert_eq!(held("another", ANSWERS, COREUTILS, &of_another, limit), None, "the mark of a predecessor");
+    let released = format!("{}{OTHER}", own("released:u-1", ""));
+    assert!(held("released", ANSWERS, COREUTILS, &released, limit).is_some());
+}
+
+#[test]
+fn a_node_that_is_alone_and_owns_nothing_is_not_held() {
+    let limit = Duration::from_secs(5);
+    assert!(held("alone", ANSWERS, COREUTILS, &own("valkey-c-0-0", ""), limit).is_some());
+    assert_eq!(
+        held("sole", ANSWERS, COREUTILS, &own("valkey-c-0-0", "0-16383"), limit),
+        None,
+        "all data is here"
+    );
+}
+
+#[test]
+fn a_server_that_gives_no_answer_is_not_held() {
+    let serving = format!("{}{OTHER}", own("valkey-c-0-0", "101-200"));
+    for (name, timeout) in [("hung-coreutils", COREUTILS), ("hung-busybox", BUSYBOX)] {
+        let took = held(name, HANGS, timeout, &serving, Duration::from_secs(60));
+        let took = took.unwrap();
+        assert!(
+            took < Duration::from_secs(18),
+            "{name}: {took:?} is the end of the time, not that of the patience"
+        );
+        assert!(took >= Duration::from_secs(5), "{name}: {took:?} is too little patience");
+    }
+}
+
+#[test]
+fn it_ends_before_the_grace_period_does() {
+    let serving = format!("{}{OTHER}", own("valkey-c-0-0", "101-200"));
+    let took = held("end", ANSWERS, COREUTILS, &serving, Duration::from_secs(60)).unwrap();
+    assert!((HELD - 2..=HELD + 3).contains(&i64::try_from(took.as_secs()).unwrap()), "{took:?}");
+}
