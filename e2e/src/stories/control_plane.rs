@@ -49,7 +49,7 @@ async fn run(stage: &Stage) -> Result<()> {
 async fn api_away(stage: &Stage, sandbox: &Sandbox, cluster: &Cluster) -> Result<()> {
     let away = match stage.suite {
         Suite::Ci => Duration::from_secs(30),
-        Suite::Full => Duration::from_secs(120),
+        Suite::Full => Duration::from_mins(2),
     };
     let (mut names, mut servers) = (Vec::new(), Vec::new());
     for shard in 0..2 {

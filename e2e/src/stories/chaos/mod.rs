@@ -111,8 +111,9 @@ async fn told(stage: &Stage, seed: u64, minutes: u64) -> Result<usize> {
 /// The spec of a size; another `restart` asks for new members.
 fn spec(size: Size, restart: u64) -> serde_json::Value {
     let mut spec = json!({ "shards": size.shards, "replicas": size.replicas });
-    if restart > 0 {
-        spec["restartedAt"] = json!(format!("2026-01-01T00:{:02}:{:02}Z", restart / 60 % 60, restart % 60));
+    if let Some(fields) = spec.as_object_mut().filter(|_| restart > 0) {
+        let at = format!("2026-01-01T00:{:02}:{:02}Z", restart / 60 % 60, restart % 60);
+        fields.insert("restartedAt".to_owned(), json!(at));
     }
     spec
 }
