@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
 use crate::model::users;
-use crate::model::{Attempts, NodeId, Past, PodName, Traffic};
+use crate::model::{Attempts, Past, PodName, Traffic};
 use crate::observe::access;
 use crate::observe::certificates::{Secured, Wire};
 use crate::observe::passwords::Known;

@@ -33,15 +33,9 @@ fn own(nodename: &str, slots: &str) -> String {
 fn hook(dir: &Path) -> (String, String) {
     let desired = Desired {
         key: ClusterKey { namespace: "ns".into(), name: "c".into(), uid: "uid-1".into() },
-        generation: 1,
         shards: 1,
-        replicas: 0,
-        max_disrupted_shards: 1,
-        budget: true,
         template: Template { termination_grace_period_seconds: HELD + 15, ..Template::default() },
-        config: Default::default(),
-        paused: false,
-        deleting: false,
+        ..Desired::default()
     };
     let plan = PodPlan {
         name: labels::pod_name("c", Shard(0), 0),

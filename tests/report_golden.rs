@@ -15,7 +15,7 @@ use valkey_cluster_operator::{
     model::{
         ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Past, Peer,
         Phase, Place, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots,
-        Snapshot, Step, Template, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        Snapshot, Step, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
