@@ -88,9 +88,9 @@ pub(super) fn load(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &
     let (Some(given), Some(tls), Some(on)) = (given, &v.s.desired.template.tls, member.target()) else {
         return;
     };
-    let mut note = "the spec asks otherwise whether clients show a certificate";
+    let mut why = "the spec asks otherwise whether clients show a certificate";
     if !differing(v, node, &given.now).is_empty() {
-        note = "other certificates are given to the nodes";
+        why = "other certificates are given to the nodes";
         let of = tls::mark(&given.now);
         if member.pod.nudged.as_ref() != Some(&of) {
             let (name, uid) = (member.pod.name.clone(), member.pod.uid.clone());
@@ -102,5 +102,5 @@ pub(super) fn load(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &
     }
     let mut settings = tls::settings(&given.now);
     settings.insert(AUTH_CLIENTS.to_owned(), tls::auth_clients(tls.client_auth).to_owned());
-    plan.steps.push(Proposal::new(Step::Configure { on, settings, only_empty: false }, Why::Settings, note));
+    plan.steps.push(Proposal::new(Step::Configure { on, settings, only_empty: false }, Why::Settings, why));
 }
