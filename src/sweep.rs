@@ -42,7 +42,7 @@ const SETTLED: Duration = Duration::from_mins(10);
 /// Clears up until `stop`.
 pub async fn run(ctx: Arc<Ctx>, stop: CancellationToken) {
     let woken = ctx.wakes.woken_secrets();
-    let everything = stream::iter(ctx.stores.secrets.state_filter(|s| labels::is_managed(s)));
+    let everything = stream::iter(ctx.stores.secrets.state_filter(labels::is_managed));
     Controller::for_shared_stream(everything, ctx.stores.secrets.clone())
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .reconcile_on(woken)

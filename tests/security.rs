@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 use valkey_cluster_operator::api::{self, ValkeyCluster};
 use valkey_cluster_operator::build::{self, PodPlan, install, labels};
-use valkey_cluster_operator::model::{Desired, Shard};
+use valkey_cluster_operator::model::{Demands, Desired, Shard};
 
 fn desired(spec: &Value) -> Desired {
     let object = json!({ "apiVersion": "valkey.io/v1alpha1", "kind": "ValkeyCluster",
@@ -98,17 +98,23 @@ fn restricted(spec: &PodSpec, what: &str) {
     }
 }
 
-#[test]
-fn every_pod_keeps_to_the_restricted_level_and_members_have_no_token() {
-    let wanted = desired(&json!({ "shards": 3, "replicas": 1 }));
-    let plan = PodPlan {
+fn first_member() -> PodPlan {
+    PodPlan {
         name: labels::pod_name("c", Shard(0), 0),
         shard: Shard(0),
         index: 0,
+        worker: None,
         worker_hostname: None,
+        demands: Demands::default(),
+        not_on_hostnames: Vec::new(),
         failures: 0,
-    };
-    let member = build::pod(&wanted, &build::revision(&wanted), &plan).spec.unwrap();
+    }
+}
+
+#[test]
+fn every_pod_keeps_to_the_restricted_level_and_members_have_no_token() {
+    let wanted = desired(&json!({ "shards": 3, "replicas": 1 }));
+    let member = build::pod(&wanted, &build::revision(&wanted), &first_member()).spec.unwrap();
     restricted(&member, "a member");
     assert_eq!(member.automount_service_account_token, Some(false));
     assert!(member.service_account_name.is_none());
@@ -201,17 +207,7 @@ fn the_bus_is_for_members_alone_and_clients_are_those_that_the_spec_names() {
         assert_eq!(lets_in(&open, from, port), without, "{who} {port}, clients from anywhere");
         assert_eq!(lets_in(&closed, from, port), with, "{who} {port}, clients named");
     }
-    let member = build::pod(
-        &desired(&json!({ "shards": 3 })),
-        &"r".into(),
-        &PodPlan {
-            name: labels::pod_name("c", Shard(0), 0),
-            shard: Shard(0),
-            index: 0,
-            worker_hostname: None,
-            failures: 0,
-        },
-    );
+    let member = build::pod(&desired(&json!({ "shards": 3 })), &"r".into(), &first_member());
     let selects = open.spec.unwrap().pod_selector.unwrap();
     assert!(matches(&selects, &member.metadata.labels.unwrap()), "the policy covers the members");
 }

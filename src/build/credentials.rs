@@ -39,7 +39,7 @@ pub const IMPORT_RIGHT: &str = "+cluster|syncslots";
 /// Enough for full and partial syncs on Valkey 8.0.1 and 9.1.2; dual-channel replication asks for `SYNC` on its second connection.
 const REPLICATION_RIGHTS: &str = "resetchannels -@all +psync +sync +replconf +ping";
 /// Numbers and nothing else. No `config|get`, which shows the password of replication, and no `slowlog|get`, which shows what clients
-/// send: an exporter goes without both when it is told to (redis_exporter: `--config-command=-`).
+/// send: an exporter goes without both when it is told to (`redis_exporter`: `--config-command=-`).
 const EXPORTER_RIGHTS: &str = "resetchannels -@all +ping +info +client|setname +cluster|info +slowlog|len +latency|latest \
                                +latency|histogram";
 

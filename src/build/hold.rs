@@ -14,7 +14,7 @@ const LAST_NET_SECONDS: i64 = 15;
 
 /// $1 is for how many seconds to hold on. Ends when the node was released, when it is alone and owns no slot (nothing
 /// hangs on it), when the server has given no answer at all for 5 s (an error is an answer), or when the time is over.
-/// A time-out is 124 with coreutils, and with BusyBox (alpine images) 143, the signal that ended the program. /proc/uptime is the
+/// A time-out is 124 with coreutils, and with `BusyBox` (alpine images) 143, the signal that ended the program. /proc/uptime is the
 /// one clock that costs no process.
 const SCRIPT: &str = r#"read -r now _ < /proc/uptime
 end=$(( ${now%.*} + $1 ))

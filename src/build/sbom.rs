@@ -1,4 +1,4 @@
-//! The software bill of materials, in CycloneDX: what the lock file names, with its checksums. Pure.
+//! The software bill of materials, in `CycloneDX`: what the lock file names, with its checksums. Pure.
 
 use serde_json::{Value, json};
 

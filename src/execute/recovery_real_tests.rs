@@ -1,9 +1,7 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{
-    Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot, Template,
-};
+use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
@@ -42,19 +40,9 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         now: Moment(100_000),
         desired: Desired {
             key: ClusterKey { namespace: "n".into(), name: "c".into(), uid: "u".into() },
-            generation: 1,
             shards: SHARDS,
             replicas: 1,
-            max_disrupted_shards: 1,
-            budget: true,
-            template: Template::default(),
-            config: BTreeMap::new(),
-            purge: false,
-            users: BTreeMap::new(),
-            rotation: None,
-            allowed_clients: Vec::new(),
-            paused: false,
-            deleting: false,
+            ..Desired::default()
         },
         revision: Revision::new("r"),
         formed: true,

@@ -73,10 +73,8 @@ pub async fn observe(
         let whole = !latest.topology.is_empty() || !status.topology.is_empty();
         (formed, whole, latest.clone(), applied, h.taken.clone(), request(cr, latest))
     };
-    taken.extend(
-        ctx.pod_names(&key.namespace).into_iter().map(PodName::new).filter(|n| !pods.contains_key(n)),
-    );
-    let low_timeout_budget = low_timeout_budget(ctx, &desired, whole);
+    let others = ctx.pod_names(&key.namespace).into_iter().map(PodName::new);
+    taken.extend(others.filter(|n| !pods.contains_key(n)));
     let (drifted, foreign) = if urgent {
         Default::default()
     } else {
@@ -101,7 +99,7 @@ pub async fn observe(
         workers: workers(ctx, &desired),
         nodes,
         ghosts: BTreeMap::new(),
-        low_timeout_budget,
+        low_timeout_budget: low_timeout_budget(ctx, &desired, whole),
         applied,
         request,
         past,

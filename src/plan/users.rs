@@ -32,7 +32,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                 users_of_spec(&wishes, member, node, shown, &mut plan);
             }
             None => {
-                set(member, OPERATOR_USER, TO_LOOK.map(str::to_owned).to_vec(), "may not look", &mut plan)
+                set(member, OPERATOR_USER, TO_LOOK.map(str::to_owned).to_vec(), "may not look", &mut plan);
             }
         }
     }
@@ -67,7 +67,7 @@ fn users_of_spec(
     shown: &Shown,
     plan: &mut Plan,
 ) {
-    for (user, _) in &wishes.rules {
+    for user in wishes.rules.keys() {
         match wishes.on(node, shown, user) {
             Wanted::Holds => {}
             Wanted::Set(rules) => set(member, user, rules, "as spec.users has it", plan),

@@ -84,13 +84,8 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         }
         Step::Release { on, .. } => (7, "PodReleased", "Released", on.pod.to_string()),
         Step::Migrate { on, to, slots } | Step::Carry { on, to, slots } => {
-            let (from, to) = (on.shard, to.shard);
-            (
-                5,
-                "SlotsMigrating",
-                "Slots on their way:",
-                format!("{} from shard {from} to shard {to}", slots.len()),
-            )
+            let what = format!("{} from shard {} to shard {}", slots.len(), on.shard, to.shard);
+            (5, "SlotsMigrating", "Slots on their way:", what)
         }
         Step::Forget { id, .. } | Step::Abandon { id, .. } => {
             (6, "StaleNodeForgotten", "Forgot", id.to_string())

@@ -202,7 +202,7 @@ fn user(s: &mut Snapshot, name: &str, words: &[&str]) {
     }
 }
 
-fn passwords(s: &mut Snapshot, word: &str) -> Done {
+fn passwords(s: &mut Snapshot, word: &str) {
     let known = s.accounts.get_or_insert_default();
     match word {
         "former" => known.former = true,
@@ -210,7 +210,6 @@ fn passwords(s: &mut Snapshot, word: &str) -> Done {
         "exporters-since" => known.exporter_since = Moment(NOW),
         generation => *known = super::accounts(generation),
     }
-    Ok(())
 }
 
 /// What a node shows of its users: `lacks=app`, `has=eve`, `takes=old,new`, `login=new`, `users=hidden`.
@@ -340,7 +339,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "ip" => pod.ip = if value == "none" { None } else { Some(parse(value)?) },
         "worker" => pod.worker = (value != "none").then(|| WorkerName::new(value)),
         "leads" => pod.leads = parse(value)?,
-        "given" => pod.given = value.to_owned(),
+        "given" => value.clone_into(&mut pod.given),
         "asked" => pod.place.asked = Some(WorkerName::new(value)),
         "pinned" => pod.place.pinned = Some(Zone::new(value)),
         "counted" => pod.place.counted = true,
