@@ -74,7 +74,10 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             user(s, name, rest);
             Ok(())
         }
-        ["passwords", rest @ ..] => rest.iter().try_for_each(|w| passwords(s, w)),
+        ["passwords", rest @ ..] => {
+            rest.iter().for_each(|w| passwords(s, w));
+            Ok(())
+        }
         ["all", "nodes", rest @ ..] => {
             let uids: Vec<PodUid> = s.nodes.keys().cloned().collect();
             uids.iter().try_for_each(|uid| rest.iter().try_for_each(|w| node(s, uid, w)))
