@@ -11,7 +11,10 @@ use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
 use crate::model::users;
 use crate::model::{Attempts, Past, PodName, Traffic};
+use crate::observe::access;
+use crate::observe::certificates::{Secured, Wire};
 use crate::observe::passwords::Known;
+use crate::valkey::Access;
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
 /// drown in pings, 30 form in 0.5 s (both measured).
@@ -33,6 +36,8 @@ pub struct Hints {
     pub applied: Applied,
     /// The passwords of the system users.
     pub credentials: Option<Credentials>,
+    /// The certificates, and how nodes are spoken to.
+    pub secured: Secured,
     /// The Secret that they are from, as it was read or written last.
     pub secret: Option<Secret>,
     /// The Secrets that users of the spec name, by name.
@@ -54,6 +59,16 @@ pub struct Hints {
 }
 
 impl Hints {
+    /// The operator's own access to the nodes; none while passwords or certificates are not known.
+    pub fn access(&self) -> Option<Access> {
+        let tls = match &self.secured.wire {
+            Wire::Unknown => return None,
+            Wire::Plain => None,
+            Wire::Tls(tls) => Some(tls.clone()),
+        };
+        self.credentials.as_ref().map(|credentials| access(credentials, tls))
+    }
+
     /// This is the Secret of the system users, and these are the passwords in it.
     pub fn secret_is(&mut self, secret: Secret, credentials: Credentials) {
         self.secret = Some(secret);

@@ -18,7 +18,6 @@ use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Phase, Plan, Snapshot, Step};
-use crate::observe::access;
 use crate::report::{EventNote, Report, refusal};
 use crate::telemetry::ClusterGauges;
 
@@ -88,6 +87,7 @@ fn gauges(plan: &Plan, report: &Report) -> ClusterGauges {
         shards: report.gauges.shards.clone(),
         members: report.gauges.members.clone(),
         worker_spread: report.gauges.worker_spread,
+        certificate_expires: report.gauges.certificate_expires,
     }
 }
 
@@ -150,11 +150,11 @@ async fn event(ctx: &Ctx, cr: &ValkeyCluster, note: &EventNote) {
 
 /// Keeps a link to every running node, so that its death wakes the next pass at once.
 pub fn keep_links(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
-    let Some(credentials) = lock(hints).credentials.clone() else { return };
+    let Some(access) = lock(hints).access() else { return };
     let running = s.pods.values().filter(|p| p.phase == Phase::Running);
     let wanted: Vec<_> =
         running.filter_map(|p| Some((p.uid.clone(), SocketAddr::new(p.ip?, ctx.ports.client)))).collect();
-    ctx.links.keep(&s.desired.key, &wanted, &access(&credentials));
+    ctx.links.keep(&s.desired.key, &wanted, &access);
 }
 
 /// Counts what has moved since the look before.

@@ -86,6 +86,7 @@ fn patience(w: &Waiting) -> Duration {
         Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing => 100,
         Stage::Syncing | Stage::RemovingPods => 200,
         Stage::AddingPods => 250,
+        Stage::LoadingCertificates => 500,
     })
 }
 

@@ -18,14 +18,14 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ValkeyCluster;
-use crate::build::{Credentials, labels};
+use crate::build::{self, Credentials, labels};
 use crate::context::{Backoff, Ctx};
 use crate::error::{Error, Result};
 use crate::model::{self, ClusterKey, Phase};
 use crate::observe::{self, access};
 use crate::parallel;
 use crate::valkey::error::WireError;
-use crate::valkey::{Access, commands};
+use crate::valkey::{Access, Tls, commands};
 use crate::watch::SecretMeta;
 
 /// How many clusters are cleared up after at the same moment.
@@ -72,10 +72,14 @@ async fn one_secret(secret: &SecretMeta, ctx: &Arc<Ctx>) -> Result<Action> {
     if !ctx.leadership.valid_now() {
         return Err(Error::NotLeading);
     }
+    if !strays.is_empty() && !holds_passwords(secret, &cluster) {
+        return Ok(Action::requeue(HOLDING));
+    }
     if !strays.is_empty() {
         // The operator's own password is the same for all clusters that had this name one after another.
         if let Some(credentials) = credentials(secret, &cluster, ctx).await? {
-            release(&strays, &credentials, ctx).await;
+            let tls = certificates(&cluster, ctx).await?;
+            release(&strays, &credentials, tls.as_ref(), ctx).await;
         }
         return Ok(Action::requeue(HOLDING));
     }
@@ -120,13 +124,27 @@ async fn credentials(secret: &SecretMeta, cluster: &ClusterKey, ctx: &Ctx) -> Re
     Ok(Some(Credentials::from_secret(&live).map_err(|e| anyhow::anyhow!("{e}"))?))
 }
 
+/// How the nodes of a cluster that speaks TLS are spoken to.
+async fn certificates(cluster: &ClusterKey, ctx: &Ctx) -> Result<Option<Tls>> {
+    let api = Api::<Secret>::namespaced(ctx.clients.api.clone(), &cluster.namespace);
+    let Some(live) = api.get_opt(&labels::certificates_name(&cluster.name)).await? else { return Ok(None) };
+    let (stock, given) = build::tls::given(&live).map_err(|e| anyhow::anyhow!("{e}"))?;
+    Ok(observe::certificates::client(&stock, &given.now.leaf))
+}
+
+/// The Secret with the passwords; the one with the certificates only waits for the Pods to be gone.
+fn holds_passwords(secret: &SecretMeta, cluster: &ClusterKey) -> bool {
+    secret.name_any() == labels::secret_name(&cluster.name)
+}
+
 /// Releases the Pods. The mark names the Pod, so that whoever else has its address by now is not released by it.
-async fn release(pods: &[Arc<Pod>], credentials: &Credentials, ctx: &Ctx) {
-    let access = access(credentials);
+async fn release(pods: &[Arc<Pod>], credentials: &Credentials, tls: Option<&Tls>, ctx: &Ctx) {
+    let (plain, encrypted) =
+        (access(credentials, None), tls.map(|tls| access(credentials, Some(tls.clone()))));
     let held: Vec<_> = pods.iter().filter_map(|p| observe::kube::pod(p)).collect();
     let mut told: Vec<BoxFuture<'_, ()>> = Vec::with_capacity(held.len());
     for pod in &held {
-        let access = &access;
+        let Some(access) = (if pod.encrypted { encrypted.as_ref() } else { Some(&plain) }) else { continue };
         told.push(
             async move {
                 let Some(ip) = pod.ip else { return };

@@ -12,7 +12,8 @@ use serde_json::Value;
 use valkey_cluster_operator::{
     build::{self, Credentials, PodPlan, install, labels},
     model::{
-        ClusterKey, Demands, Desired, Exporter, Metadata, Scheduling, Shard, Spread, SpreadMode, Template,
+        ClientAuth, ClusterKey, Demands, Desired, Exporter, Metadata, Scheduling, Shard, Spread, SpreadMode,
+        Template, Tls,
     },
 };
 
@@ -88,6 +89,12 @@ fn full() -> Desired {
     desired
 }
 
+fn encrypted() -> Desired {
+    let mut desired = minimal();
+    desired.template.tls = Some(Tls { secret: Some("certs".into()), client_auth: ClientAuth::Required });
+    desired
+}
+
 fn plan() -> PodPlan {
     PodPlan {
         name: labels::pod_name("c", Shard(2), 1),
@@ -114,6 +121,7 @@ fn service() {
 fn config_map() {
     golden("tests/golden/config-map-minimal.yaml", &yaml(&build::config_map(&minimal())));
     golden("tests/golden/config-map-full.yaml", &yaml(&build::config_map(&full())));
+    golden("tests/golden/config-map-tls.yaml", &yaml(&build::config_map(&encrypted())));
 }
 
 #[test]
@@ -152,6 +160,8 @@ fn pod() {
     let full = full();
     let anywhere = PodPlan { worker: None, worker_hostname: None, failures: 3, ..plan() };
     golden("tests/golden/pod-full.yaml", &yaml(&build::pod(&full, &build::revision(&full), &anywhere)));
+    let tls = encrypted();
+    golden("tests/golden/pod-tls.yaml", &yaml(&build::pod(&tls, &build::revision(&tls), &plan())));
 }
 
 /// A change of this file means that an upgrade of the operator makes every running pod outdated.
@@ -166,6 +176,7 @@ fn revisions_are_pinned() {
     let mut at_start = minimal();
     at_start.config.insert("io-threads".into(), "4".into());
     line("minimal, io-threads 4", &at_start);
+    line("minimal, tls", &encrypted());
     golden("tests/golden/revisions.txt", &text);
 }
 
@@ -187,6 +198,7 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("requests", &|d| d.template.resources.requests = None),
         ("security", &|d| d.template.pod_security_context.fs_group = Some(1)),
         ("grace", &|d| d.template.termination_grace_period_seconds = 31),
+        ("tls", &|d| d.template.tls = encrypted().template.tls),
         ("exporter", &|d| d.template.exporter = Some(Exporter::default())),
         ("containers", &|d| {
             d.template.containers = vec![Container { name: "server".into(), ..Container::default() }];
@@ -213,6 +225,19 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
     for (name, change) in free {
         assert_eq!(with(*change), base, "{name}");
     }
+}
+
+#[test]
+fn certificates_and_what_is_asked_of_clients_change_live() {
+    let (base, mut other) = (encrypted(), encrypted());
+    other.template.tls = Some(Tls { secret: None, client_auth: ClientAuth::Disabled });
+    assert_eq!(build::revision(&base), build::revision(&other));
+    // Nor does the hook that a Pod ends with depend on them.
+    let hook = |d: &Desired| {
+        let pod = build::pod(d, &build::revision(d), &plan());
+        pod.spec.unwrap().containers[0].lifecycle.clone()
+    };
+    assert_eq!(hook(&base), hook(&minimal()));
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn the_samples_are_accepted_and_can_be_built() {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(root().join("manifests/samples")).unwrap() {
         let path = entry.unwrap().path();
-        for document in documents(&path).1 {
+        // A sample may bring what it needs, such as certificates of cert-manager.
+        for document in documents(&path).1.into_iter().filter(|d| d["kind"] == "ValkeyCluster") {
             assert_eq!(refusals(&document), Vec::<String>::new(), "{}", path.display());
             let mut cr: api::ValkeyCluster = serde_json::from_value(document).unwrap();
             names.insert(cr.metadata.name.clone().unwrap());

@@ -46,23 +46,18 @@ fn golden(name: &str, report: &Report) {
 
 /// Three shards with this many replicas, on three workers, nothing there yet.
 fn empty(replicas: u16) -> Snapshot {
-    let workers = (0..3).map(|i| {
-        let name = WorkerName::new(format!("w{i}"));
-        (
-            name.clone(),
-            Worker {
-                name,
-                hostname: format!("w{i}"),
-                zone: None,
-                open: true,
-                leaving: false,
-                lost_since: None,
-                out_of_service: false,
-                shunned: false,
-                room: None,
-            },
-        )
-    });
+    let names = (0..3).map(|i| WorkerName::new(format!("w{i}")));
+    let worker = |name: WorkerName| Worker {
+        hostname: name.to_string(),
+        name,
+        zone: None,
+        open: true,
+        leaving: false,
+        lost_since: None,
+        out_of_service: false,
+        shunned: false,
+        room: None,
+    };
     Snapshot {
         now: Moment(START),
         desired: Desired {
@@ -80,7 +75,7 @@ fn empty(replicas: u16) -> Snapshot {
         drifted: BTreeSet::new(),
         pods: BTreeMap::new(),
         taken: BTreeSet::new(),
-        workers: workers.collect(),
+        workers: names.map(|n| (n.clone(), worker(n))).collect(),
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,
@@ -89,6 +84,8 @@ fn empty(replicas: u16) -> Snapshot {
         shape: None,
         applied: BTreeMap::new(),
         credentials_known: true,
+        certificates: None,
+        unchangeable: None,
         accounts: None,
         passwords: BTreeMap::new(),
         foreign: None,
@@ -127,6 +124,8 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         disrupted: false,
         gate: None,
         before: BTreeMap::new(),
+        encrypted: false,
+        nudged: None,
         leads: false,
         place: Place::default(),
         given: String::new(),

@@ -8,13 +8,14 @@ use kube::ResourceExt;
 use super::{
     extras,
     keys::{self, Owner},
+    networking::{ClientAuthSpec, TlsSpec},
     rules::NODE_TIMEOUT_MS,
     scheduling,
     spec::{DisruptionBudgetMode, ValkeyCluster},
     users,
 };
 use crate::build::labels;
-use crate::model::{ClusterKey, Desired, Template};
+use crate::model::{ClientAuth, ClusterKey, Desired, Template, Tls};
 
 /// What the custom resource asks for.
 ///
@@ -49,6 +50,7 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
             pod_security_context: spec.pod_security_context.clone().unwrap_or_default(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             restarted_at: spec.restarted_at.clone(),
+            tls: spec.networking.as_ref().and_then(|n| n.tls.as_ref()).map(tls),
             scheduling: scheduling::wanted(spec.scheduling.clone().unwrap_or_default())?,
             exporter: extras::exporter(spec.exporter.as_ref())?,
             containers: extras::read_containers(&spec.containers)?,
@@ -67,6 +69,17 @@ pub fn desired(cr: &ValkeyCluster) -> Result<Desired, String> {
     };
     check_config(&desired)?;
     Ok(desired)
+}
+
+fn tls(given: &TlsSpec) -> Tls {
+    Tls {
+        secret: Some(given.certificates.server.secret_name.clone()),
+        client_auth: match given.client_auth {
+            ClientAuthSpec::Optional => ClientAuth::Optional,
+            ClientAuthSpec::Required => ClientAuth::Required,
+            ClientAuthSpec::Disabled => ClientAuth::Disabled,
+        },
+    }
 }
 
 fn within(field: &str, value: i32, least: u16, most: u16) -> Result<u16, String> {

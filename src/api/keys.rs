@@ -127,7 +127,7 @@ pub const MANAGED: &[ManagedClass] = &[
         name: "tls",
         keys: &[],
         prefixes: &["tls-"],
-        why: "must not be set: TLS settings are the operator's; remove it",
+        why: "must not be set: TLS settings are the operator's; remove it and set spec.networking.tls",
     },
 ];
 

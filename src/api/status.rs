@@ -227,6 +227,8 @@ pub enum OperationKind {
     Rebalancing,
     /// Data is dropped on purpose.
     Purging,
+    /// Nodes load other certificates.
+    RotatingCertificates,
 }
 
 impl fmt::Display for OperationKind {

@@ -5,8 +5,9 @@
 
 use std::fmt::Write;
 
-use super::{quantity, revision};
+use super::{quantity, revision, tls};
 use crate::model::Desired;
+use crate::model::certificates::AUTH_CLIENTS;
 
 /// Port for clients.
 pub const CLIENT_PORT: i32 = 6379;
@@ -43,7 +44,7 @@ pub fn valkey_conf(desired: &Desired) -> String {
     let timeout = desired.node_timeout_ms();
     let mut text = format!(
         r#"# Written by {operator}. Changes made here are overwritten: set spec.config instead.
-port {CLIENT_PORT}
+{ports}
 bind * -::*
 unixsocket {SOCKET}
 unixsocketperm 700
@@ -78,6 +79,7 @@ aclfile {ACCESS_DIR}/{USERS_FILE}
 include {ACCESS_DIR}/{PRIMARY_FILE}
 "#,
         operator = super::labels::OPERATOR,
+        ports = ports(desired),
     );
     if let Some(bytes) = limit {
         let _ = write!(
@@ -94,6 +96,18 @@ include {ACCESS_DIR}/{PRIMARY_FILE}
         let _ = writeln!(text, "{key} {}", quoted(value));
     }
     text
+}
+
+/// Where clients are listened to, and how everything that is sent is encrypted.
+fn ports(desired: &Desired) -> String {
+    let Some(tls) = &desired.template.tls else { return format!("port {CLIENT_PORT}") };
+    format!(
+        "port 0\ntls-port {CLIENT_PORT}\ntls-replication yes\ntls-cluster yes\n{} {}\ninclude {}/{}",
+        AUTH_CLIENTS,
+        tls::auth_clients(tls.client_auth),
+        tls::DIR,
+        tls::CONF
+    )
 }
 
 /// The memory limit of the container in bytes, when it has one.

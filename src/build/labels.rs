@@ -37,6 +37,8 @@ pub const REVISION: &str = "valkey.io/revision";
 pub const FAILURES: &str = "valkey.io/failures";
 /// Annotation of the Secret: mirror of `status.formed`.
 pub const FORMED: &str = "valkey.io/formed";
+/// Annotation of a pod: the certificates that its kubelet was told of.
+pub const CERTIFICATES: &str = "valkey.io/certificates";
 /// Annotation of a `ValkeyCluster`: a new text asks for new passwords of the system users.
 pub const ROTATE: &str = "valkey.io/rotate-passwords";
 /// Annotation of the Secret: the text of [`ROTATE`] that its passwords were made for.
@@ -81,6 +83,11 @@ pub fn common_name(cluster: &str) -> String {
 /// Name of the Secret with the passwords of the system users.
 pub fn secret_name(cluster: &str) -> String {
     format!("internal-{cluster}-system-passwords")
+}
+
+/// Name of the Secret with the certificates that pods mount.
+pub fn certificates_name(cluster: &str) -> String {
+    format!("internal-{cluster}-certificates")
 }
 
 /// Name of a pod: the same wish always has the same name, so a wish carried out twice is refused as a duplicate.

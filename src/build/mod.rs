@@ -1,5 +1,6 @@
 //! The Kubernetes objects of a cluster, built from what is wanted. Pure: the same input gives the same bytes.
 
+pub mod certificate;
 pub mod config;
 pub mod credentials;
 pub mod drift;
@@ -16,6 +17,7 @@ pub mod rbac;
 pub mod revision;
 pub mod sbom;
 pub mod sidecars;
+pub mod tls;
 
 pub use credentials::Credentials;
 pub use drift::drifted;

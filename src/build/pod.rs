@@ -17,15 +17,17 @@ use super::{
     config::{ACCESS_DIR, BUS_PORT, CLIENT_PORT, CONFIG_DIR, CONFIG_FILE, PRIMARY_FILE, USERS_FILE},
     hold,
     labels::{
-        APART, FAILURES, INSTEAD_OF, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, WORKER, common_name,
-        labels, metadata, owned_by, secret_name,
+        APART, FAILURES, INSTEAD_OF, NODE_INDEX, READINESS_GATE, REVISION, SHARD_INDEX, WORKER,
+        certificates_name, common_name, labels, metadata, owned_by, secret_name,
     },
-    metadata as given, place, sidecars,
+    metadata as given, place, sidecars, tls,
 };
 use crate::model::{Demands, Desired, PodName, Revision, Shard, WorkerName};
 
 /// Name of the container that runs Valkey, always the first one.
 pub const SERVER: &str = "server";
+/// Name of the volume with the certificates; a pod without it speaks plain text.
+pub const CERTIFICATES: &str = "certificates";
 /// User and group of the `valkey` account in the public Valkey images.
 const VALKEY_ID: i64 = 999;
 
@@ -83,7 +85,7 @@ fn spec(desired: &Desired, plan: &PodPlan) -> PodSpec {
     PodSpec {
         containers: vec![sidecars::patched(server(desired), changed)],
         init_containers: some(&sidecars::sidecars(desired), Vec::is_empty),
-        volumes: Some(volumes(&desired.key.name)),
+        volumes: Some(volumes(desired)),
         restart_policy: Some("Never".to_owned()),
         readiness_gates: Some(vec![PodReadinessGate { condition_type: READINESS_GATE.to_owned() }]),
         affinity: Some(place::affinity(desired, plan)),
@@ -125,6 +127,8 @@ fn server(desired: &Desired) -> Container {
         read_only: Some(true),
         ..Default::default()
     };
+    let certificates = desired.template.tls.as_ref().map(|_| mount(CERTIFICATES, tls::DIR));
+    let mounts = [mount("config", CONFIG_DIR), mount("access", ACCESS_DIR)].into_iter().chain(certificates);
     Container {
         name: SERVER.to_owned(),
         image: Some(desired.template.image.clone()),
@@ -140,7 +144,7 @@ fn server(desired: &Desired) -> Container {
         resources: Some(desired.template.resources.clone()),
         security_context: Some(container_security()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![mount("config", CONFIG_DIR), mount("access", ACCESS_DIR)]),
+        volume_mounts: Some(mounts.collect()),
         ..Default::default()
     }
 }
@@ -155,7 +159,8 @@ fn field(name: &str, path: &str) -> EnvVar {
 }
 
 /// Only what the server reads: the operator's password stays out of the pod.
-fn volumes(cluster: &str) -> Vec<Volume> {
+fn volumes(desired: &Desired) -> Vec<Volume> {
+    let cluster = &desired.key.name;
     let items = |keys: &[&str]| {
         Some(
             keys.iter()
@@ -164,7 +169,17 @@ fn volumes(cluster: &str) -> Vec<Volume> {
         )
     };
     let readable_by_the_group = Some(0o440);
-    vec![
+    // All of it: later certificates come as files of other names.
+    let certificates = desired.template.tls.as_ref().map(|_| Volume {
+        name: CERTIFICATES.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(certificates_name(cluster)),
+            default_mode: readable_by_the_group,
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let always = [
         Volume {
             name: "config".to_owned(),
             config_map: Some(ConfigMapVolumeSource {
@@ -185,7 +200,8 @@ fn volumes(cluster: &str) -> Vec<Volume> {
             }),
             ..Default::default()
         },
-    ]
+    ];
+    always.into_iter().chain(certificates).collect()
 }
 
 /// The restricted Pod Security level by default; each field that the spec gives replaces ours.

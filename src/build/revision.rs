@@ -26,6 +26,8 @@ struct Fixed<'a> {
     termination_grace_period_seconds: i64,
     config: BTreeMap<&'a str, &'a str>,
     restarted_at: Option<&'a str>,
+    /// Only whether: certificates and what is asked of clients change live.
+    tls: Option<bool>,
     /// Left out of the text where nothing is asked for, as everything that is empty.
     scheduling: BTreeMap<&'a str, Value>,
     exporter: BTreeMap<&'a str, Value>,
@@ -47,6 +49,7 @@ pub fn revision(desired: &Desired) -> Revision {
         termination_grace_period_seconds: template.termination_grace_period_seconds,
         config: at_start(&desired.config).collect(),
         restarted_at: template.restarted_at.as_deref(),
+        tls: template.tls.as_ref().map(|_| true),
         scheduling: scheduling(&template.scheduling),
         exporter: template.exporter.as_ref().map(exporter).unwrap_or_default(),
         containers: serde_json::to_value(&template.containers).unwrap_or_default(),

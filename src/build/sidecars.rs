@@ -46,20 +46,25 @@ fn exporter(desired: &Desired, wanted: &Exporter) -> Container {
         capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
         ..SecurityContext::default()
     };
+    let tls = desired.template.tls.is_some();
+    let scheme = if tls { "rediss" } else { "redis" };
+    // It speaks to the server of its own Pod, whose certificate is for other names.
+    let trust = tls.then(|| value("REDIS_EXPORTER_SKIP_TLS_VERIFICATION", "true"));
+    let env = vec![
+        value("REDIS_ADDR", &format!("{scheme}://127.0.0.1:{CLIENT_PORT}")),
+        value("REDIS_USER", EXPORTER_USER),
+        EnvVar {
+            name: "REDIS_PASSWORD".to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource { secret_key_ref: Some(password), ..EnvVarSource::default() }),
+        },
+    ];
     Container {
         name: EXPORTER.to_owned(),
         image: Some(wanted.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: (!wanted.args.is_empty()).then(|| wanted.args.clone()),
-        env: Some(vec![
-            value("REDIS_ADDR", &format!("redis://127.0.0.1:{CLIENT_PORT}")),
-            value("REDIS_USER", EXPORTER_USER),
-            EnvVar {
-                name: "REDIS_PASSWORD".to_owned(),
-                value: None,
-                value_from: Some(EnvVarSource { secret_key_ref: Some(password), ..EnvVarSource::default() }),
-            },
-        ]),
+        env: Some(env.into_iter().chain(trust).collect()),
         ports: Some(vec![ContainerPort {
             name: Some("metrics".to_owned()),
             container_port: METRICS_PORT,

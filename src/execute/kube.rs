@@ -9,13 +9,13 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Executor;
 use crate::api::ValkeyCluster;
 use crate::build::{self, PodPlan, labels, metadata};
 use crate::hints::lock;
-use crate::model::{Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
+use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
 use crate::observe::kube as read;
 
 impl Executor<'_> {
@@ -27,6 +27,7 @@ impl Executor<'_> {
             Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
             Step::Apply(Object::Policy) => self.apply(&build::policy(&self.s.desired)).await,
             Step::Apply(Object::Budget) => self.budget().await,
+            Step::Certify(given) => self.certify(given).await,
             Step::Renew => self.renew().await,
             Step::Settle => self.settle().await,
             Step::CreatePod { .. } => self.create(step).await,
@@ -39,6 +40,9 @@ impl Executor<'_> {
                 self.label(name, uid, labels::APART, counts.then_some("true")).await
             }
             Step::SetMetadata { name, uid, .. } => self.dress(name, uid).await,
+            Step::Nudge { name, uid, of, .. } => {
+                self.annotate(name, uid, labels::CERTIFICATES, of.as_str()).await
+            }
             Step::Note { name, uid, key, before, .. } => self.note(name, uid, key, before.as_deref()).await,
             Step::Purge { on, shape } => self.purge(on, shape).await,
             _ => return Outcome::Stale("not a step of the API server".to_owned()),
@@ -74,6 +78,31 @@ impl Executor<'_> {
         match self.api::<PodDisruptionBudget>().delete(&name, &DeleteParams::default()).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what was decided over what was read, and nothing else.
+    async fn certify(&self, given: &Given) -> kube::Result<Outcome> {
+        let (stock, version) = {
+            let h = lock(self.hints);
+            (h.secured.stock(), h.secured.version().map(str::to_owned))
+        };
+        let Some(mut wanted) = build::tls::secret(&self.s.desired, &stock, given) else {
+            return Ok(Outcome::Stale("the certificates have changed meanwhile".to_owned()));
+        };
+        // Applied from the first time on: what one apply leaves out of the last one goes, former files above all.
+        wanted.metadata.resource_version = version;
+        let params = PatchParams::apply(labels::OPERATOR).force();
+        let written = self.api::<Secret>().patch(&wanted.name_any(), &params, &Patch::Apply(&wanted)).await;
+        match written {
+            Ok(secret) => {
+                lock(self.hints).secured.see(&secret, &self.s.desired.key);
+                Ok(Outcome::Done)
+            }
+            Err(kube::Error::Api(s)) if s.is_conflict() => {
+                Ok(Outcome::Stale("the Secret with the certificates has just changed".to_owned()))
+            }
             Err(error) => Err(error),
         }
     }
@@ -214,7 +243,16 @@ impl Executor<'_> {
         key: &str,
         value: Option<&str>,
     ) -> kube::Result<Outcome> {
-        let body = json!({ "metadata": { "uid": uid, "labels": { key: value } } });
+        self.merge(name, json!({ "uid": uid, "labels": { key: value } })).await
+    }
+
+    /// The same for an annotation.
+    async fn annotate(&self, name: &PodName, uid: &PodUid, key: &str, value: &str) -> kube::Result<Outcome> {
+        self.merge(name, json!({ "uid": uid, "annotations": { key: value } })).await
+    }
+
+    async fn merge(&self, name: &PodName, metadata: Value) -> kube::Result<Outcome> {
+        let body = json!({ "metadata": metadata });
         let params =
             PatchParams { field_manager: Some(labels::OPERATOR.to_owned()), ..PatchParams::default() };
         match self.api::<Pod>().patch_metadata(name.as_str(), &params, &Patch::Merge(&body)).await {

@@ -16,7 +16,6 @@ use crate::context::Ctx;
 use crate::hints::{Hints, lock};
 use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Plan, Snapshot, Step};
-use crate::observe::access;
 use valkey::ValkeyExecutor;
 
 /// Executes a plan and says what became of each step that was reached.
@@ -26,13 +25,13 @@ pub async fn execute(
     plan: &Plan,
     hints: &Arc<std::sync::Mutex<Hints>>,
 ) -> Vec<Done> {
-    let (credentials, applied) = {
+    let (access, replication, applied) = {
         let h = lock(hints);
-        (h.credentials.clone(), Arc::clone(&h.applied))
+        (h.access(), h.credentials.as_ref().map(|c| c.replication.clone()), Arc::clone(&h.applied))
     };
-    let nodes = credentials.map(|c| {
-        let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access(&c), ctx.ports, applied);
-        nodes.replicating_with(c.replication)
+    let nodes = access.zip(replication).map(|(access, replication)| {
+        let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access, ctx.ports, applied);
+        nodes.replicating_with(replication)
     });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
@@ -61,7 +60,9 @@ impl Executor<'_> {
         }
         match &self.nodes {
             Some(nodes) => nodes.run(step).await,
-            None => Outcome::Stale("the passwords of the system users are not known yet".to_owned()),
+            None => Outcome::Stale(
+                "the passwords of the system users, or the certificates, are not known yet".to_owned(),
+            ),
         }
     }
 }

@@ -71,6 +71,30 @@ pub struct Template {
     pub metadata: Metadata,
     /// Labels and annotations of the Service; changed live.
     pub service: Metadata,
+    /// How connections are encrypted; none is plain text.
+    pub tls: Option<Tls>,
+}
+
+/// TLS, for clients, replication and cluster bus alike.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// The Secret of the namespace that holds `tls.crt`, `tls.key` and `ca.crt`. None when the spec names none any more while
+    /// the nodes still speak TLS: then they keep what they have.
+    pub secret: Option<String>,
+    /// Whether clients show a certificate.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether clients show a certificate of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ClientAuth {
+    /// They may; one that is shown must be valid.
+    #[default]
+    Optional,
+    /// They must.
+    Required,
+    /// They are not asked.
+    Disabled,
 }
 
 /// The exporter of metrics.

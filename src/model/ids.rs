@@ -51,6 +51,10 @@ text_id!(
     NodeId
 );
 text_id!(
+    /// What tells a certificate, or a CA, from all others: the start of the hash of its bytes.
+    Fingerprint
+);
+text_id!(
     /// A worker (Kubernetes Node) by its name.
     WorkerName
 );

@@ -1,5 +1,6 @@
 //! The pure vocabulary: what is wanted, what was seen, and what may be done about the difference.
 
+pub mod certificates;
 pub mod demands;
 pub mod desired;
 pub mod ids;
@@ -18,9 +19,12 @@ pub mod users;
 pub mod view;
 mod words;
 
+pub use certificates::{Certificates, Given, Trust};
 pub use demands::Demands;
-pub use desired::{Desired, Exporter, Metadata, Scheduling, Spread, SpreadMode, Template};
-pub use ids::{ClusterKey, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+pub use desired::{ClientAuth, Desired, Exporter, Metadata, Scheduling, Spread, SpreadMode, Template, Tls};
+pub use ids::{
+    ClusterKey, Fingerprint, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone,
+};
 pub use lists::{List, Lists};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};

@@ -90,6 +90,10 @@ pub enum Code {
     CredentialsLost,
     /// Objects of this cluster's names belong to another manager.
     ForeignOperator,
+    /// The certificate that the spec names is missing or cannot be used.
+    CertificateRefused,
+    /// The spec asks for what a running cluster cannot become.
+    Unchangeable,
     /// A slot owner is silent, nobody can elect its heir, and that it is dead is not proven.
     Unproven,
 }
@@ -133,6 +137,8 @@ pub enum Stage {
     MovingSlots,
     /// The nodes come to the same view.
     Agreeing,
+    /// Nodes load certificates.
+    LoadingCertificates,
     /// A shard has no primary: the election is under way.
     Electing,
     /// A replica takes over from a primary that is to leave.

@@ -66,6 +66,9 @@ pub fn asked<'a>(desired: &'a Desired, pods: impl IntoIterator<Item = &'a Pod>) 
         "shutdown-on-sigterm",
     ];
     let mut keys: Vec<String> = managed.iter().map(|k| (*k).to_owned()).collect();
+    if desired.template.tls.is_some() {
+        keys.extend(super::certificates::SETTINGS.map(str::to_owned));
+    }
     let noted = pods.into_iter().flat_map(|p| p.before.keys());
     let more: BTreeSet<&String> = desired.config.keys().filter(|k| is_live(k)).chain(noted).collect();
     keys.extend(more.into_iter().filter(|k| !managed.contains(&k.as_str())).cloned());

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::certificates::Certificates;
 use super::desired::Desired;
-use super::ids::{Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
+use super::ids::{Fingerprint, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone};
 use super::moves::{Job, JobState, Memory, OpenSlots};
 use super::past::Past;
 use super::peers::Peers;
@@ -37,6 +38,10 @@ pub struct Snapshot {
     pub foreign: Option<String>,
     /// The passwords of the system users are at hand.
     pub credentials_known: bool,
+    /// The certificates of a cluster that speaks TLS; none of one that does not.
+    pub certificates: Option<Certificates>,
+    /// What the spec asks for and a running cluster cannot become, as a sentence; the plan is for what it is.
+    pub unchangeable: Option<String>,
     /// What servers may know of them; none when they are not at hand.
     pub accounts: Option<Accounts>,
     /// The passwords of each user of the spec that has some, or what is missing, as a sentence.
@@ -154,6 +159,10 @@ pub struct Pod {
     pub gate: Option<bool>,
     /// What its server showed for each setting before `spec.config` first set it live (`before.valkey.io/KEY`).
     pub before: BTreeMap<String, String>,
+    /// It was made for TLS: certificates are mounted.
+    pub encrypted: bool,
+    /// The certificates that its kubelet was told of.
+    pub nudged: Option<Fingerprint>,
     /// The label of its role says that it leads its shard. Nothing is decided by it.
     pub leads: bool,
     /// What it was asked about its place.

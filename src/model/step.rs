@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::certificates::Given;
 use super::demands::Demands;
-use super::ids::{NodeId, PodName, PodUid, Shard, WorkerName};
+use super::ids::{Fingerprint, NodeId, PodName, PodUid, Shard, WorkerName};
 use super::shape::Shape;
 use super::slots::Slots;
 
@@ -45,6 +46,8 @@ pub enum Step {
     Latch,
     /// Brings one object to what the spec asks.
     Apply(Object),
+    /// Gives nodes the certificates that they are to load, in the Secret that their Pods mount.
+    Certify(Given),
     /// Creates a member's Pod.
     CreatePod {
         /// Its name.
@@ -94,6 +97,18 @@ pub enum Step {
         key: String,
         /// What it showed; none takes the note away. A note that is there already is left as it is.
         before: Option<String>,
+    },
+    /// Has the kubelet of a Pod bring the files that have changed: it answers a change of the Pod at once, that of a mounted Secret
+    /// within a minute or more.
+    Nudge {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
+        /// Its shard.
+        shard: Shard,
+        /// The certificates.
+        of: Fingerprint,
     },
     /// Labels a Pod as the one that leads its shard, or takes the label away.
     SetRole {
@@ -358,13 +373,14 @@ impl Step {
             | Step::Purge { .. }
             | Step::Renew
             | Step::Settle => Lane::Aside,
-            Step::Latch | Step::Apply(_) => Lane::First,
+            Step::Latch | Step::Apply(_) | Step::Certify(_) => Lane::First,
             Step::Promote { .. } => Lane::Urgent,
             Step::Forget { id, .. } | Step::Abandon { id, .. } => Lane::Gone(id.clone()),
             Step::CreatePod { shard, .. }
             | Step::DeletePod { shard, .. }
             | Step::SetGate { shard, .. }
             | Step::Note { shard, .. }
+            | Step::Nudge { shard, .. }
             | Step::SetRole { shard, .. }
             | Step::SetMetadata { shard, .. }
             | Step::SetApart { shard, .. } => Lane::Shard(*shard),
@@ -393,12 +409,14 @@ impl Step {
             self,
             Step::Latch
                 | Step::Apply(_)
+                | Step::Certify(_)
                 | Step::Renew
                 | Step::Settle
                 | Step::CreatePod { .. }
                 | Step::DeletePod { .. }
                 | Step::SetGate { .. }
                 | Step::Note { .. }
+                | Step::Nudge { .. }
                 | Step::SetRole { .. }
                 | Step::Purge { .. }
                 | Step::SetApart { .. }
@@ -415,6 +433,7 @@ impl Step {
                 format!("configure {} {}", on.uid, list.join(" "))
             }
             Step::Note { uid, key, .. } => format!("note {uid} {key}"),
+            Step::Nudge { uid, .. } => format!("nudge {uid}"),
             Step::SetUser { on, user, rules } => format!("user {} {user} {}", on.uid, rules.join(" ")),
             Step::Meet { on, .. } => format!("meet {}", on.uid),
             Step::Forget { id, .. } => format!("forget {id}"),
@@ -423,6 +442,7 @@ impl Step {
             Step::Promote { dead, .. } => format!("promote for {dead}"),
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),
+            Step::Certify(_) => "certify".to_owned(),
             Step::Purge { shape, .. } => format!("purge for {shape}"),
             Step::Latch
             | Step::Apply(_)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::ids::Fingerprint;
 use super::step::Step;
 
 impl Step {
@@ -10,10 +11,12 @@ impl Step {
         match self {
             Step::Latch => "Latch",
             Step::Apply(_) => "Apply",
+            Step::Certify(_) => "Certify",
             Step::CreatePod { .. } => "CreatePod",
             Step::DeletePod { .. } => "DeletePod",
             Step::SetGate { .. } => "SetGate",
             Step::Note { .. } => "Note",
+            Step::Nudge { .. } => "Nudge",
             Step::SetRole { .. } => "SetRole",
             Step::SetApart { .. } => "SetApart",
             Step::SetMetadata { .. } => "SetMetadata",
@@ -49,6 +52,11 @@ impl fmt::Display for Step {
         match self {
             Step::Latch => write!(f, "latch formed"),
             Step::Apply(object) => write!(f, "apply {object:?}"),
+            Step::Certify(given) => {
+                let list: Vec<&str> = given.now.authorities.iter().map(Fingerprint::as_str).collect();
+                let kept = if given.before.is_some() { ", former files stay" } else { "" };
+                write!(f, "certify {} by {}{kept}", given.now.leaf, list.join(" "))
+            }
             Step::CreatePod { name, worker, demands, .. } => {
                 write!(f, "create {name}")?;
                 if let Some(w) = worker {
@@ -62,6 +70,7 @@ impl fmt::Display for Step {
                 Some(value) => write!(f, "note {name} {key} was {value:?}"),
                 None => write!(f, "note {name} {key} is as it was"),
             },
+            Step::Nudge { name, of, .. } => write!(f, "nudge {name} {of}"),
             Step::SetRole { name, leads, .. } => {
                 write!(f, "role {name} {}", if *leads { "primary" } else { "none" })
             }

@@ -7,9 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::matching;
-use crate::build::{labels, place::ZONE};
+use crate::build::{labels, place::ZONE, pod::CERTIFICATES};
 use crate::model::{
-    Moment, Phase, Place, Pod, PodName, PodUid, Revision, Shard, Template, Trouble, Worker, WorkerName, Zone,
+    Fingerprint, Moment, Phase, Place, Pod, PodName, PodUid, Revision, Shard, Template, Trouble, Worker,
+    WorkerName, Zone,
 };
 
 /// Taints of workers that somebody removes: the cordon itself, cluster autoscaler, Karpenter, and a person's word that the
@@ -47,6 +48,8 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         disrupted: holds(&status, "DisruptionTarget"),
         gate: gate(&status),
         before: before(p.annotations()),
+        encrypted: spec.is_some_and(|s| s.volumes.iter().flatten().any(|v| v.name == CERTIFICATES)),
+        nudged: annotation(labels::CERTIFICATES).map(Fingerprint::new),
         leads: p.labels().get(labels::ROLE).is_some_and(|r| r == labels::PRIMARY),
         place: Place {
             asked: annotation(labels::WORKER).map(WorkerName::new),

@@ -2,6 +2,7 @@
 //!
 //! What cannot be seen is recorded, never raised: one silent node must not stop work on the others.
 
+pub mod certificates;
 mod events;
 pub mod kube;
 mod matching;
@@ -29,7 +30,7 @@ use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Seen, Shard,
     Snapshot, View, Worker, WorkerName, settings,
 };
-use crate::valkey::Access;
+use crate::valkey::{Access, Tls};
 use valkey::{Bounds, Probe};
 
 /// For so many milliseconds after a slot owner was lost a pass is about nothing else.
@@ -47,13 +48,19 @@ pub async fn observe(
     let credentials = passwords::credentials(ctx, &desired, hints).await?;
     let mut pods: BTreeMap<PodName, Pod> =
         ctx.pods_of(&key.uid).iter().filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
-    let past = lock(hints).past.clone();
-    let nodes = nodes(ctx, &desired, &pods, &past, credentials.as_ref()).await;
+    let (desired, unchangeable) = certificates::as_it_is(desired, &pods);
+    certificates::prepare(ctx, &desired, now, hints).await?;
+    let (past, access) = {
+        let h = lock(hints);
+        (h.past.clone(), h.access())
+    };
+    let nodes = nodes(ctx, &desired, &pods, &past, access.as_ref()).await;
     // A dead primary does not wait for the API server: what only that one knows is looked up in the next pass.
     let urgent =
         an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
+        certificates::refresh(ctx, &desired, now, hints).await;
     }
     let (accounts, passwords) = passwords::look(ctx, &desired, hints, urgent).await;
     let status = cr.status.clone().unwrap_or_default();
@@ -82,6 +89,8 @@ pub async fn observe(
         drifted,
         foreign,
         credentials_known: credentials.is_some(),
+        certificates: certificates::certificates(&desired, hints),
+        unchangeable,
         accounts,
         passwords,
         pods,
@@ -95,7 +104,7 @@ pub async fn observe(
         past,
         desired,
     };
-    snapshot.ghosts = ghosts(ctx, &snapshot, credentials.as_ref()).await;
+    snapshot.ghosts = ghosts(ctx, &snapshot, access.as_ref()).await;
     // What is seen now is what the next look remembers.
     lock(hints).past.see(&snapshot);
     Ok(snapshot)
@@ -241,9 +250,9 @@ async fn nodes(
     desired: &Desired,
     pods: &BTreeMap<PodName, Pod>,
     past: &Past,
-    credentials: Option<&Credentials>,
+    access: Option<&Access>,
 ) -> BTreeMap<PodUid, Seen<NodeReport>> {
-    let Some(credentials) = credentials else { return BTreeMap::new() };
+    let Some(access) = access else { return BTreeMap::new() };
     let mut at: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
     for pod in pods.values().filter(|p| p.phase == Phase::Running) {
         if let Some(ip) = pod.ip {
@@ -262,11 +271,10 @@ async fn nodes(
             silent: past.silent.contains_key(&p.uid),
         })
         .collect();
-    let access = access(credentials);
     valkey::observe_nodes(
         &probes,
         &settings::asked(desired, pods.values()),
-        &access,
+        access,
         ctx.connector.as_ref(),
         &Bounds::default(),
     )
@@ -274,12 +282,8 @@ async fn nodes(
 }
 
 /// Asks at the addresses of ids that no Pod accounts for: what answers there is alive.
-async fn ghosts(
-    ctx: &Ctx,
-    s: &Snapshot,
-    credentials: Option<&Credentials>,
-) -> BTreeMap<NodeId, Seen<NodeReport>> {
-    let Some(credentials) = credentials else { return BTreeMap::new() };
+async fn ghosts(ctx: &Ctx, s: &Snapshot, access: Option<&Access>) -> BTreeMap<NodeId, Seen<NodeReport>> {
+    let Some(access) = access else { return BTreeMap::new() };
     let view = View::new(s);
     let (mut addresses, mut known) = (BTreeMap::new(), BTreeMap::new());
     for id in view.unaccounted() {
@@ -291,18 +295,18 @@ async fn ghosts(
             None => drop(addresses.insert((*id).clone(), SocketAddr::new(ip, ctx.ports.client))),
         }
     }
-    let access = access(credentials);
     let mut seen =
-        valkey::observe_ghosts(&addresses, &access, ctx.connector.as_ref(), &Bounds::default()).await;
+        valkey::observe_ghosts(&addresses, access, ctx.connector.as_ref(), &Bounds::default()).await;
     seen.extend(known);
     seen
 }
 
 /// The operator's own access to the nodes of a cluster.
-pub fn access(credentials: &Credentials) -> Access {
+pub fn access(credentials: &Credentials, tls: Option<Tls>) -> Access {
     Access {
         username: Some(build::credentials::OPERATOR_USER.to_owned()),
         password: Some(credentials.operator.clone()),
+        tls,
         former: credentials.former.clone(),
         ..Access::default()
     }

@@ -7,7 +7,7 @@ use super::{budget, purge};
 use crate::model::past::Change;
 use crate::model::plan::Attempts;
 use crate::model::{
-    Blocked, Code, Lane, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
+    Blocked, Certificates, Code, Lane, Plan, PodUid, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why,
 };
 
 /// Admits what may be done now.
@@ -113,6 +113,11 @@ fn refusal(v: &View<'_>, p: &Proposal, attempts: &Attempts) -> Option<Blocked> {
             Code::Paused,
             "spec.paused is true: nothing is changed until it is set to false".to_owned(),
         );
+    }
+    if let (Step::CreatePod { .. }, Some(Certificates { wanted: Err(why), given: None, .. })) =
+        (&p.step, &v.s.certificates)
+    {
+        return blocked(Code::CertificateRefused, why.clone());
     }
     let (until, error) = attempts.held_back(&p.step, v.s.now)?;
     blocked(

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{form, newcomers};
+use super::{certificates, form, newcomers};
 use crate::model::settings::{self, FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
 use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, View, Why};
 
@@ -20,6 +20,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
         let empty = forming || (few && is_empty_newcomer(v, member, node));
         managed(v, member, node, empty, &mut plan);
+        certificates::load(v, member, node, &mut plan);
         users(v, member, node, &mut plan);
         removed(v, member, node, &mut plan);
     }

@@ -8,6 +8,7 @@ mod apart;
 pub mod away;
 mod balance;
 mod budget;
+pub mod certificates;
 mod consolidate;
 pub mod discard;
 mod dress;
@@ -51,6 +52,7 @@ type Rule = fn(&View<'_>) -> Plan;
 /// The table of contents of the operator; order is policy.
 const RULES: &[(&str, Rule)] = &[
     ("objects", objects::rule),
+    ("certificates", certificates::rule),
     ("live", live::rule),
     ("users", users::rule),
     ("forget", forget::rule),

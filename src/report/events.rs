@@ -60,6 +60,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             if new { "Created the" } else { "Updated the" },
             format!("{object:?}"),
         ),
+        Step::Certify(_) => (0, "CertificatesGiven", "Certificates for the nodes:", p.note.clone()),
         Step::CreatePod { name, .. } => (1, "PodCreated", "Created", name.to_string()),
         Step::Meet { on, with } => {
             (2, "ClusterMeet", "Introduced", format!("{} to {} nodes", on.pod, with.len()))
@@ -102,6 +103,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::Restore { .. }
         | Step::SetGate { .. }
         | Step::Note { .. }
+        | Step::Nudge { .. }
         | Step::SetRole { .. }
         | Step::SetApart { .. }
         | Step::SetMetadata { .. }

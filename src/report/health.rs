@@ -89,6 +89,13 @@ impl<'v, 'a> Health<'v, 'a> {
             shards: shards.map(|(state, list)| (state.to_owned(), count(list.len()))).into(),
             members,
             worker_spread: self.worker_spread(),
+            certificate_expires: self
+                .view
+                .s
+                .certificates
+                .as_ref()
+                .and_then(|c| c.expires)
+                .map(|at| at.0 / 1000),
         }
     }
 

@@ -59,6 +59,8 @@ pub struct Gauges {
     pub members: BTreeMap<String, i64>,
     /// Primaries on the fullest worker minus primaries on the emptiest open one.
     pub worker_spread: i64,
+    /// When the certificate ends, in seconds since 1970; none without TLS.
+    pub certificate_expires: Option<i64>,
 }
 
 /// The report of a pass. `previous` is the status written last: times of unchanged conditions and the latches come from it.

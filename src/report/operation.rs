@@ -6,7 +6,7 @@ use super::{conditions::first_stage, health::Health, time};
 use crate::{
     api::{Operation, OperationBytes, OperationKind, ValkeyClusterStatus},
     model::{Member, SLOTS, Stage, View, Why},
-    plan::{migrate, purge},
+    plan::{certificates, migrate, purge},
 };
 
 /// The operation under way, if one is. Its kind is kept from the pass before while the work goes on.
@@ -63,6 +63,9 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
     }
     if let Some(kind) = replacing(health, previous) {
         return kind;
+    }
+    if stage == Stage::LoadingCertificates {
+        return OperationKind::RotatingCertificates;
     }
     if stage == Stage::RemovingPods || v.shards().any(|(shard, m)| !s.desired.wants(shard) && !m.is_empty()) {
         return OperationKind::ScalingIn;
@@ -156,6 +159,7 @@ fn left(health: &Health<'_, '_>, stage: Stage) -> (i64, i64, &'static str) {
         Stage::Agreeing => {
             (minus(members, v.answering().filter(|(_, n)| n.state_ok).count()), members, "nodes")
         }
+        Stage::LoadingCertificates => (count(certificates::behind(v)), count(v.all().count()), "nodes"),
         Stage::HandingOver => (1, 1, "shards"),
         Stage::Electing => (count(health.leaderless.len()), i64::from(v.s.desired.shards), "shards"),
         Stage::RemovingPods => {

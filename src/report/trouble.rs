@@ -90,6 +90,8 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::UserRefused
         | Code::CredentialsLost
         | Code::ForeignOperator
+        | Code::CertificateRefused
+        | Code::Unchangeable
         | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
     }
 }
@@ -108,7 +110,7 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
         "CreatePod" => Some("PodCreateFailed"),
         "DeletePod" => Some("PodDeleteFailed"),
         "SetMetadata" => Some("PodUpdateFailed"),
-        "Apply" => Some("ApplyFailed"),
+        "Apply" | "Certify" => Some("ApplyFailed"),
         "Latch" => Some("StatusFailed"),
         "Renew" | "Settle" => Some("PasswordsFailed"),
         _ => None,

@@ -52,6 +52,8 @@ pub struct ClusterGauges {
     pub members: BTreeMap<String, i64>,
     /// Primaries on the fullest worker minus primaries on the emptiest one.
     pub worker_spread: i64,
+    /// When the certificate of a cluster that speaks TLS ends, in seconds since 1970.
+    pub certificate_expires: Option<i64>,
 }
 
 /// Every metric of the process. Cheap to clone: all clones count together.
@@ -73,6 +75,7 @@ pub struct Metrics {
     shards: IntGaugeVec,
     members: IntGaugeVec,
     spread: IntGaugeVec,
+    expires: IntGaugeVec,
     shown: Arc<Mutex<BTreeMap<Cluster, Shown>>>,
 }
 
@@ -149,6 +152,11 @@ impl Metrics {
             shards: of_cluster("shards", "Shards by state.", &["state"])?,
             members: of_cluster("members", "Members (pod and Valkey node) by state.", &["state"])?,
             spread: of_cluster("worker_primaries_spread", "Most minus fewest primaries on a worker.", &[])?,
+            expires: of_cluster(
+                "certificate_expires_timestamp_seconds",
+                "When the certificate that the nodes have, or what its trust rests on, ends.",
+                &[],
+            )?,
             shown: Arc::default(),
             registry,
         };
@@ -160,7 +168,7 @@ impl Metrics {
         let version =
             IntGaugeVec::new(opts("build_info", "Always 1; the version is the label."), &["version"])?;
         version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 16] = [
+        let all: [Box<dyn Collector>; 17] = [
             Box::new(self.reconciles.clone()),
             Box::new(self.reconcile_errors.clone()),
             Box::new(self.reconcile_seconds.clone()),
@@ -175,6 +183,7 @@ impl Metrics {
             Box::new(self.shards.clone()),
             Box::new(self.members.clone()),
             Box::new(self.spread.clone()),
+            Box::new(self.expires.clone()),
             Box::new(version),
             Box::new(Process::new()),
         ];
@@ -242,6 +251,10 @@ impl Metrics {
         replace(&self.shards, namespace, cluster, &mut old.shards, &gauges.shards);
         replace(&self.members, namespace, cluster, &mut old.members, &gauges.members);
         self.spread.with_label_values(&[namespace, cluster]).set(gauges.worker_spread);
+        match gauges.certificate_expires {
+            Some(seconds) => self.expires.with_label_values(&[namespace, cluster]).set(seconds),
+            None => drop(self.expires.remove_label_values(&[namespace, cluster])),
+        }
     }
 
     /// Takes back every series of a cluster that is gone.
@@ -254,6 +267,7 @@ impl Metrics {
         replace(&self.members, namespace, cluster, &mut old.members, &none);
         // Gone already is as good as removed.
         let _ = self.spread.remove_label_values(&[namespace, cluster]);
+        let _ = self.expires.remove_label_values(&[namespace, cluster]);
     }
 
     /// The text that a scrape gets.
@@ -299,6 +313,7 @@ mod tests {
             shards: BTreeMap::from([("ok".into(), 3)]),
             members: BTreeMap::from([("in_sync".into(), 6)]),
             worker_spread: 1,
+            certificate_expires: blocked.first().map(|(_, n)| *n),
         }
     }
 
@@ -319,6 +334,9 @@ mod tests {
             "{text}"
         );
 
+        let expires = "valkey_operator_certificate_expires_timestamp_seconds{cluster=";
+        assert!(text.contains(&format!("{expires}\"a\",namespace=\"ns\"}} 3")), "{text}");
+        assert!(!text.contains(&format!("{expires}\"b\"")), "a cluster without TLS has none: {text}");
         metrics.forget_cluster("ns", "a");
         metrics.forget_cluster("ns", "never-seen");
         let text = metrics.encode().unwrap();

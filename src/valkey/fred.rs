@@ -18,7 +18,9 @@ use std::time::Duration;
 use ::fred::clients::Client;
 use ::fred::error::{Error, ErrorKind};
 use ::fred::interfaces::ClientLike;
-use ::fred::types::config::{Config, Options, Server, ServerConfig, UnresponsiveConfig};
+use ::fred::types::config::{
+    Config, Options, Server, ServerConfig, TlsConfig, TlsConnector, UnresponsiveConfig,
+};
 use ::fred::types::{Builder, ClusterHash, CustomCommand, RespVersion, Value};
 use futures::future::BoxFuture;
 use tokio::task::AbortHandle;
@@ -194,12 +196,18 @@ fn client(addr: SocketAddr, access: &Access) -> Result<Client, Error> {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     };
+    let mut server = Server::new(host, addr.port());
+    // Told to nobody's verifier but ours, which knows better (see `tls`): an address in brackets is no name.
+    server.tls_server_name = access.tls.as_ref().map(|_| "valkey".into());
+    let tls =
+        access.tls.as_ref().map(|tls| TlsConfig::from(TlsConnector::from(tls.config().as_ref().clone())));
     let config = Config {
         fail_fast: true,
         username: access.username.clone(),
         password: access.password.clone(),
         version: RespVersion::RESP3,
-        server: ServerConfig::Centralized { server: Server::new(host, addr.port()) },
+        server: ServerConfig::Centralized { server },
+        tls,
         ..Default::default()
     };
     Builder::from_config(config)

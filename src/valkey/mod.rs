@@ -12,6 +12,7 @@ pub mod links;
 pub mod node;
 pub mod parse;
 pub mod reply;
+pub mod tls;
 
 pub use self::fred::FredConnector;
 pub use error::WireError;
@@ -19,6 +20,7 @@ pub use link::{Change, Event, LinkSettings};
 pub use links::{LinkCounts, Links};
 pub use node::{Access, Connector, Limits, Node};
 pub use reply::Reply;
+pub use tls::Tls;
 
 /// The ports that nodes listen on; one process an address, so that they are the same for all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

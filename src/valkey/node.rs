@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use super::error::WireError;
 use super::reply::Reply;
+use super::tls::Tls;
 
 /// An open connection to one node. No answer takes longer than its [`Limits`]; dropping it closes the socket.
 ///
@@ -49,6 +50,8 @@ pub struct Access {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<String>,
+    /// How the connection is encrypted; none is plain text.
+    pub tls: Option<Tls>,
     /// The password before that one, for servers that do not know the new one yet.
     pub former: Option<String>,
     /// How long to wait.

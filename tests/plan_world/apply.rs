@@ -1,9 +1,11 @@
 //! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
 
+use valkey_cluster_operator::build::tls as files;
 use valkey_cluster_operator::model::past::Change;
 use valkey_cluster_operator::model::{
-    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Request, Revision,
-    Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode, Trouble, WorkerName, Zone,
+    Certificates, ClientAuth, Fingerprint, Given, Job, JobState, Link, Moment, NodeId, NodeReport, Object,
+    Peer, Phase, PodName, PodUid, Request, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode,
+    Tls, Trouble, Trust, WorkerName, Zone,
 };
 
 use super::accounts::{node_users, passwords, user};
@@ -52,6 +54,11 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         }
         ["drifted", "ConfigMap"] => {
             s.drifted.insert(Object::ConfigMap);
+            Ok(())
+        }
+        ["tls", rest @ ..] => rest.iter().try_for_each(|w| tls(s, w)),
+        ["unchangeable", rest @ ..] => {
+            s.unchangeable = Some(rest.join(" "));
             Ok(())
         }
         ["credentials", "unknown"] => {
@@ -121,6 +128,46 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         }
         _ => Err("unknown line".to_owned()),
     }
+}
+
+fn trust(text: &str) -> Result<Trust, String> {
+    let (authorities, leaf) = text.split_once('/').ok_or("<ca>+<ca>/<certificate>")?;
+    Ok(Trust { authorities: authorities.split('+').map(Fingerprint::from).collect(), leaf: leaf.into() })
+}
+
+/// Every node runs with what is given, unless its line says otherwise.
+fn tls(s: &mut Snapshot, word: &str) -> Done {
+    s.desired
+        .template
+        .tls
+        .get_or_insert(Tls { secret: Some("certs".into()), client_auth: ClientAuth::Optional });
+    let refused = || Err("the Secret certs cannot be used".to_owned());
+    let all = s.certificates.get_or_insert_with(|| Certificates {
+        wanted: refused(),
+        given: None,
+        missing: false,
+        expires: None,
+    });
+    match pair(word) {
+        ("refused", "") => all.wanted = refused(),
+        ("wanted", value) => all.wanted = Ok(trust(value)?),
+        ("given", value) => {
+            all.given = Some(Given { now: trust(value)?, before: None });
+            let uids: Vec<PodUid> = s.nodes.keys().cloned().collect();
+            uids.iter().try_for_each(|uid| node(s, uid, &format!("tls={value}")))?;
+        }
+        ("before", value) => {
+            all.given.as_mut().ok_or("given comes first")?.before = Some(trust(value)?);
+        }
+        ("missing", "") => all.missing = true,
+        ("auth", "required") => {
+            if let Some(tls) = &mut s.desired.template.tls {
+                tls.client_auth = ClientAuth::Required;
+            }
+        }
+        _ => return Err(format!("unknown word {word:?}")),
+    }
+    Ok(())
 }
 
 fn spec(s: &mut Snapshot, word: &str) -> Done {
@@ -261,6 +308,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,
+        "nudged" => pod.nudged = Some(value.into()),
         "trouble" => {
             pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() });
         }
@@ -313,6 +361,10 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
             Role::Primary { .. } => return Err("it is no replica".to_owned()),
         },
         "epoch" => n.epoch = parse(value)?,
+        "tls" => {
+            n.config.extend(files::settings(&trust(value)?));
+            n.config.insert("tls-auth-clients".into(), "optional".into());
+        }
         "keys" => n.keys = parse(value)?,
         "isolated" => n.peers.lines_mut().clear(),
         "admitted" => {

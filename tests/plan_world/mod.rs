@@ -11,6 +11,8 @@
 //! worker w4 open zone=a          # closed, cordoned, shunned, room=<n>, lost=<ms ago>, out-of-service, removed
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
+//! tls wanted=b/m given=a+b/l before=a/l    # <ca>+<ca>/<certificate>; refused, auth=required; node 0-0 tls=a/l
+//! unchangeable <sentence>
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
 //! user app on nopass +get        # a user of the spec, which every node has; user app missing: its Secret is not there
@@ -124,6 +126,8 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,
+        certificates: None,
+        unchangeable: None,
         accounts: Some(accounts("old")),
         passwords: BTreeMap::new(),
         pods: BTreeMap::new(),
@@ -209,6 +213,8 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         disrupted: false,
         gate: (state == State::Healthy).then_some(true),
         before: BTreeMap::new(),
+        encrypted: false,
+        nudged: None,
         leads: state == State::Healthy && index == 0,
         place: Place::default(),
         given: String::new(),

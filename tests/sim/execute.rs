@@ -51,6 +51,8 @@ impl World {
             Step::Apply(object) => {
                 self.kube.drifted.remove(object);
             }
+            Step::Nudge { name, of, .. } => self.nudge(name, of),
+            Step::Certify(given) => self.certify(given),
             Step::CreatePod { .. } => self.create(step, desired)?,
             Step::DeletePod { name, uid, shard, only_if } => {
                 self.may_delete(name, uid, *only_if).map_err(stale)?;
@@ -103,6 +105,7 @@ impl World {
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
                 guard::configure(&facts, *only_empty).map_err(stale)?;
+                self.may_load(on, settings).map_err(No::Failed)?;
                 for (key, value) in settings {
                     self.valkey.config_set(&on.node, key, value).map_err(No::Failed)?;
                     let shown = self.valkey.nodes[&on.node].config[key].clone();

@@ -70,6 +70,7 @@ impl World {
             Action::Lose(n) => self.mischief.lose += n,
             Action::Slow(n) => self.mischief.slow += n,
             Action::Stranger => self.stranger(),
+            Action::Certificate(leaf, authorities) => self.issue(authorities, leaf),
             Action::Rotate => self.vault.asked += 1,
             Action::Drift => {
                 self.kube.drifted.insert(Object::ConfigMap);

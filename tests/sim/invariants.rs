@@ -81,6 +81,9 @@ impl World {
         if let Some(n) = self.valkey.nodes.values().find(|n| met(n)) {
             return Some(format!("{} has met a node of another cluster", n.id));
         }
+        if let Some(why) = self.mistrust() {
+            return Some(why);
+        }
         if let Some(why) = self.locked_out() {
             return Some(why);
         }
@@ -164,6 +167,9 @@ impl World {
         if !self.resource.whole {
             return Some("the formation was never seen complete".to_owned());
         }
+        if let Some(why) = self.wrong_certificates() {
+            return Some(why);
+        }
         let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
         let owned = self.ours().fold(Slots::none(), |all, n| all.or(&n.slots));
         if owned != Slots::all() {
@@ -220,8 +226,12 @@ impl World {
         use valkey_cluster_operator::model::Code;
         match code {
             Code::SettingRefused | Code::BackingOff => !self.resource.desired.config.is_empty(),
+            Code::CertificateRefused => {
+                self.kube.secrets.certificates.as_ref().is_some_and(|c| c.wanted.is_err())
+            }
             Code::UserRefused => !self.resource.desired.users.is_empty(),
             Code::Paused
+            | Code::Unchangeable
             | Code::Deleting
             | Code::AddressInUse
             | Code::NotEmpty

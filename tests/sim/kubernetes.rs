@@ -10,6 +10,7 @@ use valkey_cluster_operator::model::{
     WorkerName, Zone,
 };
 
+use super::certificates::Secrets;
 use super::{TICK_MS, ticks};
 
 /// The node controller's patience with a kubelet, in milliseconds (shorter than the default of 40 s, so that lives stay
@@ -64,6 +65,7 @@ pub(crate) struct Kubernetes {
     pub pods: BTreeMap<PodName, PodObject>,
     pub workers: BTreeMap<WorkerName, WorkerObject>,
     pub drifted: BTreeSet<Object>,
+    pub secrets: Secrets,
     /// New Pods get the address that was freed last, not the one that was free longest.
     pub reuse_addresses: bool,
     next_uid: u64,
@@ -117,6 +119,8 @@ impl Kubernetes {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
+            encrypted: false,
+            nudged: None,
             leads: false,
             place: Place {
                 asked: new.worker.clone(),

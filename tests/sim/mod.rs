@@ -7,6 +7,7 @@
 
 pub(crate) mod bus;
 pub(crate) mod canon;
+pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod election;
 pub(crate) mod execute;

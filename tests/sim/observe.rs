@@ -41,6 +41,8 @@ impl World {
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,
+            certificates: self.kube.secrets.certificates.clone(),
+            unchangeable: None,
             accounts: Some(self.vault.accounts()),
             passwords: BTreeMap::new(),
             pods,

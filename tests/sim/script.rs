@@ -73,6 +73,8 @@ pub(crate) enum Action {
     Stranger,
     /// Somebody changes the `ConfigMap`.
     Drift,
+    /// A certificate of the first of these CAs, and the CAs, are written into the Secret that the spec names.
+    Certificate(String, Vec<String>),
     /// Somebody asks for new passwords of the system users.
     Rotate,
     /// A user of the spec and what it may do; none takes it out.
@@ -142,6 +144,9 @@ impl fmt::Display for Action {
             Action::Slow(n) => write!(f, "slow {n}"),
             Action::Stranger => write!(f, "stranger"),
             Action::Drift => write!(f, "drift"),
+            Action::Certificate(leaf, authorities) => {
+                write!(f, "certificate {leaf} {}", authorities.join(" "))
+            }
             Action::Rotate => write!(f, "rotate"),
             Action::User(name, Some(rule)) => write!(f, "user {name} {rule}"),
             Action::User(name, None) => write!(f, "user {name}"),
@@ -284,6 +289,9 @@ fn action(text: &str) -> Result<Action, String> {
         ["slow", _] => Action::Slow(n(1)?),
         ["stranger"] => Action::Stranger,
         ["drift"] => Action::Drift,
+        ["certificate", leaf, authorities @ ..] => {
+            Action::Certificate((*leaf).to_owned(), authorities.iter().map(|a| (*a).to_owned()).collect())
+        }
         ["rotate"] => Action::Rotate,
         ["user", name] => Action::User((*name).to_owned(), None),
         ["user", name, rule] => Action::User((*name).to_owned(), Some((*rule).to_owned())),

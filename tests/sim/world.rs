@@ -149,6 +149,7 @@ impl World {
     pub(crate) fn tick(&mut self) {
         self.now += 1;
         self.holds();
+        self.kubelets_bring_files();
         self.kube.heartbeats(self.now, &self.valkey.cut);
         for ask in self.kube.tick(self.now, &mut self.rng) {
             match ask {
@@ -222,6 +223,8 @@ impl World {
     pub(crate) fn spawn(&mut self, cluster: u8, uid: PodUid, worker: WorkerName, ip: IpAddr) -> NodeId {
         let id = self.valkey.fresh_id(&mut self.rng);
         self.lineages += 1;
+        let mut config = self.first_config();
+        config.extend(self.first_files(&uid));
         let node = Node {
             id: id.clone(),
             cluster,
@@ -240,7 +243,7 @@ impl World {
             banned: BTreeMap::new(),
             state_ok: false,
             minority_at: self.now,
-            config: self.first_config(),
+            config,
             admitted: false,
             users: of_file(&self.vault.accounts()),
             primary_password: self.vault.accounts().replication,

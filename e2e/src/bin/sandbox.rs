@@ -79,6 +79,9 @@ enum Action {
         /// How much of everything.
         #[arg(long, value_enum, default_value = "ci")]
         suite: Suite,
+        /// Every cluster of every story speaks TLS.
+        #[arg(long)]
+        tls: bool,
         #[command(flatten)]
         cluster: Options,
     },
@@ -164,11 +167,11 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
             let target = target(&arguments.name, cluster)?;
             runtime()?.block_on(stories::demo(&target, &progress))?;
         }
-        Action::Test { stories, suite, cluster } => {
+        Action::Test { stories, suite, tls, cluster } => {
             return judge(runtime()?.block_on(stories::ci::stories(
                 &target(&arguments.name, cluster)?,
                 &stories,
-                suite,
+                (suite, tls),
                 &progress,
             )));
         }

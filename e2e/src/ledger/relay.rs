@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::topology::Directory;
-use crate::resp::{Connector, Endpoint};
+use crate::resp::{Connector, Endpoint, Socket};
 
 /// Relays to all nodes that were asked for; they end with the last clone.
 #[derive(Clone)]
@@ -83,11 +83,10 @@ async fn serve(listener: TcpListener, node: SocketAddr, connector: Connector, en
     }
 }
 
-async fn pass(mut near: TcpStream, far: impl Future<Output = io::Result<TcpStream>>) {
+async fn pass(mut near: TcpStream, far: impl Future<Output = io::Result<Socket>>) {
     // A node that refuses becomes a connection that closes at once.
     let Ok(mut far) = far.await else { return };
     let _ = near.set_nodelay(true);
-    let _ = far.set_nodelay(true);
     // Either side's end is the other side's end; which error it was, the library says.
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
 }

@@ -8,18 +8,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::parser::{Reply, encode, parse};
 
-/// Opens the TCP connection to an address: directly, or from inside a network namespace.
-pub type Connector = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
+/// A connection, whatever is between.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// One end of an open connection.
+pub type Socket = Box<dyn Stream>;
+
+/// Opens the connection to an address: directly, from inside a network namespace, by TLS.
+pub type Connector = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<Socket>> + Send + Sync>;
 
 /// The connector of a process that reaches the nodes by itself.
 pub fn direct() -> Connector {
-    Arc::new(|addr| Box::pin(TcpStream::connect(addr)))
+    Arc::new(|addr| Box::pin(async move { Ok(plain(TcpStream::connect(addr).await?)) }))
+}
+
+/// A TCP connection as one end.
+pub fn plain(stream: TcpStream) -> Socket {
+    // Best effort: a socket without it is slower, not wrong.
+    let _ = stream.set_nodelay(true);
+    Box::new(stream)
 }
 
 /// A user and password for AUTH. Neither is ever printed.
@@ -124,10 +139,15 @@ impl From<io::Error> for Fault {
 }
 
 /// One open, logged-in connection. After a fault it is of no further use: drop it.
-#[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     received: Vec<u8>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -141,8 +161,6 @@ impl Connection {
 
     async fn connect(access: &Access, addr: SocketAddr) -> Result<Self, Fault> {
         let stream = (access.connector)(addr).await?;
-        // Best effort: a socket without it is slower, not wrong.
-        let _ = stream.set_nodelay(true);
         let mut this = Self { stream, received: Vec::new() };
         if let Some(password) = &access.credentials.password {
             let user = access.credentials.user.as_deref().unwrap_or("default");

@@ -7,7 +7,9 @@
 mod cluster;
 mod connection;
 mod parser;
+mod tls;
 
 pub use cluster::{Endpoint, Redirect, SLOTS, SlotMap, SlotRange, key_slot, tag_for};
-pub use connection::{Access, Connection, Connector, Credentials, Fault, direct};
+pub use connection::{Access, Connection, Connector, Credentials, Fault, Socket, Stream, direct, plain};
 pub use parser::{Reply, encode, parse};
+pub use tls::{encrypted, shown};

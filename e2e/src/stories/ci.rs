@@ -85,18 +85,23 @@ impl fmt::Display for Count {
     }
 }
 
-/// Runs the stories of these names, or all, on a cluster or on a sandbox that is brought up if there is none; it stays up.
+/// Runs the stories of these names, or all, with TLS or without, on a cluster or on a sandbox that is brought up if there is none; it stays up.
 ///
 /// # Errors
 /// If the ground cannot be laid.
-pub async fn stories(target: &Target, names: &[String], suite: Suite, progress: &Progress) -> Result<Count> {
+pub async fn stories(
+    target: &Target,
+    names: &[String],
+    (suite, tls): (Suite, bool),
+    progress: &Progress,
+) -> Result<Count> {
     super::known(names)?;
     let mut times = Vec::new();
     let ground = setup::ground(target, progress, &mut times).await?;
     for (phase, took) in &times {
         progress.line(format_args!("{phase}: {:.1} s", took.as_secs_f64()));
     }
-    let stage = Stage::new(ground.reach, ground.client, suite, progress.clone());
+    let stage = Stage::new(ground.reach, ground.client, suite, progress.clone()).encrypted(tls);
     let mut count = Count::default();
     for (story, told) in super::run(names, &stage, progress).await? {
         match told {
@@ -126,7 +131,7 @@ pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
     count.add(tests(progress)?);
     count.add(lives(progress)?);
     let began = Instant::now();
-    match stories(&Target::Sandbox(name.to_owned()), &[], Suite::Ci, progress).await {
+    match stories(&Target::Sandbox(name.to_owned()), &[], (Suite::Ci, false), progress).await {
         Ok(told) => count.add(told),
         Err(error) => {
             println!("FAILED stories: {error:#}");

@@ -16,9 +16,10 @@ use valkey_cluster_operator::build::credentials::OPERATOR_USER;
 use valkey_cluster_operator::build::labels;
 use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
 
+use super::pki::Pki;
 use super::reach::Way;
 use super::stage::{Stage, eventually};
-use crate::resp::{Access, Credentials};
+use crate::resp::{Access, Credentials, plain};
 use crate::sandbox::Sandbox;
 use crate::truth::{Expected, Looker, Truth};
 
@@ -37,6 +38,8 @@ pub struct Cluster {
     reach: Way,
     client: Client,
     looker: Arc<Mutex<Option<Kept>>>,
+    /// Its certificates, when it speaks TLS.
+    pub(super) pki: Option<Arc<Pki>>,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -51,7 +54,12 @@ impl Cluster {
     /// # Errors
     /// The API server's refusal.
     pub async fn apply(stage: &Stage, namespace: &str, name: &str, spec: Value) -> Result<Self> {
-        let this = Self::existing(stage.reach(), &stage.client, namespace, name);
+        let mut this = Self::existing(stage.reach(), &stage.client, namespace, name);
+        if stage.tls {
+            let pki = Pki::new(namespace, name)?;
+            pki.issue(&stage.client, pki.first()).await?;
+            this.pki = Some(Arc::new(pki));
+        }
         this.change(spec).await?;
         Ok(this)
     }
@@ -62,6 +70,7 @@ impl Cluster {
             reach: reach.clone(),
             client: client.clone(),
             looker: Arc::default(),
+            pki: None,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             applied: Instant::now(),
@@ -72,7 +81,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The API server's refusal.
-    pub async fn change(&self, spec: Value) -> Result<()> {
+    pub async fn change(&self, mut spec: Value) -> Result<()> {
+        if let Some(pki) = &self.pki
+            && spec.get("networking").is_none()
+        {
+            spec["networking"] = pki.networking();
+        }
         let body = json!({ "apiVersion": "valkey.io/v1alpha1", "kind": "ValkeyCluster",
             "metadata": { "name": self.name }, "spec": spec });
         self.api().patch(&self.name, &PatchParams::apply("story").force(), &Patch::Apply(&body)).await?;
@@ -178,12 +192,20 @@ impl Cluster {
     /// How to talk to its nodes as this user.
     pub fn access_as(&self, user: &str, password: &str) -> Access {
         let login = Credentials { user: Some(user.to_owned()), password: Some(password.to_owned()) };
-        self.reach.access(&self.namespace).with_login(login)
+        self.open_access().with_login(login)
     }
 
     /// How to talk to its nodes without a login.
     pub fn open_access(&self) -> Access {
-        self.reach.access(&self.namespace)
+        self.encrypted(self.reach.access(&self.namespace))
+    }
+
+    /// By TLS, when the cluster speaks it.
+    pub(super) fn encrypted(&self, access: Access) -> Access {
+        match &self.pki {
+            Some(pki) => Access { connector: pki.connector(access.connector), relayed: true, ..access },
+            None => access,
+        }
     }
 
     /// The Secret of its system users.
@@ -298,6 +320,6 @@ pub(super) fn connector(sandbox: &Sandbox) -> crate::resp::Connector {
     let sandbox = sandbox.clone();
     std::sync::Arc::new(move |addr| {
         let sandbox = sandbox.clone();
-        Box::pin(async move { sandbox.connect(addr).await.map_err(std::io::Error::other) })
+        Box::pin(async move { sandbox.connect(addr).await.map(plain).map_err(std::io::Error::other) })
     })
 }

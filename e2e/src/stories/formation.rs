@@ -159,6 +159,8 @@ impl World {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
+            encrypted: false,
+            nudged: None,
             leads: false,
             place: Place::default(),
             given: String::new(),
@@ -187,7 +189,7 @@ impl World {
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
-        let access = observe::access(&self.credentials);
+        let access = observe::access(&self.credentials, None);
         let address = |number: &usize| self.processes.addr(*number);
         let probes: Vec<Probe> = self
             .numbers
@@ -208,6 +210,8 @@ impl World {
             drifted: self.drifted.clone(),
             foreign: None,
             credentials_known: true,
+            certificates: None,
+            unchangeable: None,
             accounts: None,
             passwords: BTreeMap::new(),
             pods: self.pods.clone(),
@@ -236,7 +240,7 @@ impl World {
         let plan = plan(&snapshot, &self.attempts);
         let executor = ValkeyExecutor::new(
             Arc::new(FredConnector),
-            observe::access(&self.credentials),
+            observe::access(&self.credentials, None),
             self.ports,
             Arc::clone(&self.applied),
         );

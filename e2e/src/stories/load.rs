@@ -43,7 +43,7 @@ impl Load {
     /// If a lane does not flow.
     pub(super) async fn start_as(stage: &Stage, cluster: &Cluster, access: Access) -> Result<Self> {
         let nodes: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
-        let ledger = stage.reach().ledger(&cluster.namespace, &nodes).await?;
+        let ledger = stage.reach().ledger(cluster, &nodes).await?;
         let sampler = Sampler::start(access, nodes, Some(Sampler::as_announced()));
         ledger.flowing().await?;
         Ok(Self { ledger, sampler })

@@ -7,6 +7,7 @@ pub mod ci;
 mod cluster;
 mod mend;
 mod operator;
+mod pki;
 mod process;
 mod reach;
 mod setup;
@@ -47,6 +48,7 @@ mod settled;
 mod spread;
 mod stranger;
 mod takeover;
+mod tls;
 mod upgrade;
 mod users;
 mod watching;
@@ -110,6 +112,7 @@ pub fn all() -> Vec<Story> {
         hpa::STORY,
         purge::STORY,
         live::STORY,
+        tls::STORY,
         users::STORY,
         rotation::STORY,
         bad_input::STORY,

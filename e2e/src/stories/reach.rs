@@ -5,11 +5,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures::FutureExt;
 use futures::future::{BoxFuture, LocalBoxFuture};
 
-use super::cluster::connector;
+use super::cluster::{Cluster, connector};
+use super::stage::Skipped;
 use crate::command::{checked, output};
 use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options};
 use crate::resp::Access;
@@ -27,10 +28,10 @@ pub trait Reach: Send + Sync {
     fn kubectl_words(&self) -> String;
     /// How this process reaches nodes whose Pods are in a namespace; without a login.
     fn access(&self, namespace: &str) -> Access;
-    /// Starts a write ledger on these nodes, as near to them as this Kubernetes allows.
+    /// Starts a write ledger on these nodes of a cluster, as near to them as this Kubernetes allows.
     fn ledger<'a>(
         &'a self,
-        namespace: &'a str,
+        cluster: &'a Cluster,
         nodes: &'a [SocketAddr],
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>>;
     /// The sandbox, with its powers that no API has.
@@ -75,10 +76,14 @@ impl Reach for Sandbox {
         Access::through(connector(self))
     }
 
-    fn ledger<'a>(&'a self, _: &'a str, nodes: &'a [SocketAddr]) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
+    fn ledger<'a>(
+        &'a self,
+        cluster: &'a Cluster,
+        nodes: &'a [SocketAddr],
+    ) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
         async move {
             let mut options = Options::new(nodes.iter().map(ToString::to_string).collect());
-            options.access = Access::through(connector(self));
+            options.access = cluster.encrypted(Access::through(connector(self)));
             Ok(Box::new(Ledger::start(options).await?) as Box<dyn Writes>)
         }
         .boxed()
@@ -105,11 +110,16 @@ impl Reach for Stranger {
 
     fn ledger<'a>(
         &'a self,
-        namespace: &'a str,
+        cluster: &'a Cluster,
         nodes: &'a [SocketAddr],
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
-        async move { Ok(Box::new(LedgerPod::start(self, namespace, nodes).await?) as Box<dyn Writes>) }
-            .boxed()
+        async move {
+            if cluster.pki.is_some() {
+                bail!(Skipped("needs the sandbox: the ledger in a Pod speaks plain text".to_owned()));
+            }
+            Ok(Box::new(LedgerPod::start(self, &cluster.namespace, nodes).await?) as Box<dyn Writes>)
+        }
+        .boxed()
     }
 
     fn sandbox(&self) -> Option<&Sandbox> {

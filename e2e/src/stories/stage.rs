@@ -29,6 +29,8 @@ pub struct Stage {
     pub client: Client,
     /// How much of everything.
     pub suite: Suite,
+    /// Every cluster speaks TLS.
+    pub tls: bool,
     /// For what takes longer than a second.
     pub progress: Progress,
     namespaces: Mutex<Vec<String>>,
@@ -48,11 +50,18 @@ impl Stage {
             reach,
             client,
             suite,
+            tls: false,
             progress,
             namespaces: Mutex::default(),
             counter: AtomicUsize::new(0),
             left_out: Mutex::default(),
         }
+    }
+
+    /// Every cluster of every story speaks TLS, or none but those of stories about it.
+    #[must_use]
+    pub fn encrypted(self, tls: bool) -> Self {
+        Self { tls, ..self }
     }
 
     /// The ways into its Kubernetes.

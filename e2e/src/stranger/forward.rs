@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::resp::Connector;
+use crate::resp::{Connector, plain};
 
 /// Connections to the Pods of a namespace, by their addresses.
 pub(super) fn connector(client: Client, namespace: &str) -> Connector {
@@ -18,7 +18,8 @@ pub(super) fn connector(client: Client, namespace: &str) -> Connector {
     std::sync::Arc::new(move |addr| {
         let pods = pods.clone();
         Box::pin(async move {
-            forward(&pods, addr).await.map_err(|error| std::io::Error::other(format!("{error:#}")))
+            let stream = forward(&pods, addr).await;
+            stream.map(plain).map_err(|error| std::io::Error::other(format!("{error:#}")))
         })
     })
 }

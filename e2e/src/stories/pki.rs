@@ -1,0 +1,156 @@
+//! Certificates of a cluster that speaks TLS: two CAs, what they issue, and what its clients trust. As cert-manager would write them.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+
+use crate::resp::{Connector, encrypted};
+
+/// The certificates of one cluster.
+pub(super) struct Pki {
+    namespace: String,
+    secret: String,
+    /// The name that clients check, and that each certificate has.
+    name: ServerName<'static>,
+    dns: Vec<String>,
+    first: Ca,
+    second: Ca,
+    /// What is in the Secret now.
+    now: Mutex<Option<CertificateDer<'static>>>,
+    config: Arc<ClientConfig>,
+}
+
+/// A CA.
+pub(super) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Ca {
+    fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+}
+
+impl Pki {
+    /// Two CAs and clients that trust both, as an application does that is told of a new CA before it is used.
+    ///
+    /// # Errors
+    /// If no key can be made.
+    pub(super) fn new(namespace: &str, cluster: &str) -> Result<Self> {
+        let service = format!("valkey-{cluster}.{namespace}.svc");
+        let (first, second) = (Ca::new("first")?, Ca::new("second")?);
+        let mut roots = RootCertStore::empty();
+        for ca in [&first, &second] {
+            roots.add(
+                CertificateDer::from_pem_slice(ca.pem.as_bytes()).map_err(|e| anyhow::anyhow!("{e:?}"))?,
+            )?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            secret: format!("{cluster}-tls"),
+            name: ServerName::try_from(service.clone())?,
+            dns: vec![service.clone(), format!("*.{service}")],
+            first,
+            second,
+            now: Mutex::default(),
+            config: Arc::new(config),
+        })
+    }
+
+    /// The CA that the cluster is made with.
+    pub(super) fn first(&self) -> &Ca {
+        &self.first
+    }
+
+    /// Another one.
+    pub(super) fn second(&self) -> &Ca {
+        &self.second
+    }
+
+    /// What the spec says of it.
+    pub(super) fn networking(&self) -> Value {
+        json!({ "tls": { "certificates": { "server": { "secretName": self.secret } } } })
+    }
+
+    /// Writes another certificate of this CA into the Secret, in one write, as an issuer does.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub(super) async fn issue(&self, client: &Client, ca: &Ca) -> Result<()> {
+        let mut params = CertificateParams::new(self.dns.clone())?;
+        params.distinguished_name.push(DnType::CommonName, "valkey");
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let issued = params.signed_by(&key, &ca.issuer)?;
+        self.write(
+            client,
+            json!({ "ca.crt": ca.pem, "tls.crt": issued.pem(), "tls.key": key.serialize_pem() }),
+        )
+        .await?;
+        *self.now.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = Some(issued.der().clone());
+        Ok(())
+    }
+
+    /// Writes these entries into the Secret.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub(super) async fn write(&self, client: &Client, entries: Value) -> Result<()> {
+        let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": self.secret },
+            "type": "Opaque", "stringData": entries });
+        let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
+        api.patch(&self.secret, &PatchParams::apply("story").force(), &Patch::Apply(&body)).await?;
+        Ok(())
+    }
+
+    /// Deletes the Secret.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub(super) async fn delete(&self, client: &Client) -> Result<()> {
+        let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
+        api.delete(&self.secret, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// The same way, by TLS.
+    pub(super) fn connector(&self, over: Connector) -> Connector {
+        encrypted(over, Arc::clone(&self.config), self.name.clone())
+    }
+
+    /// Whether a node at the end of this way shows the certificate that was issued last.
+    ///
+    /// # Errors
+    /// That it shows another one, or none.
+    pub(super) async fn is_shown(&self, over: &Connector, addr: std::net::SocketAddr) -> Result<()> {
+        let shown = crate::resp::shown(over, Arc::clone(&self.config), self.name.clone(), addr).await?;
+        let wanted = self.now.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.clone();
+        let wanted = wanted.context("no certificate was issued")?;
+        ensure!(shown == wanted, "{addr} shows another certificate at {}", Timestamp::now());
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Certificates: what the Secrets hold, which files each Pod has, and that no two nodes ever mistrust each other.
+//!
+//! A certificate's id names the CA that has signed it: `m@b`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::Rng;
+use valkey_cluster_operator::build::tls;
+use valkey_cluster_operator::model::certificates::{CA_FILE, CERT_FILE};
+use valkey_cluster_operator::model::{
+    Certificates, ClientAuth, Fingerprint, Given, NodeId, PodName, PodUid, Target, Tls, Trust,
+};
+
+use super::valkey::Node;
+use super::world::World;
+
+/// Ticks within which a kubelet brings files by itself.
+const LATE: std::ops::RangeInclusive<i64> = 100..=900;
+/// The same after its Pod has changed.
+const SOON: std::ops::RangeInclusive<i64> = 5..=20;
+
+/// What there is of certificates.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Secrets {
+    pub certificates: Option<Certificates>,
+    /// The files of each Pod.
+    mounted: BTreeMap<PodUid, Given>,
+    /// When its kubelet brings those that there are then.
+    due: BTreeMap<PodUid, i64>,
+    /// All that was ever given.
+    known: Vec<Trust>,
+}
+
+impl Secrets {
+    /// By its settings.
+    fn runs_with(&self, node: &Node) -> Option<&Trust> {
+        let same = |t: &&Trust| {
+            let wanted = tls::settings(t);
+            [CA_FILE, CERT_FILE].iter().all(|k| wanted.get(*k) == node.config.get(*k))
+        };
+        self.known.iter().find(same)
+    }
+}
+
+fn trusts(a: &Trust, b: &Trust) -> bool {
+    let signed_by = b.leaf.as_str().split_once('@').map(|(_, ca)| ca).unwrap_or_default();
+    a.authorities.contains(&Fingerprint::from(signed_by))
+}
+
+impl World {
+    /// Somebody writes these CAs and a certificate of the first into the Secret that the spec names; none spoils it.
+    pub(crate) fn issue(&mut self, authorities: &[String], leaf: &str) {
+        let first = authorities.first().map(String::as_str).unwrap_or_default();
+        let set: BTreeSet<Fingerprint> = authorities.iter().map(|a| Fingerprint::from(a.as_str())).collect();
+        let wanted = if leaf == "spoilt" {
+            Err("the Secret cannot be used".to_owned())
+        } else {
+            Ok(Trust { authorities: set, leaf: Fingerprint::new(format!("{leaf}@{first}")) })
+        };
+        self.resource.desired.template.tls =
+            Some(Tls { secret: Some("certs".into()), client_auth: ClientAuth::Optional });
+        let secrets = &mut self.kube.secrets;
+        match &mut secrets.certificates {
+            Some(there) => there.wanted = wanted,
+            none => *none = Some(Certificates { wanted, given: None, missing: false, expires: None }),
+        }
+    }
+
+    /// The operator writes its own Secret; kubelets bring the files when they come to it.
+    pub(crate) fn certify(&mut self, given: &Given) {
+        let Some(certificates) = &mut self.kube.secrets.certificates else { return };
+        certificates.given = Some(given.clone());
+        self.kube.secrets.known.extend([given.now.clone()]);
+        let pods: Vec<PodUid> = self.kube.secrets.mounted.keys().cloned().collect();
+        for uid in pods {
+            let at = self.now + self.rng.random_range(LATE);
+            self.kube.secrets.due.insert(uid, at);
+        }
+    }
+
+    /// The Pod changes, and its kubelet looks at it.
+    pub(crate) fn nudge(&mut self, name: &PodName, of: &Fingerprint) {
+        let at = self.now + self.rng.random_range(SOON);
+        if let Some(object) = self.kube.pods.get_mut(name) {
+            object.pod.nudged = Some(of.clone());
+            self.kube.secrets.due.insert(object.pod.uid.clone(), at);
+        }
+    }
+
+    pub(crate) fn kubelets_bring_files(&mut self) {
+        let Some(given) = self.kube.secrets.certificates.as_ref().and_then(|c| c.given.clone()) else {
+            return;
+        };
+        let (secrets, now) = (&mut self.kube.secrets, self.now);
+        let due: Vec<PodUid> =
+            secrets.due.iter().filter(|(_, at)| **at <= now).map(|(u, _)| u.clone()).collect();
+        for uid in due {
+            secrets.due.remove(&uid);
+            secrets.mounted.insert(uid, given.clone());
+        }
+    }
+
+    /// What a server of a new Pod starts with.
+    pub(crate) fn first_files(&mut self, uid: &PodUid) -> BTreeMap<String, String> {
+        let Some(given) = self.kube.secrets.certificates.as_ref().and_then(|c| c.given.clone()) else {
+            return BTreeMap::new();
+        };
+        let mut config = tls::settings(&given.now);
+        config.insert("tls-auth-clients".into(), "optional".into());
+        self.kube.secrets.mounted.insert(uid.clone(), given);
+        config
+    }
+
+    /// The server opens the files: they must be there.
+    pub(crate) fn may_load(&self, on: &Target, settings: &BTreeMap<String, String>) -> Result<(), String> {
+        if !settings.contains_key(CA_FILE) {
+            return Ok(());
+        }
+        let has = self.kube.secrets.mounted.get(&on.uid).is_some_and(|given| {
+            let there = given.before.iter().chain([&given.now]).map(tls::settings);
+            let all: BTreeSet<String> = there.flat_map(BTreeMap::into_values).collect();
+            settings.iter().filter(|(k, _)| *k != "tls-auth-clients").all(|(_, file)| all.contains(file))
+        });
+        if has { Ok(()) } else { Err("Unable to update TLS configuration".to_owned()) }
+    }
+
+    /// Any node may connect to any other at any moment.
+    pub(crate) fn mistrust(&self) -> Option<String> {
+        self.kube.secrets.certificates.as_ref()?;
+        let ours = || self.valkey.nodes.values().filter(|n| n.cluster == 0);
+        let runs: Vec<(&NodeId, Option<&Trust>)> =
+            ours().map(|n| (&n.id, self.kube.secrets.runs_with(n))).collect();
+        if let Some((id, _)) = runs.iter().find(|(_, t)| t.is_none()) {
+            return Some(format!("{id} runs with what nobody has given"));
+        }
+        let pairs = runs.iter().flat_map(|a| runs.iter().map(move |b| (a, b)));
+        let found = pairs
+            .filter_map(|((x, a), (y, b))| Some((x, (*a)?, y, (*b)?)))
+            .find(|(_, a, _, b)| !trusts(a, b));
+        found.map(|(x, _, y, _)| format!("{x} does not trust the certificate of {y}"))
+    }
+
+    /// At the end every node runs with what is wanted.
+    pub(crate) fn wrong_certificates(&self) -> Option<String> {
+        let wanted = self.kube.secrets.certificates.as_ref()?.wanted.as_ref().ok()?;
+        let mut ours = self.valkey.nodes.values().filter(|n| n.cluster == 0);
+        let other = ours.find(|n| self.kube.secrets.runs_with(n) != Some(wanted))?;
+        Some(format!("{} runs with other certificates", other.id))
+    }
+}
