@@ -107,7 +107,8 @@ fn read(secret: &Secret) -> Result<(Stock, Given), String> {
         all.insert(file.clone(), stock.add_authorities(&text(file)?)?);
     }
     let mut leaves = BTreeMap::new();
-    for file in data.keys().filter(|f| f.ends_with(".crt") && !f.starts_with("ca-")) {
+    let leaf = |file: &&String| file.strip_suffix(".crt").is_some_and(|name| !name.starts_with("ca-"));
+    for file in data.keys().filter(leaf) {
         let key = text(&file.replace(".crt", ".key"))?;
         leaves.insert(file.clone(), stock.add_leaf(&text(file)?, &key)?);
     }

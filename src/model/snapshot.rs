@@ -131,6 +131,7 @@ pub enum Silence {
 
 /// A Pod as the API server shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are facts of their own")]
 pub struct Pod {
     /// Its name.
     pub name: PodName,

@@ -76,10 +76,10 @@ pub struct Misplaced {
 pub struct View<'a> {
     /// The facts it was made from.
     pub s: &'a Snapshot,
-    /// The member that is to be moved to a better place, if one is; decided once a pass.
-    pub misplaced: Option<Misplaced>,
     shards: BTreeMap<Shard, Vec<Member<'a>>>,
     ids: BTreeMap<&'a NodeId, Member<'a>>,
+    /// The member that is to be moved to a better place, if one is; decided once a pass.
+    pub misplaced: Option<Misplaced>,
     addresses: BTreeMap<IpAddr, Vec<Member<'a>>>,
     followers: BTreeMap<&'a NodeId, Vec<Member<'a>>>,
     lists: Lists<'a>,

@@ -19,13 +19,14 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::{ValkeyCluster, status::HandOverState};
+use crate::api::{ValkeyCluster, ValkeyClusterStatus, status::HandOverState};
 use crate::build::{self, Credentials, labels};
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::peers::distinct;
 use crate::model::snapshot::serving;
+use crate::model::users::Applied;
 use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Seen, Shard,
     Snapshot, View, Worker, WorkerName, settings,
@@ -63,15 +64,7 @@ pub async fn observe(
         certificates::refresh(ctx, &desired, now, hints).await;
     }
     let (accounts, passwords) = passwords::look(ctx, &desired, hints, urgent).await;
-    let status = cr.status.clone().unwrap_or_default();
-    let (formed, whole, latest, applied, mut taken, request) = {
-        let h = lock(hints);
-        let latest = h.status.as_ref().unwrap_or(&status);
-        let applied = lock(&h.applied).clone();
-        let formed = h.formed || status.formed || latest.formed || formed_mark(ctx, &desired);
-        let whole = !latest.topology.is_empty() || !status.topology.is_empty();
-        (formed, whole, latest.clone(), applied, h.taken.clone(), request(cr, latest))
-    };
+    let Noted { formed, whole, latest, applied, mut taken } = noted(ctx, cr, &desired, hints);
     let others = ctx.pod_names(&key.namespace).into_iter().map(PodName::new);
     taken.extend(others.filter(|n| !pods.contains_key(n)));
     let (drifted, foreign) = if urgent {
@@ -100,7 +93,7 @@ pub async fn observe(
         ghosts: BTreeMap::new(),
         low_timeout_budget: low_timeout_budget(ctx, &desired, whole),
         applied,
-        request,
+        request: request(cr, &latest),
         past,
         desired,
     };
@@ -108,6 +101,28 @@ pub async fn observe(
     // What is seen now is what the next look remembers.
     lock(hints).past.see(&snapshot);
     Ok(snapshot)
+}
+
+/// What earlier passes noted, in the status or in this process.
+struct Noted {
+    formed: bool,
+    whole: bool,
+    latest: ValkeyClusterStatus,
+    applied: Applied,
+    taken: BTreeSet<PodName>,
+}
+
+fn noted(ctx: &Ctx, cr: &ValkeyCluster, desired: &Desired, hints: &std::sync::Mutex<Hints>) -> Noted {
+    let status = cr.status.clone().unwrap_or_default();
+    let h = lock(hints);
+    let latest = h.status.clone().unwrap_or_else(|| status.clone());
+    Noted {
+        formed: h.formed || status.formed || latest.formed || formed_mark(ctx, desired),
+        whole: !latest.topology.is_empty() || !status.topology.is_empty(),
+        latest,
+        applied: lock(&h.applied).clone(),
+        taken: h.taken.clone(),
+    }
 }
 
 /// A cluster that is whole gives the budget of hasty nodes back.
@@ -134,7 +149,7 @@ fn an_owner_is_missing(nodes: &BTreeMap<PodUid, Seen<NodeReport>>) -> bool {
 }
 
 /// The hand-over that the annotation asks for, with what the status has noted of this very request.
-fn request(cr: &ValkeyCluster, status: &crate::api::ValkeyClusterStatus) -> Option<Request> {
+fn request(cr: &ValkeyCluster, status: &ValkeyClusterStatus) -> Option<Request> {
     let wanted = cr.annotations().get(labels::HAND_OVER)?.trim().to_owned();
     let noted = status.hand_over.as_ref().filter(|h| h.request == wanted);
     let done = noted.is_some_and(|h| h.state == HandOverState::Done);
@@ -143,7 +158,7 @@ fn request(cr: &ValkeyCluster, status: &crate::api::ValkeyClusterStatus) -> Opti
 }
 
 /// The shards that have slots, as recorded last.
-fn served(status: &crate::api::ValkeyClusterStatus) -> BTreeSet<Shard> {
+fn served(status: &ValkeyClusterStatus) -> BTreeSet<Shard> {
     let with_slots = status.topology.iter().filter(|t| !t.slots.is_empty());
     with_slots.filter_map(|t| u16::try_from(t.shard).ok()).map(Shard).collect()
 }

@@ -101,12 +101,10 @@ impl Metrics {
         let of_cluster = |name: &str, help: &str, last: &[&str]| {
             IntGaugeVec::new(opts(name, help), &[&["namespace", "cluster"], last].concat())
         };
+        let count = |name: &str, help: &str| IntCounter::with_opts(opts(name, help));
         let lossy = |name: &str, help: &str| IntCounterVec::new(opts(name, help), &["namespace", "cluster"]);
         let this = Self {
-            reconciles: IntCounter::with_opts(opts(
-                "reconciles_total",
-                "Passes over a ValkeyCluster that ended.",
-            ))?,
+            reconciles: count("reconciles_total", "Passes over a ValkeyCluster that ended.")?,
             reconcile_errors: IntCounterVec::new(
                 opts("reconcile_errors_total", "Passes over a ValkeyCluster that ended in an error."),
                 &["reason"],
@@ -123,10 +121,7 @@ impl Metrics {
                 opts("steps_total", "Steps that were carried out or refused."),
                 &["step", "why", "outcome"],
             )?,
-            link_losses: IntCounter::with_opts(opts(
-                "link_losses_total",
-                "Lost connections to Valkey nodes.",
-            ))?,
+            link_losses: count("link_losses_total", "Lost connections to Valkey nodes.")?,
             forced_failovers: lossy(
                 "forced_failovers_total",
                 "Replicas that took over from a dead primary at the operator's word.",

@@ -34,9 +34,12 @@ impl Tls {
         own: (&[CertificateDer<'static>], &PrivateKeyDer<'static>),
     ) -> Result<Self, String> {
         let mut hash = Sha256::new();
-        let all = authorities.iter().chain(leaves).chain(own.0);
-        all.for_each(|der| hash.update(der.as_ref()));
-        names.iter().for_each(|name| hash.update(name.as_bytes()));
+        for der in authorities.iter().chain(leaves).chain(own.0) {
+            hash.update(der.as_ref());
+        }
+        for name in names {
+            hash.update(name.as_bytes());
+        }
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         for authority in authorities {
@@ -161,7 +164,7 @@ mod tests {
     fn operator(own: &End, names: &[&str]) -> Tls {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let leaves = [own.leaf.clone()];
-        Tls::new(&[own.ca.clone()], &leaves, &names, (&leaves, &own.key)).unwrap()
+        Tls::new(std::slice::from_ref(&own.ca), &leaves, &names, (&leaves, &own.key)).unwrap()
     }
 
     /// Both ends in memory; what the client says of it.

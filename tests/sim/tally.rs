@@ -54,6 +54,7 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Purge(true) => "spec: keys are dropped",
         Action::Purge(false) => "spec: keys are kept",
         Action::Rotate => "spec: new passwords",
+        Action::Certificate(..) => "new certificate",
         Action::User(..) => "spec: users",
         Action::Paused(true) => "spec: paused",
         Action::Paused(false) => "spec: not paused",

@@ -83,9 +83,9 @@ impl Cluster {
     /// The API server's refusal.
     pub async fn change(&self, mut spec: Value) -> Result<()> {
         if let Some(pki) = &self.pki
-            && spec.get("networking").is_none()
+            && let Some(spec) = spec.as_object_mut()
         {
-            spec["networking"] = pki.networking();
+            spec.entry("networking").or_insert_with(|| pki.networking());
         }
         let body = json!({ "apiVersion": "valkey.io/v1alpha1", "kind": "ValkeyCluster",
             "metadata": { "name": self.name }, "spec": spec });

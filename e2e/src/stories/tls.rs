@@ -165,7 +165,8 @@ async fn clients_need_a_certificate(stage: &Stage, cluster: &Cluster, pki: &Pki)
     let first = *addresses.values().next().context("there is no Pod")?;
     for (auth, open) in [("Required", false), ("Optional", true)] {
         let mut spec = spec(3, IMAGE, pki);
-        spec["networking"]["tls"]["clientAuth"] = json!(auth);
+        let tls = spec.pointer_mut("/networking/tls").context("the spec has no TLS")?;
+        tls.as_object_mut().context("TLS is no object")?.insert("clientAuth".to_owned(), json!(auth));
         cluster.change(spec).await?;
         eventually(&format!("clientAuth {auth} to hold"), LIMIT, async || {
             ensure!(
