@@ -189,7 +189,7 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("grace", &|d| d.template.termination_grace_period_seconds = 31),
         ("exporter", &|d| d.template.exporter = Some(Exporter::default())),
         ("containers", &|d| {
-            d.template.containers = vec![Container { name: "server".into(), ..Container::default() }]
+            d.template.containers = vec![Container { name: "server".into(), ..Container::default() }];
         }),
         ("a setting read at start", &|d| drop(d.config.insert("databases".into(), "2".into()))),
     ];

@@ -14,6 +14,7 @@ pub mod step;
 pub mod traffic;
 pub mod users;
 pub mod view;
+mod words;
 
 pub use demands::Demands;
 pub use desired::{Desired, Exporter, Metadata, Scheduling, Spread, SpreadMode, Template};

@@ -22,6 +22,7 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod accounts;
 mod apply;
 
 use std::collections::{BTreeMap, BTreeSet};
