@@ -201,7 +201,7 @@ fn the_revision_changes_with_what_a_pod_cannot_change_and_with_nothing_else() {
         ("tls", &|d| d.template.tls = encrypted().template.tls),
         ("exporter", &|d| d.template.exporter = Some(Exporter::default())),
         ("containers", &|d| {
-            d.template.containers = vec![Container { name: "server".into(), ..Container::default() }]
+            d.template.containers = vec![Container { name: "server".into(), ..Container::default() }];
         }),
         ("a setting read at start", &|d| drop(d.config.insert("databases".into(), "2".into()))),
     ];

@@ -18,7 +18,7 @@ const HANGS: &str = "exec sleep 60";
 /// As coreutils has it: 124 when the time is over.
 const COREUTILS: &str =
     r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p; [ $? -gt 128 ] && exit 124; exit 0"#;
-/// As BusyBox has it: what the program ended with, which is the signal.
+/// As `BusyBox` has it: what the program ended with, which is the signal.
 const BUSYBOX: &str = r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p"#;
 
 const OTHER: &str = "a1 10.0.0.2:6379@16379,,shard-id=s,nodename=b master - 0 0 1 connected 0-100\n";
@@ -119,7 +119,7 @@ fn a_node_that_is_alone_and_owns_nothing_is_not_held() {
 fn a_server_that_gives_no_answer_is_not_held() {
     let serving = format!("{}{OTHER}", own("valkey-c-0-0", "101-200"));
     for (name, timeout) in [("hung-coreutils", COREUTILS), ("hung-busybox", BUSYBOX)] {
-        let took = held(name, HANGS, timeout, &serving, Duration::from_secs(60));
+        let took = held(name, HANGS, timeout, &serving, Duration::from_mins(1));
         let took = took.unwrap();
         assert!(
             took < Duration::from_secs(18),
@@ -132,6 +132,6 @@ fn a_server_that_gives_no_answer_is_not_held() {
 #[test]
 fn it_ends_before_the_grace_period_does() {
     let serving = format!("{}{OTHER}", own("valkey-c-0-0", "101-200"));
-    let took = held("end", ANSWERS, COREUTILS, &serving, Duration::from_secs(60)).unwrap();
+    let took = held("end", ANSWERS, COREUTILS, &serving, Duration::from_mins(1)).unwrap();
     assert!((HELD - 2..=HELD + 3).contains(&i64::try_from(took.as_secs()).unwrap()), "{took:?}");
 }

@@ -20,7 +20,7 @@ fn main() -> Result<()> {
             print!("{}", serde_saphyr::to_string_multiple(&install::install(&namespaces)?)?);
         }
         ["sbom"] => {
-            print!("{}", serde_json::to_string_pretty(&sbom::cyclonedx(include_str!("../../Cargo.lock")))?)
+            print!("{}", serde_json::to_string_pretty(&sbom::cyclonedx(include_str!("../../Cargo.lock")))?);
         }
         other => bail!(
             "{:?} is not known: write `crdgen crd`, `crdgen install`, `crdgen install --namespaces a,b` or `crdgen sbom`",

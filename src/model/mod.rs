@@ -15,6 +15,7 @@ pub mod step;
 pub mod traffic;
 pub mod users;
 pub mod view;
+mod words;
 
 pub use certificates::{Certificates, Given, Trust};
 pub use demands::Demands;

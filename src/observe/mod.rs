@@ -60,10 +60,8 @@ pub async fn observe(
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
         certificates::refresh(ctx, &desired, now, hints).await;
-        passwords::refresh(ctx, &desired, hints).await;
     }
-    let accounts = passwords::accounts(&desired, hints);
-    let passwords = passwords::of_users(ctx, &desired, hints, urgent).await;
+    let (accounts, passwords) = passwords::look(ctx, &desired, hints, urgent).await;
     let status = cr.status.clone().unwrap_or_default();
     let (formed, whole, latest, applied, mut taken, request) = {
         let h = lock(hints);

@@ -16,6 +16,9 @@ use crate::hints::{Hints, lock};
 use crate::model::users::{Accounts, Digest, Passwords};
 use crate::model::{Desired, Moment};
 
+/// The passwords of each user that has some, or what is missing.
+type OfUsers = BTreeMap<String, Result<Vec<Digest>, String>>;
+
 /// A Secret that users of the spec name, as it was read last.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Known {
@@ -44,8 +47,21 @@ async fn read(ctx: &Ctx, desired: &Desired) -> kube::Result<Option<Secret>> {
     Ok(found.filter(|s| s.annotations().get(labels::CLUSTER_UID) == Some(&desired.key.uid)))
 }
 
+/// What servers may know of the system users, and the passwords of the users of the spec; with `urgent` from memory alone.
+pub(super) async fn look(
+    ctx: &Ctx,
+    desired: &Desired,
+    hints: &Mutex<Hints>,
+    urgent: bool,
+) -> (Option<Accounts>, OfUsers) {
+    if !urgent {
+        refresh(ctx, desired, hints).await;
+    }
+    (accounts(desired, hints), of_users(ctx, desired, hints, urgent).await)
+}
+
 /// Reads the Secret again when a watch has shown another version of it. What cannot be read stays as it is known.
-pub(super) async fn refresh(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>) {
+async fn refresh(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>) {
     let meta = ctx.secret_meta(&desired.key.namespace, &labels::secret_name(&desired.key.name));
     let known = lock(hints).secret.as_ref().and_then(|s| s.metadata.resource_version.clone());
     let Some(meta) = meta.filter(|m| m.metadata.resource_version != known) else { return };
@@ -63,7 +79,7 @@ pub(super) async fn refresh(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>) 
 }
 
 /// What servers may know of the system users, and whether their Secret is to be written anew.
-pub(super) fn accounts(desired: &Desired, hints: &Mutex<Hints>) -> Option<Accounts> {
+fn accounts(desired: &Desired, hints: &Mutex<Hints>) -> Option<Accounts> {
     let h = lock(hints);
     let (known, secret) = (h.credentials.as_ref()?, h.secret.as_ref()?);
     let note = |key: &str| secret.annotations().get(key);
@@ -99,19 +115,14 @@ pub(super) fn accounts(desired: &Desired, hints: &Mutex<Hints>) -> Option<Accoun
 
 /// The passwords of the users of the spec, or a sentence that says what is missing. With `urgent` from memory alone: a user
 /// whose Secret is not known then is left out.
-pub(super) async fn of_users(
-    ctx: &Ctx,
-    desired: &Desired,
-    hints: &Mutex<Hints>,
-    urgent: bool,
-) -> BTreeMap<String, Result<Vec<Digest>, String>> {
+async fn of_users(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>, urgent: bool) -> OfUsers {
     let named = desired.users.values().filter_map(|u| match &u.passwords {
         Passwords::In { secret, .. } => Some(secret.as_str()),
         Passwords::None | Passwords::Any => None,
     });
     let mut troubles = BTreeMap::new();
     for name in named.collect::<BTreeSet<_>>() {
-        if !urgent && let Err(why) = look(ctx, desired, hints, name).await {
+        if !urgent && let Err(why) = read_named(ctx, desired, hints, name).await {
             troubles.insert(name.to_owned(), why);
         }
     }
@@ -132,7 +143,7 @@ pub(super) async fn of_users(
 }
 
 /// Reads the Secret of this name when it is another one than is known.
-async fn look(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>, name: &str) -> Result<(), String> {
+async fn read_named(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>, name: &str) -> Result<(), String> {
     let namespace = &desired.key.namespace;
     let Some(meta) = ctx.secret_meta(namespace, name) else {
         lock(hints).secrets.remove(name);

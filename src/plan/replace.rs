@@ -17,8 +17,8 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         .shards()
         .filter(|(shard, _)| v.s.desired.wants(*shard) && fill::is_served(v, *shard))
         .filter_map(|(shard, _)| Some((urgency(v, shard)?, shard)))
-        // A worker that is being emptied does not ask what the spec says.
-        .filter(|(why, _)| *why == Why::Evacuate || !purge::pending(v))
+        // What is being emptied or mended does not ask what the spec says.
+        .filter(|(why, _)| *why != Why::Upgrade || !purge::pending(v))
         .collect();
     // A worker that is being emptied will not wait; an earlier spec does, and a better place even more so.
     todo.sort_by_key(|(why, shard)| (*why != Why::Evacuate, *why == Why::Placement, *shard));

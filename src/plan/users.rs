@@ -214,9 +214,10 @@ fn of<'a>(accounts: &'a Accounts, user: &str) -> &'a Digest {
     }
 }
 
-/// No server runs that does not answer.
+/// No server runs that does not answer, and none without a Pod, which nobody tells of a new password.
 fn everyone_answers(v: &View<'_>) -> bool {
-    v.all().all(|m| m.pod.phase != Phase::Running || matches!(m.seen, Seen::Now(_)))
+    v.s.ghosts.values().all(|g| g.now().is_none())
+        && v.all().all(|m| m.pod.phase != Phase::Running || matches!(m.seen, Seen::Now(_)))
 }
 
 fn accepts(node: &NodeReport, user: &str, password: &Digest) -> bool {

@@ -24,6 +24,7 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod accounts;
 mod apply;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -107,7 +107,8 @@ impl World {
 
     /// A process that nobody can log in to any more.
     pub(crate) fn locked_out(&self) -> Option<String> {
-        let mut ours = self.valkey.nodes.values().filter(|n| n.cluster == 0);
+        let with_pods: Vec<&NodeId> = self.kube.pods.values().filter_map(|o| o.process.as_ref()).collect();
+        let mut ours = self.valkey.nodes.values().filter(|n| with_pods.contains(&&n.id));
         ours.find(|n| !self.vault.opens(&n.users))
             .map(|n| format!("{} takes no password of the operator", n.id))
     }

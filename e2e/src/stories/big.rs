@@ -150,8 +150,9 @@ async fn moved(stage: &Stage, cluster: &Cluster, shards: u16, bare: f64) -> Resu
     let scaled = Instant::now();
     scale(stage, cluster, shards).await?;
     let began = began(cluster, &access, before).await?;
-    cluster.whole(usize::from(shards), 1, LIMIT).await?;
+    spread(cluster, shards).await?;
     let took = began.elapsed();
+    cluster.whole(usize::from(shards), 1, LIMIT).await?;
     load.follow(cluster).await?;
     load.flowing().await?;
     cluster.ready(scaled, LIMIT).await?;
@@ -185,6 +186,18 @@ async fn began(cluster: &Cluster, access: &Access, before: usize) -> Result<Inst
         tokio::time::sleep(TICK / 2).await;
     }
     bail!("no slot has moved within {} s", LIMIT.as_secs())
+}
+
+/// Waits until every slot is where it belongs, as the nodes themselves say.
+async fn spread(cluster: &Cluster, shards: u16) -> Result<()> {
+    let share = usize::from(SLOTS / shards)..=usize::from(SLOTS.div_ceil(shards));
+    eventually("the slots to be even", LIMIT, async || {
+        let sizes: Vec<usize> = cluster.truth().await?.shards().iter().map(|s| s.slots).collect();
+        let even = sizes.len() == usize::from(shards) && sizes.iter().all(|n| share.contains(n));
+        ensure!(even, "{sizes:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// How many jobs all primaries know, and whether one runs.
