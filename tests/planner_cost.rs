@@ -26,7 +26,7 @@ fn cost(snapshot: &Snapshot) -> Duration {
         for _ in 0..ROW {
             drop(std::hint::black_box(plan(snapshot, &Attempts::default())));
         }
-        (on_processor() - began) / ROW
+        on_processor().saturating_sub(began) / ROW
     };
     (0..5).map(|_| row()).min().unwrap()
 }

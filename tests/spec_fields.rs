@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 use valkey_cluster_operator::api::{self, ValkeyCluster};
 use valkey_cluster_operator::build::{self, Credentials, PodPlan};
-use valkey_cluster_operator::model::{Attempts, Desired, PodName, Shard, Snapshot};
+use valkey_cluster_operator::model::{Attempts, Demands, Desired, PodName, Shard, Snapshot};
 use valkey_cluster_operator::plan::plan;
 
 /// Two values that are valid and differ, where the type alone does not give them.
@@ -161,14 +161,17 @@ fn effects(spec: &Value) -> Result<String, String> {
         name: PodName::new("valkey-c-0-0"),
         shard: Shard(0),
         index: 0,
+        worker: Some("w1".into()),
         worker_hostname: Some("w1".to_owned()),
+        demands: Demands::default(),
+        not_on_hostnames: Vec::new(),
         failures: 0,
     };
     let mut out = format!("{revision}\n");
     let objects = [
         serde_json::to_value(build::service(&d)),
         serde_json::to_value(build::config_map(&d)),
-        serde_json::to_value(build::secret(&d, &Credentials::new("a", "b"))),
+        serde_json::to_value(build::secret(&d, &Credentials::new("a", "b", "c"))),
         serde_json::to_value(d.budget.then(|| build::budget(&d, 6))),
         serde_json::to_value(build::pod(&d, &revision, &pod)),
     ];
