@@ -306,9 +306,10 @@ impl NodeReport {
         self.peers.is_empty()
     }
 
-    /// It was released: its process ends as soon as its Pod is told to go.
-    pub fn is_released(&self) -> bool {
-        self.config.get(NODENAME).is_some_and(|v| v.starts_with(RELEASED))
+    /// It was released as the process of this Pod, which ends as soon as that is told to go. A mark for another Pod (one that had
+    /// the address before) means nothing to its hook.
+    pub fn is_released(&self, pod: &PodUid) -> bool {
+        self.config.get(NODENAME).and_then(|v| v.strip_prefix(RELEASED)) == Some(pod.as_str())
     }
 
     /// Slots are on their way to or from it.

@@ -12,7 +12,8 @@ use crate::model::{Member, NodeId, Phase, Plan, Proposal, Role, Stage, Step, Vie
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let held = v.all().filter(|m| m.told_to_go() && m.pod.phase == Phase::Running);
-    for (m, node) in held.filter_map(|m| m.node().map(|n| (m, n))).filter(|(_, n)| !n.is_released()) {
+    let answering = held.filter_map(|m| m.node().map(|n| (m, n)));
+    for (m, node) in answering.filter(|(m, n)| !n.is_released(&m.pod.uid)) {
         if v.s.desired.deleting {
             plan.steps.extend(release(m, None, "the whole cluster goes"));
             continue;

@@ -9,16 +9,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use valkey_cluster_operator::model::settings;
+use valkey_cluster_operator::model::users::Accounts;
 use valkey_cluster_operator::model::{
     ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod,
     PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Template, Version,
     Worker, WorkerName, Zone,
 };
+use valkey_cluster_operator::plan::users::of_file;
 
 const NOW: i64 = 1_000_000;
 /// How many different lists there are while news spreads.
 const LISTS: usize = 4;
-const WORKERS: u16 = 50;
+const WORKERS: u16 = 60;
 
 /// Everything as the spec asks.
 pub(crate) fn settled(shards: u16, replicas: u16) -> Snapshot {
@@ -177,7 +179,7 @@ fn ip(shard: Shard, index: u16) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0A00_0000 + (u32::from(shard.0) << 4) + u32::from(index)))
 }
 
-/// Copies of a shard on neighbouring workers.
+/// Copies of a shard on three neighbouring workers, which are in three zones; the primaries in turn on each of them.
 fn pod(shard: Shard, index: u16, revision: &str) -> Pod {
     Pod {
         name: PodName::new(format!("valkey-c-{shard}-{index}")),
@@ -186,7 +188,7 @@ fn pod(shard: Shard, index: u16, revision: &str) -> Pod {
         index,
         revision: Revision::new(revision),
         failures: 0,
-        worker: Some(WorkerName::new(format!("w{:03}", (shard.0 + index) % WORKERS))),
+        worker: Some(WorkerName::new(format!("w{:03}", (3 * shard.0 + (shard.0 + index) % 3) % WORKERS))),
         ip: Some(ip(shard, index)),
         phase: Phase::Running,
         terminating: false,
@@ -238,7 +240,7 @@ fn report(s: &Snapshot, shard: Shard, index: u16) -> NodeReport {
         keys: 10,
         loading: false,
         admitted: true,
-        users: None,
+        users: Some(of_file(&Accounts::default())),
         primary_password: None,
         config,
     }

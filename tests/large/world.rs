@@ -312,12 +312,13 @@ impl Large {
         let Role::Replica { of, .. } = &node.role else { return };
         let owner = self.s.nodes.values().filter_map(Seen::now).find(|n| n.id == *of);
         if owner.is_some_and(|n| !n.slots().is_empty()) {
-            let stays = |n: &&NodeReport| {
+            let stays = |(other, n): &(&PodUid, &NodeReport)| {
                 n.id != node.id
-                    && !n.is_released()
+                    && !n.is_released(other)
                     && matches!(&n.role, Role::Replica { of: o, link } if o == of && link.up)
             };
-            let left = self.s.nodes.values().filter_map(Seen::now).filter(stays).count();
+            let seen = self.s.nodes.iter().filter_map(|(uid, n)| Some((uid, n.now()?)));
+            let left = seen.filter(stays).count();
             let wanted = usize::from(self.s.desired.replicas);
             assert!(left >= wanted, "{name} goes and leaves {left} of {wanted} replicas in sync");
         }

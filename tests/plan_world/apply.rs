@@ -4,17 +4,18 @@ use valkey_cluster_operator::build::tls as files;
 use valkey_cluster_operator::model::past::Change;
 use valkey_cluster_operator::model::{
     Certificates, ClientAuth, Fingerprint, Given, Job, JobState, Link, Moment, NodeId, NodeReport, Object,
-    Peer, Phase, PodName, PodUid, Request, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, SpreadMode,
-    Tls, Trouble, Trust, WorkerName, Zone,
+    Peer, Phase, PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Tls, Trouble, Trust,
+    WorkerName, Zone,
 };
 
 use super::accounts::{node_users, passwords, user};
+use super::places::{request, spread};
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
 
 type Done = Result<(), String>;
 
 /// `key=value`, or a word alone.
-fn pair(word: &str) -> (&str, &str) {
+pub(super) fn pair(word: &str) -> (&str, &str) {
     word.split_once('=').unwrap_or((word, ""))
 }
 
@@ -22,7 +23,7 @@ fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("cannot be read: {text:?}"))
 }
 
-fn place(word: &str) -> Result<(Shard, u16), String> {
+pub(super) fn place(word: &str) -> Result<(Shard, u16), String> {
     let (s, i) = word.split_once('-').ok_or_else(|| format!("<shard>-<index>, not {word:?}"))?;
     Ok((Shard(parse(s)?), parse(i)?))
 }
@@ -184,47 +185,6 @@ fn spec(s: &mut Snapshot, word: &str) -> Done {
             Some(k) => drop(s.desired.config.insert(k.to_owned(), value.to_owned())),
             None => return Err(format!("unknown field {key:?}")),
         },
-    }
-    Ok(())
-}
-
-fn request(s: &mut Snapshot, wanted: &str, words: &[&str]) -> Done {
-    let mut request = Request { wanted: wanted.to_owned(), from: None, done: false };
-    for word in words {
-        match pair(word) {
-            ("from", at) => request.from = Some(place(at).map(|(shard, index)| pod_name(shard, index))?),
-            ("done", _) => request.done = true,
-            _ => return Err(format!("unknown word {word:?}")),
-        }
-    }
-    s.request = Some(request);
-    Ok(())
-}
-
-fn spread(s: &mut Snapshot, word: &str) -> Done {
-    let (key, value) = pair(word);
-    let scheduling = &mut s.desired.template.scheduling;
-    if key == "pinned" {
-        scheduling.pinned = value.split(',').map(Zone::new).collect();
-        return Ok(());
-    }
-    let (place, what) = key.split_once('.').ok_or("node.shard=Required")?;
-    let spread = match place {
-        "node" => &mut scheduling.node,
-        "zone" => &mut scheduling.zone,
-        _ => return Err(format!("unknown place {place:?}")),
-    };
-    let mode = match value {
-        "Disabled" => SpreadMode::Disabled,
-        "Preferred" => SpreadMode::Preferred,
-        "Required" => SpreadMode::Required,
-        _ => return Err(format!("unknown mode {value:?}")),
-    };
-    match what {
-        "shard" => spread.shard = mode,
-        "primaries" => spread.primaries = mode,
-        "pods" => spread.pods = mode,
-        _ => return Err(format!("unknown rule {what:?}")),
     }
     Ok(())
 }

@@ -26,6 +26,7 @@
 
 mod accounts;
 mod apply;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
