@@ -16,8 +16,13 @@ use crate::sandbox::Sandbox;
 
 /// Lives of the simulated world in this suite.
 const LIVES: &str = "2000";
-/// The name of the test that lives them.
-const RANDOM_LIVES: &str = "every_life_ends_well";
+/// The test programs that are compiled to be fast, and how their tests begin: they live through thousands of clusters.
+const SEARCHES: [(&str, &[&str]); 4] = [
+    ("random_lives", &["every_life_ends_well"]),
+    ("small_worlds", &["no_single_fault_at_any_point"]),
+    ("spec_walk", &["every_walk_ends", "a_larger_budget_makes"]),
+    ("large_lives", &["an_upgrade_stays_within", "a_fifth_more_shards", "a_zone_without_power"]),
+];
 /// A build of everything from nothing on two slow cores.
 const CARGO: Duration = Duration::from_mins(40);
 /// Lines of a command that failed.
@@ -161,30 +166,27 @@ fn check(what: &str, arguments: &[&str], progress: &Progress) -> Result<Count> {
     Ok(Count::one(good))
 }
 
-/// The tests that need no Kubernetes, but for the random lives.
+/// The tests that need no Kubernetes, but for the searches.
 fn tests(progress: &Progress) -> Result<Count> {
-    let arguments = [
-        "test",
-        "--workspace",
-        "--locked",
-        "--no-fail-fast",
-        "--",
-        "--include-ignored",
-        "--skip",
-        RANDOM_LIVES,
-    ];
+    let mut arguments = vec!["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"];
+    for name in SEARCHES.iter().flat_map(|(_, names)| *names) {
+        arguments.extend(["--skip", name]);
+    }
     let mut command = cargo(&arguments);
     command.env("VALKEY_SERVERS", servers(progress)?);
     libtest("tests", command, progress)
 }
 
-/// The random lives, compiled to be fast: seven times as fast as otherwise (measured), for two minutes of compiling.
+/// The searches, compiled to be fast: seven times as fast as otherwise (measured), for two minutes of compiling.
 fn lives(progress: &Progress) -> Result<Count> {
     let fast = "profile.dev.package.valkey-cluster-operator.opt-level=2";
-    let arguments = ["test", "--workspace", "--locked", "--config", fast, "--test", "random_lives"];
+    let mut arguments = vec!["test", "--workspace", "--locked", "--no-fail-fast", "--config", fast];
+    for (program, _) in SEARCHES {
+        arguments.extend(["--test", program]);
+    }
     let mut command = cargo(&arguments);
     command.env("LIVES", LIVES);
-    libtest("random lives", command, progress)
+    libtest("lives and searches", command, progress)
 }
 
 fn libtest(what: &str, mut command: Command, progress: &Progress) -> Result<Count> {
