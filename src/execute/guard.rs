@@ -249,6 +249,19 @@ pub fn empty(facts: &Facts) -> Result<(), String> {
     Err(format!("its node owns {} slots and holds {} keys", facts.own.slots.len(), facts.keys))
 }
 
+/// A member whose keys are others': it owns no slots, and whomever it copies owns none either.
+pub fn stranded(facts: &Facts) -> Result<(), String> {
+    let of = facts.own.primary.as_ref();
+    let owner = facts.others.iter().find(|line| Some(&line.id) == of && !line.slots.is_empty());
+    if let Some(owner) = owner {
+        return Err(format!("its node copies {}, which owns {} slots", owner.id, owner.slots.len()));
+    }
+    if facts.own.slots.is_empty() {
+        return Ok(());
+    }
+    Err(format!("its node owns {} slots", facts.own.slots.len()))
+}
+
 /// A replica that was asked to leave and has not taken over meanwhile. Answers its primary's id and address, for the
 /// proof that the data is elsewhere.
 pub fn retired(facts: &Facts) -> Result<(NodeId, IpAddr), String> {

@@ -130,6 +130,7 @@ impl ValkeyExecutor {
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),
+            (Removable::Stranded, Ok(facts)) => guard::stranded(&facts),
             (Removable::Retired { others } | Removable::Replaced { others }, Ok(facts)) => {
                 let (primary, at) = if matches!(only_if, Removable::Retired { .. }) {
                     guard::retired(&facts)?

@@ -112,6 +112,15 @@ impl<T> Seen<T> {
     }
 }
 
+impl Seen<NodeReport> {
+    /// What somebody else says at the Pod's address is nothing of this Pod: its own process is not there any more.
+    pub fn only_of(&mut self, pod: &PodName) {
+        if self.now().is_some_and(|n| n.is_elsewhere(pod)) {
+            *self = Seen::Silent(Silence::Refused);
+        }
+    }
+}
+
 /// Why a node gave no report.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Silence {
@@ -310,6 +319,12 @@ impl NodeReport {
     /// the address before) means nothing to its hook.
     pub fn is_released(&self, pod: &PodUid) -> bool {
         self.config.get(NODENAME).and_then(|v| v.strip_prefix(RELEASED)) == Some(pod.as_str())
+    }
+
+    /// It runs in another Pod: the address has changed hands since that Pod was looked at.
+    pub fn is_elsewhere(&self, pod: &PodName) -> bool {
+        let name = self.config.get(NODENAME).filter(|name| !name.is_empty() && !name.starts_with(RELEASED));
+        name.is_some_and(|name| name != pod.as_str())
     }
 
     /// Slots are on their way to or from it.

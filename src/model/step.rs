@@ -334,6 +334,8 @@ pub enum Removable {
     Unused,
     /// Its node owns no slots and holds no key, whomever it knows.
     Empty,
+    /// Its node owns no slots and copies nobody who owns any: the keys that it holds are others'.
+    Stranded,
     /// Its worker has not been heard for long, its node does not answer, and owns no slots in any other's view.
     Unreachable,
     /// Its node does not answer: its shard is whole without it, and the Pod is given its time to end in order.

@@ -286,14 +286,15 @@ async fn nodes(
             silent: past.silent.contains_key(&p.uid),
         })
         .collect();
-    valkey::observe_nodes(
-        &probes,
-        &settings::asked(desired, pods.values()),
-        access,
-        ctx.connector.as_ref(),
-        &Bounds::default(),
-    )
-    .await
+    let asked = settings::asked(desired, pods.values());
+    let mut seen =
+        valkey::observe_nodes(&probes, &asked, access, ctx.connector.as_ref(), &Bounds::default()).await;
+    for pod in at.values() {
+        if let Some(seen) = seen.get_mut(&pod.uid) {
+            seen.only_of(&pod.name);
+        }
+    }
+    seen
 }
 
 /// Asks at the addresses of ids that no Pod accounts for: what answers there is alive.

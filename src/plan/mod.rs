@@ -39,6 +39,7 @@ pub mod request;
 mod role;
 mod scale_in;
 pub mod shares;
+mod stranded;
 mod tally;
 pub mod trim;
 pub mod users;
@@ -72,6 +73,7 @@ const RULES: &[(&str, Rule)] = &[
     ("apart", apart::rule),
     ("replace", replace::rule),
     ("hand over", request::rule),
+    ("stranded", stranded::rule),
     ("trim", trim::rule),
     ("fill", fill::rule),
     ("even out", even_out::rule),

@@ -6,6 +6,7 @@
 
 use super::fill::is_served;
 use super::heir::{hand_over, heirs};
+use super::stranded::is_stranded;
 use crate::model::step::Removable;
 use crate::model::{Member, NodeId, Phase, Plan, Proposal, Role, Stage, Step, View, Waiting, Why};
 
@@ -22,6 +23,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         match &node.role {
             _ if holds_nothing && (m.link().is_none() || !is_served(v, m.pod.shard)) => {
                 plan.steps.extend(release(m, Some(Removable::Empty), "it holds nothing"));
+            }
+            _ if is_stranded(v, m) => {
+                plan.steps.extend(release(m, Some(Removable::Stranded), "what it holds is others'"));
             }
             Role::Primary { .. } => leading(v, m, &mut plan),
             Role::Replica { of, .. } => copying(v, m, of, &mut plan),

@@ -118,6 +118,7 @@ impl World {
             }
             Removable::Unused => guard::unused(facts),
             Removable::Empty => guard::empty(facts),
+            Removable::Stranded => guard::stranded(facts),
             Removable::Retired { others } | Removable::Replaced { others } => {
                 let retired = matches!(only_if, Removable::Retired { .. });
                 let (primary, ip) = if retired { guard::retired(facts)? } else { guard::replica(facts)? };

@@ -50,6 +50,11 @@ pub(crate) fn live(script: &Script, trace: Trace) -> End {
         }
         if events.peek().is_none() && world.now - calm_since >= 2 * CALM {
             let pass = world.pass(0);
+            // A member moves to a better place after a minute of peace, which may be now.
+            if busy(&pass) && world.now - last_event <= PATIENCE {
+                calm_since = world.now;
+                continue;
+            }
             let why = if world.resource.desired.paused {
                 None
             } else {

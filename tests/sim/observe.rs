@@ -68,7 +68,12 @@ impl World {
                 }
             }
         }
-        let mut seen: BTreeMap<_, _> = at.into_iter().map(|(ip, p)| (p.uid.clone(), self.ask(ip))).collect();
+        let ask = |(ip, pod): (IpAddr, &Pod)| {
+            let mut seen = self.ask(ip);
+            seen.only_of(&pod.name);
+            (pod.uid.clone(), seen)
+        };
+        let mut seen: BTreeMap<_, _> = at.into_iter().map(ask).collect();
         lists::share(seen.values_mut());
         seen
     }

@@ -58,8 +58,9 @@ impl World {
             operator =
                 Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
         } else {
-            let purged =
-                outcomes.iter().any(|(p, o)| matches!(p.step, Step::Purge { .. }) && *o == Outcome::Done);
+            let purged = outcomes
+                .iter()
+                .any(|(p, o)| matches!(p.step, Step::Purge { .. }) && !matches!(o, Outcome::Stale(_)));
             self.record(&View::new(&snapshot), purged);
             // Whatever was asked for is done.
             self.watch.purgeable &= !(plan.quiet() && fresh && !self.resource.desired.paused);

@@ -210,6 +210,8 @@ impl World {
         let Some(worker) = worker else { return };
         let ip = self.kube.take_ip();
         let id = self.spawn(0, uid, worker, ip);
+        let node = self.valkey.nodes.get_mut(&id).expect("just made");
+        node.config.insert(NODENAME.to_owned(), name.to_string());
         let object = self.kube.pods.get_mut(name).expect("just seen");
         object.pod.phase = Phase::Running;
         object.pod.ip = Some(ip);
