@@ -158,13 +158,10 @@ pub fn abandon(facts: &Facts, id: &NodeId) -> Result<Option<()>, String> {
     Ok(facts.others.iter().any(|n| n.id == *id).then_some(()))
 }
 
-/// Slots that nobody lists may be given to a member that owns some already, or holds nothing. Answers which are missing.
+/// Slots that nobody lists may be given to any primary: what it holds of them is all that is left. Answers which are missing.
 pub fn restore(facts: &Facts, slots: &Slots) -> Result<Slots, String> {
     if let Some(primary) = &facts.own.primary {
         return Err(format!("it has become a replica of {primary}"));
-    }
-    if facts.keys > 0 && facts.own.slots.is_empty() {
-        return Err(format!("it holds {} keys, so it is not new", facts.keys));
     }
     let missing = slots.minus(&facts.own.slots);
     let owner = facts.others.iter().find(|n| !n.is(Flag::Handshake) && !n.slots.and(&missing).is_empty());

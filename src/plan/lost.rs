@@ -5,6 +5,7 @@
 //!
 //! Dead is what is proven dead. What is merely silent keeps its slots, however long.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::evidence::{Absent, How, about, absent, proof_of};
@@ -79,7 +80,7 @@ fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
     for ((shard, head), slots) in heads.into_iter().zip(shares).filter(|(_, s)| !s.is_empty()) {
         match head {
             Some(on) => {
-                let note = format!("every copy of shard {shard} was lost: it begins anew, empty");
+                let note = format!("the copies of shard {shard} were lost: it begins anew");
                 plan.steps.push(Proposal::new(Step::Restore { on, slots }, Why::Repair, note));
             }
             None => plan.waiting.push(Waiting {
@@ -116,17 +117,18 @@ fn to_the_smallest(v: &View<'_>, slots: Slots) -> Option<Proposal> {
     Some(Proposal::new(Step::Restore { on, slots }, Why::Repair, "nobody lists an owner of these slots"))
 }
 
-/// A new member that holds nothing and that everybody knows.
+/// A member without slots that everybody knows: one that holds keys was promoted before it had heard of its slots, and has what
+/// is left of them; else a new one.
 fn head(v: &View<'_>, shard: Shard) -> Option<Target> {
     let known = |id: &NodeId| {
         let mut others = v.answering().filter(|(m, n)| m.stays() && n.admitted && n.id != *id);
         others.all(|(_, n)| n.peers.get(id).is_some_and(|p| !p.handshake))
     };
-    let new = v.staying(shard).filter(|m| {
-        m.link().is_none()
-            && m.node().is_some_and(|n| n.keys == 0 && n.admitted && !n.loading && known(&n.id))
-    });
-    new.min_by_key(|m| m.pod.index).and_then(Member::target)
+    let new = v
+        .staying(shard)
+        .filter(|m| m.link().is_none() && m.node().is_some_and(|n| n.admitted && !n.loading && known(&n.id)));
+    let keys = |m: &Member<'_>| m.node().map_or(0, |n| n.keys);
+    new.max_by_key(|m| (keys(m), Reverse(m.pod.index))).and_then(Member::target)
 }
 
 /// A process that is there, gives no answer and is listed by nobody that answers: when nobody knows an owner at all, it

@@ -84,7 +84,7 @@ impl Clients {
     pub(crate) fn excuse(&mut self, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
         let slots: Vec<u16> = self.acknowledged.keys().copied().collect();
         for slot in slots {
-            let best = best_copy(valkey, slot, doomed);
+            let best = best_copy(valkey, slot, doomed, true);
             let known = self.acknowledged.get_mut(&slot).expect("just listed");
             if best < *known {
                 self.excused += *known - best;
@@ -102,7 +102,7 @@ impl Clients {
     pub(crate) fn lost(&self, valkey: &Valkey) -> Option<(u16, u64, u64)> {
         self.acknowledged
             .iter()
-            .map(|(slot, known)| (*slot, *known, best_copy(valkey, *slot, &BTreeSet::new())))
+            .map(|(slot, known)| (*slot, *known, best_copy(valkey, *slot, &BTreeSet::new(), false)))
             .find(|(_, known, best)| best < known)
     }
 
@@ -136,7 +136,13 @@ fn takes(node: &Node, slot: u16) -> bool {
     node.slots.contains(slot) || node.open.get(&slot).is_some_and(|(outgoing, _)| !outgoing)
 }
 
-fn best_copy(valkey: &Valkey, slot: u16, except: &BTreeSet<NodeId>) -> u64 {
+/// With `lasting` without the replicas that are about to hear that their primary has given the keys away.
+fn best_copy(valkey: &Valkey, slot: u16, except: &BTreeSet<NodeId>, lasting: bool) -> u64 {
+    let lasts = |n: &Node| {
+        let primary = n.of.as_ref().and_then(|of| valkey.nodes.get(of));
+        primary.is_none_or(|p| p.data.contains_key(&slot))
+    };
     let holders = valkey.nodes.values().filter(|n| n.cluster == 0 && !except.contains(&n.id));
+    let holders = holders.filter(|n| !lasting || lasts(n));
     holders.filter_map(|n| n.data.get(&slot).copied()).max().unwrap_or(0)
 }
