@@ -85,7 +85,8 @@ fn judged(seed: u64, failure: Option<String>) -> Option<(u64, String)> {
     match (OPEN.contains(&seed), failure) {
         (false, failure) => failure.map(|why| (seed, why)),
         (true, Some(why)) => {
-            writeln!(std::io::stdout(), "| life {seed} is not mended yet: {why} | 1 |").unwrap();
+            let mut out = std::io::stdout();
+            writeln!(out, "| life {seed} is not mended yet: {why} | 1 |").unwrap();
             None
         }
         (true, None) => Some((seed, "it ends well by now: take it off the list of open ones".to_owned())),
