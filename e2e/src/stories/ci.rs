@@ -17,10 +17,11 @@ use crate::sandbox::Sandbox;
 /// Lives of the simulated world in this suite.
 const LIVES: &str = "2000";
 /// The test programs that are compiled to be fast, and how their tests begin: they live through thousands of clusters.
-const SEARCHES: [(&str, &[&str]); 4] = [
+const SEARCHES: [(&str, &[&str]); 5] = [
     ("random_lives", &["every_life_ends_well"]),
     ("small_worlds", &["no_single_fault_at_any_point"]),
     ("spec_walk", &["every_walk_ends", "a_larger_budget_makes"]),
+    ("planner_cost", &["planning_grows", "worlds_are_what_they_say"]),
     ("large_lives", &["an_upgrade_stays_within", "a_fifth_more_shards", "a_zone_without_power"]),
 ];
 /// A build of everything from nothing on two slow cores.
