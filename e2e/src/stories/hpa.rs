@@ -13,13 +13,13 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use super::Story;
 use super::burn::Burn;
 use super::cluster::Cluster;
 use super::load::Load;
 use super::scale::{LIMIT, even, one_pod_a_shard};
-use super::stage::{Stage, eventually};
+use super::stage::{Skipped, Stage, eventually};
 use super::watching::Watching;
+use super::{Story, Suite};
 
 pub(super) const STORY: Story = Story {
     name: "hpa",
@@ -48,6 +48,10 @@ const STEADY: Duration = Duration::from_mins(1);
 const GAP: Duration = Duration::from_millis(500);
 
 async fn run(stage: &Stage) -> Result<()> {
+    if stage.suite == Suite::Ci {
+        let why = "in the full suite only: the metrics server was not reachable through the aggregated API when it was last tried";
+        return Err(Skipped(why.to_owned()).into());
+    }
     let sandbox = stage.sandbox("installs a metrics server")?.clone();
     let progress = stage.progress.clone();
     tokio::task::spawn_blocking(move || sandbox.install_metrics(&progress)).await??;
