@@ -11,7 +11,7 @@ use super::Story;
 use super::cluster::Cluster;
 use super::load::Load;
 use super::scale::{LIMIT, even, one_pod_a_shard};
-use super::stage::Stage;
+use super::stage::{Stage, eventually};
 use super::watching::Watching;
 
 pub(super) const STORY: Story = Story {
@@ -118,8 +118,13 @@ async fn while_cordoned(stage: &Stage, cluster: &Cluster, load: &Load) -> Result
 async fn cordoned(stage: &Stage, cluster: &Cluster, load: &Load, worker: &str) -> Result<()> {
     for shards in [5, 3] {
         by_kubectl(stage, cluster, load, shards).await.with_context(|| format!("{worker} is cordoned"))?;
-        let here = cluster.workers().await?.into_iter().find(|(_, on)| on == worker);
-        ensure!(here.is_none(), "{here:?} is on the cordoned worker");
+        // A cluster is Ready while its last members leave: they go when their replacements serve.
+        eventually("everybody to leave the cordoned worker", LIMIT, async || {
+            let here = cluster.workers().await?.into_iter().find(|(_, on)| on == worker);
+            ensure!(here.is_none(), "{here:?} is on {worker}");
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
