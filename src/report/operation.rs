@@ -109,7 +109,11 @@ fn replacing(health: &Health<'_, '_>, previous: Option<&ValkeyClusterStatus>) ->
         return Some(most);
     }
     let before = previous.and_then(|p| p.operation.as_ref()).map(|o| o.kind);
-    let told = v.all().any(|m| m.told_to_go() && m.node().is_some());
+    // What the operator itself has removed, emptied or retired, is not evacuated.
+    let removed = |m: &Member<'_>| {
+        !v.s.desired.wants(m.pod.shard) || m.node().is_some_and(crate::model::NodeReport::is_retiring)
+    };
+    let told = v.all().any(|m| m.told_to_go() && m.node().is_some() && !removed(m));
     match before {
         Some(kind @ (OperationKind::Upgrading | OperationKind::Evacuating))
             if health.leaderless.is_empty() =>

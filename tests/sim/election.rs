@@ -135,17 +135,20 @@ impl Valkey {
     }
 
     /// `shutdown-on-sigterm failover` (9.0 and newer): a primary that is told to end hands over to a replica in sync,
-    /// if the majority of the slot owners can vote.
+    /// if the majority of the slot owners can vote. So does one without slots, and a retired replica is good enough: only
+    /// automatic elections leave that one out (both seen on 9.1.2).
     pub(crate) fn hand_over(&mut self, id: &NodeId, now: i64, rng: &mut StdRng) {
-        let Some(node) = self.nodes.get(id).filter(|n| n.leads() && n.version >= Version::new(9, 0, 0))
-        else {
+        let primary = |n: &&super::valkey::Node| n.of.is_none() && n.version >= Version::new(9, 0, 0);
+        let Some(node) = self.nodes.get(id).filter(primary) else {
             return;
         };
         let (slots, needed) = (node.slots.clone(), node.voters() / 2 + 1);
         let reached = |n: &&super::valkey::Node| self.reach(&n.worker, Some(&node.worker));
-        let heir = self.nodes.values().filter(reached).find(|n| {
-            n.repl.up && n.repl.partner.as_ref() == Some(id) && n.of.as_ref() == Some(id) && !n.retiring()
-        });
+        let heir = self
+            .nodes
+            .values()
+            .filter(reached)
+            .find(|n| n.repl.up && n.repl.partner.as_ref() == Some(id) && n.of.as_ref() == Some(id));
         let Some(heir) = heir.map(|n| n.id.clone()) else { return };
         let sees = |n: &&super::valkey::Node| {
             n.leads() && n.view.get(&heir).is_some_and(|e| e.replica_of.as_ref() == Some(id))
