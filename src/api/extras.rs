@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::DEFAULT_EXPORTER_IMAGE;
+use super::{DEFAULT_EXPORTER_IMAGE, schema};
 use crate::model::{Exporter, Metadata};
 
 /// Labels and annotations of an object.
@@ -136,21 +136,15 @@ fn annotations(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn args(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 32,
-        "x-kubernetes-list-type": "atomic",
-        "items": {"type": "string", "maxLength": 1024}
-    })
+    schema::list(32, json_schema!({"type": "string", "maxLength": 1024}))
 }
 
 fn open_object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    schema::open_field()
 }
 
 /// What can be given of a container, declared so that nothing is dropped in silence.
 pub(super) fn containers(_: &mut SchemaGenerator) -> Schema {
-    let object = |description: Cow<'static, str>| json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": description});
     let text = |description: Cow<'static, str>| json_schema!({"type": "string", "maxLength": 512, "description": description});
     let list = |description: Cow<'static, str>, item: Schema| {
         json_schema!({
@@ -164,12 +158,7 @@ pub(super) fn containers(_: &mut SchemaGenerator) -> Schema {
         "description": "One variable, as in a Pod.",
         "properties": {"name": {"type": "string", "maxLength": 256, "description": "Its name."}}
     });
-    json_schema!({
-        "type": "array",
-        "maxItems": 8,
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["name"],
-        "items": {
+    let container = json_schema!({
             "type": "object",
             "description": "A container by its name.",
             "required": ["name"],
@@ -183,14 +172,14 @@ pub(super) fn containers(_: &mut SchemaGenerator) -> Schema {
                 "command": list("Command of a container that is added.".into(), words()),
                 "args": list("Arguments of a container that is added.".into(), words()),
                 "env": list("Variables, as in a Pod.".into(), variable),
-                "envFrom": list("Variables from ConfigMaps and Secrets, as in a Pod.".into(), object("One source, as in a Pod.".into())),
-                "ports": list("Ports of a container that is added, as in a Pod.".into(), object("One port, as in a Pod.".into())),
-                "resources": object("CPU and memory of a container that is added, as in a Pod.".into()),
-                "securityContext": object("Security context; each field given replaces that of the operator.".into()),
-                "livenessProbe": object("Probe of a container that is added, as in a Pod.".into()),
-                "readinessProbe": object("Probe of a container that is added, as in a Pod.".into()),
-                "startupProbe": object("Probe of a container that is added, as in a Pod.".into())
+                "envFrom": list("Variables from ConfigMaps and Secrets, as in a Pod.".into(), schema::open("One source, as in a Pod.".into())),
+                "ports": list("Ports of a container that is added, as in a Pod.".into(), schema::open("One port, as in a Pod.".into())),
+                "resources": schema::open("CPU and memory of a container that is added, as in a Pod.".into()),
+                "securityContext": schema::open("Security context; each field given replaces that of the operator.".into()),
+                "livenessProbe": schema::open("Probe of a container that is added, as in a Pod.".into()),
+                "readinessProbe": schema::open("Probe of a container that is added, as in a Pod.".into()),
+                "startupProbe": schema::open("Probe of a container that is added, as in a Pod.".into())
             }
-        }
-    })
+    });
+    schema::named_list(8, container)
 }

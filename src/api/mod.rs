@@ -9,6 +9,7 @@ pub mod keys;
 pub mod networking;
 pub mod rules;
 pub mod scheduling;
+mod schema;
 pub mod spec;
 pub mod status;
 pub mod users;

@@ -3,8 +3,10 @@
 #![expect(clippy::doc_markdown, reason = "these docstrings are what kubectl explain prints")]
 
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+
+use super::schema;
 
 /// How nodes, clients and the operator reach each other.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -68,14 +70,5 @@ pub enum ClientAuthSpec {
 }
 
 fn peers(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 32,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One peer, as in a NetworkPolicy.",
-            "x-kubernetes-preserve-unknown-fields": true
-        }
-    })
+    schema::list(32, schema::open("One peer, as in a NetworkPolicy.".into()))
 }

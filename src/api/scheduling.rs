@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::extras::read;
+use super::schema;
 use crate::model::{self, Scheduling, Zone};
 
 /// What the pods ask of the scheduler, as in a Pod, and how the cluster is spread.
@@ -184,37 +185,24 @@ fn node_selector(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn tolerations(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 32,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One toleration, as in a Pod.",
-            "properties": {
-                "key": {"type": "string", "description": "Key of the taint; none with operator Exists tolerates all."},
-                "operator": {"type": "string", "enum": ["Exists", "Equal"], "description": "Equal (default) compares the value, Exists does not."},
-                "value": {"type": "string", "description": "Value of the taint."},
-                "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"], "description": "Effect of the taint; none is any."},
-                "tolerationSeconds": {"type": "integer", "format": "int64", "description": "How long a NoExecute taint is tolerated; none is for ever."}
-            }
+    let toleration = json_schema!({
+        "type": "object",
+        "description": "One toleration, as in a Pod.",
+        "properties": {
+            "key": {"type": "string", "description": "Key of the taint; none with operator Exists tolerates all."},
+            "operator": {"type": "string", "enum": ["Exists", "Equal"], "description": "Equal (default) compares the value, Exists does not."},
+            "value": {"type": "string", "description": "Value of the taint."},
+            "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"], "description": "Effect of the taint; none is any."},
+            "tolerationSeconds": {"type": "integer", "format": "int64", "description": "How long a NoExecute taint is tolerated; none is for ever."}
         }
-    })
+    });
+    schema::list(32, toleration)
 }
 
 fn as_in_a_pod(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    schema::open_field()
 }
 
 fn spread_constraints(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 8,
-        "x-kubernetes-list-type": "atomic",
-        "items": {
-            "type": "object",
-            "description": "One constraint, as in a Pod.",
-            "x-kubernetes-preserve-unknown-fields": true
-        }
-    })
+    schema::list(8, schema::open("One constraint, as in a Pod.".into()))
 }

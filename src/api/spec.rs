@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::extras::{ExporterSpec, MetadataSpec};
 use super::{
-    DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, scheduling::SchedulingSpec,
+    DEFAULT_GRACE_SECONDS, DEFAULT_IMAGE, networking::NetworkingSpec, scheduling::SchedulingSpec, schema,
     status::ValkeyClusterStatus, users::UserSpec,
 };
 
@@ -224,20 +224,15 @@ fn default_grace() -> i64 {
 
 /// Upstream's schema leaves `name` optional, which a list keyed by it does not allow.
 fn pull_secrets(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "array",
-        "maxItems": 16,
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["name"],
-        "items": {
-            "type": "object",
-            "description": "Reference to a Secret of this namespace.",
-            "required": ["name"],
-            "properties": {
-                "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the Secret."}
-            }
+    let secret = json_schema!({
+        "type": "object",
+        "description": "Reference to a Secret of this namespace.",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the Secret."}
         }
-    })
+    });
+    schema::named_list(16, secret)
 }
 
 /// The bounds keep the cost of the rules on this map within what the API server allows.
