@@ -6,7 +6,7 @@
 //! back meanwhile is one copy more than wanted. Nothing happens here while a shard has no primary (that is the rule
 //! `recover`'s), or while the operator itself sees only a minority: then it may be the one that is cut off.
 
-use super::evidence::{absent, owners, quorum};
+use super::evidence::{absent, answering_owners, quorum};
 use crate::model::{
     Member, Phase, Plan, Proposal, Seen, Shard, Silence, Step, View, Why, WorkerName, step::Removable,
 };
@@ -17,7 +17,7 @@ pub const AWAY_MS: i64 = 12_000;
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     // Whoever sees only a minority may be the one that is away.
-    if v.s.whole && owners(v).count() >= quorum(v) {
+    if v.s.whole && answering_owners(v).count() >= quorum(v) {
         let owners: Vec<_> = absent(v).into_iter().filter_map(|gone| gone.at).collect();
         let others = v.all().filter(|m| m.pod.ip.is_none_or(|ip| !owners.contains(&ip)));
         plan.steps.extend(others.filter_map(|m| delete(v, m)));
@@ -39,7 +39,7 @@ pub(super) fn suspects<'a>(v: &View<'a>) -> impl Iterator<Item = &'a WorkerName>
 fn is_missing(v: &View<'_>, m: &Member<'_>) -> bool {
     v.s.whole && m.pod.phase == Phase::Running && is_silent(v, m) && v.primary(m.pod.shard).is_some() && {
         let hears = |n: &&crate::model::NodeReport| n.peers.values().any(|p| p.ip == m.pod.ip && !p.failed);
-        owners(v).filter(|n| !hears(n)).count() >= quorum(v)
+        answering_owners(v).filter(|n| !hears(n)).count() >= quorum(v)
     }
 }
 

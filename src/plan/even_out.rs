@@ -25,7 +25,7 @@ pub(super) fn wanted_moves(v: &View<'_>) -> Vec<Move> {
         return Vec::new();
     }
     let split = |shard| consolidate::others(v, shard).next().is_some();
-    let Some(owners) = migrate::owners(v) else { return Vec::new() };
+    let Some(owners) = migrate::owners_at_rest(v) else { return Vec::new() };
     let all = moves(&owners, scale_in::wanted_shards(v));
     all.into_iter().filter(|m| !split(m.from) && !split(m.to)).collect()
 }

@@ -129,7 +129,7 @@ pub(super) fn proof_of(v: &View<'_>, m: &Member<'_>) -> Option<Proof> {
 }
 
 /// Slot owners that answer.
-pub(super) fn owners<'a>(v: &View<'a>) -> impl Iterator<Item = &'a NodeReport> {
+pub(super) fn answering_owners<'a>(v: &View<'a>) -> impl Iterator<Item = &'a NodeReport> {
     v.answering().map(|(_, n)| n).filter(|n| !n.slots().is_empty())
 }
 

@@ -39,7 +39,7 @@ pub fn migrating(v: &View<'_>, shard: Shard) -> bool {
 /// Who owns what once everything that is under way has arrived. A shard of which no owner answers keeps what nobody else
 /// has: the others are evened out around it. None in the moment in which slots change hands and the nodes, asked one a little
 /// after the other, do not add up.
-pub(super) fn owners(v: &View<'_>) -> Option<BTreeMap<Shard, Slots>> {
+pub(super) fn owners_at_rest(v: &View<'_>) -> Option<BTreeMap<Shard, Slots>> {
     let mut out: BTreeMap<Shard, Slots> = BTreeMap::new();
     let mut claims: u32 = 0;
     for (m, n) in v.answering().filter(|(_, n)| !n.slots().is_empty()) {

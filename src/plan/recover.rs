@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 
-use super::evidence::{Absent, How, absent, holds_nothing, owners, proof_of, quorum, votes};
+use super::evidence::{Absent, How, absent, answering_owners, holds_nothing, proof_of, quorum, votes};
 use super::forget::short;
 use crate::model::step::{Promotion, Proof};
 use crate::model::{
@@ -139,7 +139,7 @@ fn with_heir(
 /// proven dead, waiting helps nobody: the replica with the most data takes over, and one without any as the last resort.
 fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     let Some(proof) = gone.proof(v) else {
-        return if gone.how == How::Silent && owners(v).count() < quorum(v) {
+        return if gone.how == How::Silent && answering_owners(v).count() < quorum(v) {
             unproven(v, gone)
         } else {
             Verdict::Wait("Valkey elects one of its replicas")
@@ -218,7 +218,7 @@ fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     let worker = worker.map_or_else(|| "its worker".to_owned(), |w| format!("worker {w}"));
     let why = if gone.heirs.is_empty() {
         "no copy of them answers"
-    } else if owners(v).count() < quorum(v) {
+    } else if answering_owners(v).count() < quorum(v) {
         "too few slot owners answer to elect a replica"
     } else {
         return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
