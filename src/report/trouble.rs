@@ -79,7 +79,7 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::WouldLoseCopy
         | Code::DisruptionBudget
         | Code::MigrationFailed => None,
-        Code::BackingOff => refused_by_kubernetes(&message),
+        Code::BackingOff => needs_a_person(&message),
         code @ (Code::AddressInUse
         | Code::NotEmpty
         | Code::Unseen
@@ -96,15 +96,16 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
     }
 }
 
-/// A quota, a policy or a webhook says no: that is for a person. A node that is not ready for a command cures itself.
-fn refused_by_kubernetes(message: &str) -> Option<Trouble> {
+/// A quota, a policy or a webhook says no, or a key is too large to be moved: that is for a person. A node that is not ready for a
+/// command cures itself.
+fn needs_a_person(message: &str) -> Option<Trouble> {
     let reason = step_reason(message.split_whitespace().next()?)?;
     // The seconds until the next try change all the time.
     let steady = message.split(" (tried again").next().unwrap_or(message);
     Some(Trouble { reason: reason.to_owned(), message: steady.to_owned() })
 }
 
-/// The reason that a failed step of this kind is told under; none for steps on a Valkey node.
+/// The reason that a failed step of this kind is told under; none for steps on a Valkey node that cure themselves.
 pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
     match kind {
         "CreatePod" => Some("PodCreateFailed"),
@@ -113,6 +114,7 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
         "Apply" | "Certify" => Some("ApplyFailed"),
         "Latch" => Some("StatusFailed"),
         "Renew" | "Settle" => Some("PasswordsFailed"),
+        "Carry" => Some("SlotsStuck"),
         _ => None,
     }
 }
@@ -171,4 +173,17 @@ pub(super) fn listed(items: Vec<String>) -> String {
     let shown: Vec<String> = items.into_iter().take(SHOWN).collect();
     let shown = shown.join(", ");
     if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_too_large_is_told_and_what_cures_itself_is_not() {
+        let told = needs_a_person("Carry failed: c-0-0: the key \"a\" is too large (tried again in 3 s)");
+        let message = "Carry failed: c-0-0: the key \"a\" is too large".to_owned();
+        assert_eq!(told, Some(Trouble { reason: "SlotsStuck".to_owned(), message }));
+        assert_eq!(needs_a_person("Meet failed: no answer in time (tried again in 1 s)"), None);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::model::snapshot::{NODENAME, RELEASED};
 use crate::model::users::{self, Shown};
@@ -255,10 +256,10 @@ pub async fn migrate(
     node: &dyn Node,
     (host, port): (&str, &str),
     (user, password): (&str, &str),
-    timeout_ms: u32,
+    limit: Duration,
     keys: &[Vec<u8>],
 ) -> Result<(), WireError> {
-    let timeout = timeout_ms.to_string();
+    let timeout = limit.as_millis().to_string();
     let words = ["MIGRATE", host, port, "", "0", &timeout, "REPLACE", "AUTH2", user, password, "KEYS"];
     let argv: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).chain(keys.iter().map(Vec::as_slice)).collect();
     let answer = node.call_many_bytes(&[argv]).await.pop();
