@@ -19,6 +19,9 @@ const METRICS: (&str, &str) =
 /// A few objects, on a machine that is still busy with starting.
 const APPLY: Duration = Duration::from_mins(1);
 
+/// It starts, asks every kubelet twice, and is Ready then.
+const ANSWERS: Duration = Duration::from_mins(2);
+
 /// Applies all of them.
 ///
 /// # Errors
@@ -27,12 +30,19 @@ pub(super) fn apply(instance: &Instance) -> Result<()> {
     ADDONS.into_iter().try_for_each(|addon| install(instance, addon))
 }
 
-/// Applies the metrics server, whose image the workers have.
+/// Applies the metrics server, whose image the workers have, and waits until the API server passes questions on to it.
 ///
 /// # Errors
-/// If the API server refuses it.
+/// If the API server refuses it, or it does not answer in time.
 pub(super) fn apply_metrics(instance: &Instance) -> Result<()> {
-    install(instance, METRICS)
+    install(instance, METRICS)?;
+    let mut wait = kubectl::command(instance);
+    let limit = format!("--timeout={}s", ANSWERS.as_secs());
+    wait.args(["wait", "--for=condition=Available", &limit, "apiservice/v1beta1.metrics.k8s.io"]);
+    run(&mut wait, ANSWERS + APPLY).context(
+        "the metrics server does not answer: see `sandbox kubectl -n kube-system logs deploy/metrics-server`",
+    )?;
+    Ok(())
 }
 
 fn install(instance: &Instance, (name, manifest): (&str, &str)) -> Result<()> {

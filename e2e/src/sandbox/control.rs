@@ -116,6 +116,8 @@ fn controller_manager(instance: &Instance) -> Vec<String> {
         "--use-service-account-credentials".to_owned(),
         "--allocate-node-cidrs=false".to_owned(),
         format!("--cluster-cidr={PODS}"),
+        // Autoscalers look every 15 s by default.
+        "--horizontal-pod-autoscaler-sync-period=5s".to_owned(),
         // The default of 20 makes hundreds of tests wait for each other.
         "--kube-api-qps=200".to_owned(),
         "--kube-api-burst=400".to_owned(),
