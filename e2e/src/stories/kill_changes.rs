@@ -1,22 +1,17 @@
 //! The operator is killed at any moment of an upgrade and of a drain and started again at once: the end is always the same,
 //! and no acknowledged write is lost.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::Story;
 use super::cluster::Cluster;
 use super::load::{GAP, Load};
-use super::operator;
-use super::process::{OperatorProcess, program, seed};
+use super::process::{Victim, with_victim};
 use super::stage::{Stage, eventually};
-use crate::sandbox::Sandbox;
 
 pub(super) const STORY: Story = Story {
     name: "kill_changes",
@@ -25,7 +20,7 @@ pub(super) const STORY: Story = Story {
 };
 
 /// An upgrade and a drain take about this long: kills are spread over it.
-const CHANGE_MS: u64 = 8000;
+const CHANGE: Duration = Duration::from_secs(8);
 /// How often it is killed during one change.
 const KILLS: usize = 3;
 const LIMIT: Duration = Duration::from_mins(4);
@@ -33,59 +28,26 @@ const LIMIT: Duration = Duration::from_mins(4);
 const ONE: &str = "docker.io/valkey/valkey:9.1.2";
 const OTHER: &str = "docker.io/valkey/valkey:9.1";
 
-/// An operator that is killed, and started again at once.
-struct Victim<'a> {
-    sandbox: &'a Sandbox,
-    program: PathBuf,
-    process: OperatorProcess,
-}
-
-impl<'a> Victim<'a> {
-    fn start(sandbox: &'a Sandbox, program: &Path) -> Result<Self> {
-        let process = OperatorProcess::start(sandbox, program, "story")?;
-        Ok(Self { sandbox, program: program.to_owned(), process })
-    }
-
-    /// Kills it at each of these moments, in milliseconds from the one before.
-    async fn killed_at(&mut self, moments: &[u64]) -> Result<()> {
-        for moment in moments {
-            tokio::time::sleep(Duration::from_millis(*moment)).await;
-            self.process.kill()?;
-            self.process = OperatorProcess::start(self.sandbox, &self.program, "story")?;
-        }
-        Ok(())
-    }
-}
-
 async fn run(stage: &Stage) -> Result<()> {
-    let sandbox = stage.sandbox("kills an operator that runs beside the cluster, in its network")?;
-    let mut random = StdRng::seed_from_u64(seed(stage)?);
-    operator::scale(&stage.client, 0).await?;
-    let told = changes(stage, sandbox, &mut random).await;
-    operator::scale(&stage.client, 2).await?;
-    told
+    let why = "kills an operator that runs beside the cluster, in its network";
+    with_victim(stage, why, async |victim| changes(stage, victim).await).await
 }
 
-async fn changes(stage: &Stage, sandbox: &Sandbox, random: &mut StdRng) -> Result<()> {
-    let mut victim = Victim::start(sandbox, &program()?)?;
+async fn changes(stage: &Stage, victim: &mut Victim<'_>) -> Result<()> {
     let cluster = stage.cluster(spec(ONE)).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     let workers = stage.workers().await?;
     let load = Load::start(stage, &cluster).await?;
-    for round in 0..stage.times(1, 10) {
-        let moments = moments(random);
+    for round in 0..stage.times(1, 5) {
         let image = if round % 2 == 0 { OTHER } else { ONE };
-        upgrade(&cluster, image, &mut victim, &moments)
-            .await
-            .with_context(|| format!("an upgrade with kills after {moments:?} ms"))?;
-        stage.say(format_args!("round {round}: upgraded, killed after {moments:?} ms"));
-        let moments = self::moments(random);
+        let killed = upgrade(&cluster, image, victim).await.with_context(|| format!("upgrade {round}"))?;
+        stage.say(format_args!("round {round}: upgraded, {killed}"));
         let worker = workers.get(round % workers.len().max(1)).context("no worker")?;
-        let drained = drain(stage, &cluster, worker, &mut victim, &moments).await;
+        let drained = drain(stage, &cluster, worker, victim).await;
         stage.kubectl(&["uncordon", worker]).await?;
-        drained.with_context(|| format!("a drain of {worker} with kills after {moments:?} ms"))?;
+        let killed = drained.with_context(|| format!("drain {round} of {worker}"))?;
         cluster.whole(3, 1, LIMIT).await?;
-        stage.say(format_args!("round {round}: drained {worker}, killed after {moments:?} ms"));
+        stage.say(format_args!("round {round}: drained {worker}, {killed}"));
     }
     load.judged(stage, "the operator killed in upgrades and drains", 2, GAP).await
 }
@@ -94,40 +56,37 @@ fn spec(image: &str) -> Value {
     json!({ "shards": 3, "replicas": 1, "image": image })
 }
 
-fn moments(random: &mut StdRng) -> Vec<u64> {
-    (0..KILLS).map(|_| random.random_range(0..CHANGE_MS / KILLS as u64)).collect()
-}
-
-async fn upgrade(cluster: &Cluster, image: &str, victim: &mut Victim<'_>, moments: &[u64]) -> Result<()> {
+async fn upgrade(cluster: &Cluster, image: &str, victim: &mut Victim<'_>) -> Result<String> {
     let began = Instant::now();
     cluster.change(spec(image)).await?;
-    victim.killed_at(moments).await?;
-    cluster.ready(began, LIMIT).await?;
-    cluster.whole(3, 1, LIMIT).await?;
-    let old = cluster.pods().await?.into_iter().find(|(_, pod)| {
-        let server = pod.spec.as_ref().and_then(|s| s.containers.first());
-        pod.metadata.deletion_timestamp.is_none() && server.is_none_or(|c| c.image.as_deref() != Some(image))
-    });
-    ensure!(old.is_none(), "{:?} has another image", old.map(|(name, _)| name));
-    Ok(())
+    let killed = victim.killed(KILLS, CHANGE).await?;
+    let told = async {
+        cluster.ready(began, LIMIT).await?;
+        cluster.whole(3, 1, LIMIT).await?;
+        let old = cluster.pods().await?.into_iter().find(|(_, pod)| {
+            let server = pod.spec.as_ref().and_then(|s| s.containers.first());
+            let other = server.is_none_or(|c| c.image.as_deref() != Some(image));
+            pod.metadata.deletion_timestamp.is_none() && other
+        });
+        ensure!(old.is_none(), "{:?} has another image", old.map(|(name, _)| name));
+        Ok(())
+    };
+    told.await.map(|()| killed.clone()).context(killed)
 }
 
-async fn drain(
-    stage: &Stage,
-    cluster: &Cluster,
-    worker: &str,
-    victim: &mut Victim<'_>,
-    moments: &[u64],
-) -> Result<()> {
+async fn drain(stage: &Stage, cluster: &Cluster, worker: &str, victim: &mut Victim<'_>) -> Result<String> {
     let arguments = ["drain", worker, "--ignore-daemonsets", "--timeout=170s"];
-    let (drained, killed) = tokio::join!(stage.kubectl(&arguments), victim.killed_at(moments));
-    killed?;
-    drained?;
-    cluster.whole(3, 1, LIMIT).await?;
-    eventually("the worker to be empty", LIMIT, async || {
-        let left = cluster.workers().await?.into_values().filter(|w| w == worker).count();
-        ensure!(left == 0, "{left} Pods are still on {worker}");
-        Ok(())
-    })
-    .await
+    let (drained, killed) = tokio::join!(stage.kubectl(&arguments), victim.killed(KILLS, CHANGE));
+    let killed = killed?;
+    let told = async {
+        drained?;
+        cluster.whole(3, 1, LIMIT).await?;
+        eventually("the worker to be empty", LIMIT, async || {
+            let left = cluster.workers().await?.into_values().filter(|w| w == worker).count();
+            ensure!(left == 0, "{left} Pods are still on {worker}");
+            Ok(())
+        })
+        .await
+    };
+    told.await.map(|()| killed.clone()).context(killed)
 }

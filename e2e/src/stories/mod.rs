@@ -18,6 +18,7 @@ mod alone;
 mod bad_input;
 mod big;
 mod burn;
+mod caught;
 mod chaos;
 mod control_plane;
 mod crash;

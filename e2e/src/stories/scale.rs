@@ -29,7 +29,7 @@ pub(super) const LIMIT: Duration = Duration::from_mins(3);
 const GAP: Duration = Duration::from_millis(500);
 
 /// Another version, of before jobs.
-const OLD_IMAGE: &str = "docker.io/valkey/valkey:8.1.1";
+pub(super) const OLD_IMAGE: &str = "docker.io/valkey/valkey:8.1.1";
 
 async fn run(stage: &Stage) -> Result<()> {
     there_and_back(stage, "jobs", json!({})).await?;
