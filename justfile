@@ -55,12 +55,13 @@ crds:
 fmt:
     cargo fmt --all
 
-# Formatting, lints, layers, and (where cargo-deny is at hand) licences and sources
+# Formatting, lints, layers, and (where cargo-deny and actionlint are at hand) licences, sources and workflows
 lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- --deny warnings
     cargo test --quiet --package valkey-cluster-operator --test layers
     if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: licences and sources were not checked"; fi
+    if actionlint -version >/dev/null 2>&1; then actionlint; else echo "actionlint is not installed: the workflows were not checked"; fi
 
 # Run the operator here, against the cluster of the current kubeconfig
 run *args:

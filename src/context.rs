@@ -137,6 +137,13 @@ impl Ctx {
         found.is_some_and(|cluster| cluster.metadata.uid.as_deref() == Some(key.uid.as_str()))
     }
 
+    /// Wakes every cluster there is.
+    pub fn wake_everybody(&self) {
+        for cluster in self.stores.clusters.state() {
+            self.wakes.cluster(ObjectRef::from_obj(&*cluster));
+        }
+    }
+
     /// Drops what is kept in memory for a `ValkeyCluster` that is gone.
     pub fn forget(&self, key: &ClusterKey) {
         self.backoff.clear(key);

@@ -27,7 +27,7 @@ const NOT_LEADING: Duration = Duration::from_secs(1);
 
 /// Runs passes until `stop`, then lets those under way end. Begins with a pass over every cluster there is.
 ///
-/// The caches should be filled before (`Stores::filled`), and the lease held.
+/// The caches should be filled before (`Stores::filled`).
 pub async fn run<R, F>(ctx: Arc<Ctx>, concurrency: NonZeroU16, reconcile: R, stop: CancellationToken)
 where
     R: Fn(Arc<ValkeyCluster>, Arc<Ctx>) -> F + Send + 'static,

@@ -52,6 +52,17 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub struct Leadership(watch::Receiver<Validity>);
 
+/// What a process is to the clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds the lease.
+    Leads,
+    /// It held the lease, and no other process is known to hold it: most often the API server is away.
+    Expired,
+    /// It has never held the lease.
+    StandsBy,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Validity {
     /// Never held.
@@ -71,10 +82,16 @@ impl Leadership {
 
     /// Whether an effect may be started now.
     pub fn valid_now(&self) -> bool {
+        self.standing() == Standing::Leads
+    }
+
+    /// What this process may do now.
+    pub fn standing(&self) -> Standing {
         match *self.0.borrow() {
-            Validity::Standby => false,
-            Validity::Until(deadline) => Instant::now() < deadline,
-            Validity::Always => true,
+            Validity::Standby => Standing::StandsBy,
+            Validity::Until(deadline) if Instant::now() < deadline => Standing::Leads,
+            Validity::Until(_) => Standing::Expired,
+            Validity::Always => Standing::Leads,
         }
     }
 

@@ -28,6 +28,7 @@ pub mod plan;
 pub mod publish;
 pub mod reconcile;
 pub mod report;
+pub mod standby;
 pub mod sweep;
 pub mod telemetry;
 pub mod valkey;

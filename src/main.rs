@@ -50,7 +50,7 @@ fn start(flags: &Flags) -> anyhow::Result<ExitCode> {
         .block_on(run(flags))
 }
 
-/// Starts what every replica runs: health checks, metrics, watches, the election. Then acts while the lease is held.
+/// Starts what every replica runs: health checks, metrics, watches, the election. Then acts: fully while the lease is held.
 async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let mut signals = Signals::listen()?;
@@ -107,7 +107,7 @@ fn elect(
     (leadership, Some(Candidacy { task: tokio::spawn(election.run(stop.clone())), stop }))
 }
 
-/// Acts once the lease is held, until asked to stop or until another process acts.
+/// Acts until asked to stop or until another process acts.
 async fn supervise(
     flags: &Flags,
     ctx: Arc<Ctx>,
@@ -151,17 +151,23 @@ async fn supervise(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The controllers, from the moment when the caches are filled and the lease is held.
+/// The controllers, from the moment when the caches are filled: a standby looks, too. It clears up only once it leads.
 async fn act(ctx: Arc<Ctx>, concurrency: std::num::NonZeroU16, stop: CancellationToken) {
-    let mut leadership = ctx.leadership.clone();
     tokio::select! {
-        () = async { ctx.stores.filled().await; leadership.acquired().await } => {}
+        () = ctx.stores.filled() => {}
         () = stop.cancelled() => return,
     }
-    tokio::join!(
-        controller::run(Arc::clone(&ctx), concurrency, reconcile::reconcile, stop.clone()),
-        sweep::run(ctx, stop),
-    );
+    let passes = controller::run(Arc::clone(&ctx), concurrency, reconcile::reconcile, stop.clone());
+    let leading = async {
+        let mut leadership = ctx.leadership.clone();
+        tokio::select! {
+            () = leadership.acquired() => {}
+            () = stop.cancelled() => return,
+        }
+        ctx.wake_everybody();
+        sweep::run(Arc::clone(&ctx), stop.clone()).await;
+    };
+    tokio::join!(passes, leading);
 }
 
 /// SIGTERM (Kubernetes) and SIGINT (a person).

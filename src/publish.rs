@@ -16,6 +16,7 @@ use crate::build::labels;
 use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
+use crate::lease::Standing;
 use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Phase, Plan, Snapshot, Step};
 use crate::report::{EventNote, Report, refusal};
@@ -50,6 +51,10 @@ pub async fn publish(
             }
         };
         ctx.metrics.step(d.proposal.step.kind(), &format!("{:?}", d.proposal.why), outcome);
+    }
+    if ctx.leadership.standing() == Standing::StandsBy {
+        // A sum over both processes would count every cluster twice.
+        return Ok(());
     }
     ctx.metrics.show_cluster(&cr.namespace().unwrap_or_default(), &cr.name_any(), &gauges(plan, &report));
     if !ctx.leadership.valid_now() {

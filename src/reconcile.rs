@@ -17,6 +17,7 @@ use crate::observe::observe;
 use crate::plan::plan;
 use crate::publish;
 use crate::report::report;
+use crate::standby;
 use crate::telemetry::metrics::Part;
 
 /// One pass.
@@ -35,7 +36,9 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     publish::keep_links(&ctx, &snapshot, &hints);
     publish::count_moves(&ctx, &snapshot, &hints);
     let observed = Instant::now();
-    let plan = plan(&snapshot, &lock(&hints).attempts);
+    let mut plan = plan(&snapshot, &lock(&hints).attempts);
+    let standing = ctx.leadership.standing();
+    let held = standby::restrict(&mut plan, standing, &lock(&hints).past, snapshot.now);
     let repeats = publish::log(&plan, &hints);
     let planned = Instant::now();
     let done = execute(&ctx, &snapshot, &plan, &hints).await;
@@ -46,7 +49,7 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     let previous = lock(&hints).status.clone().or_else(|| cr.status.clone());
     let report = report(&snapshot, &plan, &done, previous.as_ref());
     publish::publish(&ctx, &cr, &plan, &done, report, previous, &hints).await?;
-    Ok(Action::requeue(look_again(&plan, &done, repeats)))
+    Ok(Action::requeue(standby::pause(standing, held, look_again(&plan, &done, repeats))))
 }
 
 /// How soon to look again. Watches and links wake the pass at once; this is for what they cannot see.

@@ -2,6 +2,7 @@
 //!
 //! May start processes. A program that outlives its bound is killed.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -15,6 +16,20 @@ use crate::progress::Step;
 
 /// How many of the last lines of a program's output an error shows.
 const TAIL: usize = 15;
+
+/// The cargo that runs this program, at the root of the repository, as a person would start it there: without what `cargo run`
+/// tells its child of the package, since build scripts look at that, and whatever rests on them would be compiled anew.
+pub fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(crate::root());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
 
 /// Runs a program to its end and returns what it wrote to standard output.
 ///

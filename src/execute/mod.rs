@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use crate::context::Ctx;
 use crate::hints::{Hints, lock};
-use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Plan, Snapshot, Step};
+use crate::standby;
 use valkey::ValkeyExecutor;
 
 /// Executes a plan and says what became of each step that was reached.
@@ -48,11 +48,7 @@ struct Executor<'a> {
 
 impl Executor<'_> {
     async fn effect(&self, step: &Step) -> Outcome {
-        // A dead primary is replaced also while the API server is away: the evidence is Valkey's alone, and to do it twice
-        // is safe.
-        let votes_decide =
-            matches!(step, Step::Promote { by: Promotion::Refused | Promotion::Suspected, .. });
-        if !self.ctx.leadership.valid_now() && !votes_decide {
+        if !self.ctx.leadership.valid_now() && !standby::votes_decide(step) {
             return Outcome::Stale("this operator does not hold the lease now".to_owned());
         }
         if step.is_of_kubernetes() {

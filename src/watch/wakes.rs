@@ -1,7 +1,6 @@
 //! Decides whom a change wakes. Touches nothing but the channels to the controllers.
 //!
-//! A standby watches as the leader does, but has no controllers: what nobody listens to is dropped, and a controller that
-//! starts begins with everything there is.
+//! What nobody listens to yet is dropped: a controller that starts begins with everything there is.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

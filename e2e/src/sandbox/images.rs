@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::golang::{self, COREDNS, GoProgram};
 use super::image::{Archive, Image, Item};
 use crate::cache::{Cache, key};
-use crate::command::{output, run, shown, succeeds, tail};
+use crate::command::{cargo, output, run, shown, succeeds, tail};
 use crate::debs::{ValkeyRoot, valkey_roots};
 use crate::progress::{Progress, Step};
 
@@ -232,12 +232,10 @@ fn cached(
 /// Builds both programs and returns what cargo says of it. Both packages are named so that their dependencies have
 /// the features that they have for this program, and are not compiled a second time with others.
 fn cargo_build(step: &Step) -> Result<String> {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build
-        .args(["build", "--package", "valkey-cluster-operator", "--package", "e2e"])
-        .args(["--bin", "valkey-cluster-operator", "--bin", "ledger"])
-        .arg("--message-format=json-render-diagnostics")
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    let packages = ["build", "--package", "valkey-cluster-operator", "--package", "e2e"];
+    let programs = ["--bin", "valkey-cluster-operator", "--bin", "ledger"];
+    let mut build = cargo(packages.into_iter().chain(programs));
+    build.arg("--message-format=json-render-diagnostics");
     let result = output(&mut build, CARGO, Some(step))?;
     if !result.status.success() {
         // What a person wants to read is on standard error; standard output is for this program.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::setup::{self, Target};
 use super::{Stage, Suite, Told};
 use crate::cache::Cache;
-use crate::command::{output, tail};
+use crate::command::{cargo, output, tail};
 use crate::debs;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
@@ -147,12 +147,6 @@ pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
     progress.line(format_args!("stories: {:.0} s", began.elapsed().as_secs_f64()));
     tokio::task::block_in_place(|| Sandbox::down(name, progress))?;
     Ok(count)
-}
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(crate::root());
-    command
 }
 
 fn check(what: &str, arguments: &[&str], progress: &Progress) -> Result<Count> {

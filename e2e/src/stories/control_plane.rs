@@ -8,10 +8,10 @@ use kube::ResourceExt;
 use serde_json::json;
 use valkey_cluster_operator::build::labels;
 
-use super::aftermath::{self, LIMIT, succeeded};
+use super::aftermath::{self, LIMIT, median, succeeded};
 use super::cluster::Cluster;
 use super::load::Load;
-use super::mend::{hang, kill, server};
+use super::mend::{hang, kill, kill_operator, server};
 use super::operator;
 use super::stage::{Stage, eventually};
 use super::{Story, Suite};
@@ -25,6 +25,8 @@ pub(super) const STORY: Story = Story {
 
 /// As for any crash.
 const GAP: Duration = Duration::from_millis(250);
+/// The standby leaves the leader 0.3 s.
+const BY_THE_STANDBY: Duration = Duration::from_millis(700);
 /// Valkey's own election: two and a half node-timeouts.
 const ELECTED: Duration = Duration::from_secs(5);
 /// The lease has run out by then: the deaths happen afterwards.
@@ -42,6 +44,7 @@ async fn run(stage: &Stage) -> Result<()> {
     cluster.ready(cluster.applied, LIMIT).await?;
     api_away(stage, sandbox, &cluster).await.context("the API server hangs")?;
     slow_etcd(stage, sandbox, &cluster).await.context("etcd stutters")?;
+    with_the_leader(stage, &cluster).await.context("the leading operator dies, too")?;
     no_operator(stage, &cluster).await.context("no operator runs")
 }
 
@@ -114,6 +117,30 @@ async fn slow_etcd(stage: &Stage, sandbox: &Sandbox, cluster: &Cluster) -> Resul
     .await?;
     let gap = after.gap();
     ensure!(gap <= stage.bound(GAP), "a gap of {gap:?}");
+    Ok(())
+}
+
+/// The leading operator and a primary are killed at one moment: the standby has seen the death, and waits for no lease.
+async fn with_the_leader(stage: &Stage, cluster: &Cluster) -> Result<()> {
+    let mut gaps = Vec::new();
+    for round in 0..stage.times(1, 5) {
+        let shard = u16::try_from(round % 3)?;
+        let name = cluster.primary_of(shard).await?;
+        let leader =
+            eventually("a leading operator", LIMIT, async || operator::leader(&stage.client).await).await?;
+        let after =
+            aftermath::of(stage, cluster, (3, 1), "the leading operator killed with a primary", async |_| {
+                kill_operator(stage, &leader).await?;
+                kill(stage, cluster, &name).await?;
+                succeeded(cluster, shard, &name).await?;
+                Ok(())
+            })
+            .await?;
+        gaps.push(after.gap());
+        operator::scale(&stage.client, 2).await?;
+    }
+    let gap = median(gaps);
+    ensure!(gap <= stage.bound(BY_THE_STANDBY), "a gap of {gap:?}");
     Ok(())
 }
 

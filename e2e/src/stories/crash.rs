@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
 use futures::future::try_join_all;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use valkey_cluster_operator::build::labels;
 
 use super::Story;
@@ -25,6 +26,8 @@ pub(super) const STORY: Story = Story {
 
 /// The longest time without an acknowledged write on any lane.
 const GAP: Duration = Duration::from_millis(250);
+/// Bytes of an argument that no server with the memory limit of this story can take in.
+const LARGE: usize = 400 << 20;
 
 /// One way for a primary to die alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death)
                 let now = DeleteParams::default().grace_period(0);
                 cluster.pod_api().delete(&name, &now).await?;
             }
-            Death::OutOfMemory => out_of_memory(stage, cluster, &name).await,
+            Death::OutOfMemory => out_of_memory(cluster, &name).await?,
         }
         succeeded(cluster, shard, &name).await?;
         Ok(())
@@ -86,14 +89,25 @@ async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death)
     Ok(after.gap())
 }
 
-/// A script that builds a string larger than the memory limit: it runs on the primary alone, and the kernel ends the
-/// server.
-async fn out_of_memory(stage: &Stage, cluster: &Cluster, name: &str) {
-    let script = "return #string.rep(string.rep('x', 1048576), 400)";
-    let exec =
-        ["exec", "-n", &cluster.namespace, name, "-c", "server", "--", "valkey-cli", "eval", script, "0"];
-    // The command dies with the server that it talks to.
-    let _ = stage.kubectl(&exec).await;
+/// A client sends an argument that is larger than the memory limit. The server takes in what comes between the commands of
+/// others, whom it goes on serving, until the kernel ends it: `maxmemory` bounds data, not what is being received.
+async fn out_of_memory(cluster: &Cluster, name: &str) -> Result<()> {
+    let addr = *cluster.addresses().await?.get(name).with_context(|| format!("{name} has no address"))?;
+    let mut socket = (cluster.open_access().connector)(addr).await?;
+    let header = format!("*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n${LARGE}\r\n");
+    let send = async {
+        socket.write_all(header.as_bytes()).await?;
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..(LARGE >> 20) {
+            socket.write_all(&chunk).await?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    match tokio::time::timeout(LIMIT, send).await.context("the server neither takes the argument nor dies")? {
+        Ok(()) => bail!("{name} took an argument of {LARGE} bytes in a container that may have far less"),
+        // The connection dies with the server.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Nothing of the shard is left: no write of its can be, but the others go on and the shard serves again.

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use super::cluster::Cluster;
+use super::operator;
 use super::stage::Stage;
 use crate::progress::Progress;
 use crate::sandbox::address::Worker;
@@ -119,5 +120,14 @@ pub(super) async fn server(stage: &Stage, cluster: &Cluster, pod: &str) -> Resul
 /// [`super::stage::Skipped`] elsewhere than on the sandbox; if it does not run.
 pub(super) async fn kill(stage: &Stage, cluster: &Cluster, pod: &str) -> Result<()> {
     let container = Container { namespace: &cluster.namespace, pod, name: "server" };
+    stage.sandbox("it kills processes on the workers")?.signal(&container, "SIGKILL").await
+}
+
+/// SIGKILL of an operator's process: nothing is given back, and its Pod starts it again.
+///
+/// # Errors
+/// [`super::stage::Skipped`] elsewhere than on the sandbox; if it does not run.
+pub(super) async fn kill_operator(stage: &Stage, pod: &str) -> Result<()> {
+    let container = Container { namespace: operator::NAMESPACE, pod, name: operator::CONTAINER };
     stage.sandbox("it kills processes on the workers")?.signal(&container, "SIGKILL").await
 }

@@ -22,6 +22,8 @@ pub(super) const NAMESPACE: &str = "valkey-operator-system";
 pub(super) const DEPLOYMENT: &str = "valkey-cluster-operator";
 /// Its Pods.
 pub(super) const SELECTOR: &str = "app.kubernetes.io/name=valkey-cluster-operator";
+/// The container in which it runs.
+pub(super) const CONTAINER: &str = "operator";
 /// Its lease.
 pub(super) const LEASE: &str = "valkey-cluster-operator";
 /// What installs it.
