@@ -99,8 +99,8 @@ pub struct SpreadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<SpreadRule>,
 
-    /// The primaries of all shards: no place has two more than another, as far as hand-overs can do it. Required is as
-    /// Preferred: a role moves only to where its shard has a copy.
+    /// The primaries of all shards: no place that has pods has two more than another, as far as hand-overs can do it. Required: while
+    /// it is not so and no hand-over can make it so, the cluster serves and is not Ready (PrimariesUneven).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primaries: Option<SpreadRule>,
 

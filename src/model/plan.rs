@@ -80,6 +80,8 @@ pub enum Code {
     DisruptionBudget,
     /// No worker can take the copy that has to come before another leaves.
     NoWorker,
+    /// Primaries have to be even over workers or zones, and no hand-over can make them so.
+    PrimariesUneven,
     /// A member keeps failing right after its start.
     CrashLoop,
     /// A setting is not known to, or not accepted by, the server.

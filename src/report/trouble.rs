@@ -86,6 +86,7 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::WouldNotFit
         | Code::CrashLoop
         | Code::NoWorker
+        | Code::PrimariesUneven
         | Code::SettingRefused
         | Code::UserRefused
         | Code::CredentialsLost

@@ -230,6 +230,10 @@ impl World {
                 self.kube.secrets.certificates.as_ref().is_some_and(|c| c.wanted.is_err())
             }
             Code::UserRefused => !self.resource.desired.users.is_empty(),
+            Code::PrimariesUneven => {
+                let scheduling = &self.resource.desired.template.scheduling;
+                [scheduling.node.primaries, scheduling.zone.primaries].contains(&SpreadMode::Required)
+            }
             Code::Paused
             | Code::Unchangeable
             | Code::Deleting
