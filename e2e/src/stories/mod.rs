@@ -49,6 +49,7 @@ mod settled;
 mod spread;
 mod stranger;
 mod takeover;
+mod template;
 mod tls;
 mod upgrade;
 mod users;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Story> {
         replicas::STORY,
         evict::STORY,
         upgrade::STORY,
+        template::STORY,
         drain::STORY,
         spread::STORY,
         worker_upgrade::STORY,
