@@ -18,7 +18,7 @@ use valkey_cluster_operator::flags::Flags;
 use valkey_cluster_operator::kube_client::{self, Timeouts};
 use valkey_cluster_operator::lease::{Election, Ended, Leadership, Settings};
 use valkey_cluster_operator::telemetry::{Metrics, Readiness, http, logs};
-use valkey_cluster_operator::{controller, reconcile, sweep, watch};
+use valkey_cluster_operator::{controller, reconcile, sweep, valkey, watch};
 
 /// Enough for the fan-out to a thousand nodes, which waits far more than it computes; not one for each of a big host's cores.
 const WORKER_THREADS: usize = 4;
@@ -44,6 +44,7 @@ fn start(flags: &Flags) -> anyhow::Result<ExitCode> {
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a bug in the operator")));
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
+        .thread_stack_size(valkey::STACK)
         .enable_all()
         .build()
         .context("the asynchronous runtime could not be started")?

@@ -72,25 +72,9 @@ fn several(seeds: impl Iterator<Item = u64>) -> Lane {
     for seed in seeds {
         let end = live(&script(seed), Trace::default());
         lane.tally.add(&end.world.tally);
-        lane.failures.extend(judged(seed, end.failure));
+        lane.failures.extend(end.failure.map(|why| (seed, why)));
     }
     lane
-}
-
-/// Lives that are known to end badly, each written down in `docs/track-record.md` until it is mended. They are lived all the
-/// same, so that one that ends well is noticed.
-const OPEN: [u64; 3] = [421, 2058, 2072];
-
-fn judged(seed: u64, failure: Option<String>) -> Option<(u64, String)> {
-    match (OPEN.contains(&seed), failure) {
-        (false, failure) => failure.map(|why| (seed, why)),
-        (true, Some(why)) => {
-            let mut out = std::io::stdout();
-            writeln!(out, "| life {seed} is not mended yet: {why} | 1 |").unwrap();
-            None
-        }
-        (true, None) => Some((seed, "it ends well by now: take it off the list of open ones".to_owned())),
-    }
 }
 
 fn replay(seed: u64) {

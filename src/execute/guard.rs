@@ -91,7 +91,7 @@ pub fn assign(facts: &Facts, slots: &Slots) -> Result<Option<Slots>, String> {
     if facts.keys > 0 {
         return Err(format!("it holds {} keys, so it is not new", facts.keys));
     }
-    match facts.known().find(|n| !n.slots.and(&missing).is_empty()) {
+    match facts.known().find(|n| n.slots.overlaps(&missing)) {
         Some(owner) => Err(format!("it lists slots {} for node {}", owner.slots.and(&missing), owner.id)),
         None => Ok(Some(missing)),
     }
@@ -135,7 +135,7 @@ pub fn introduce(a: &Facts, b: &Facts, ours: &BTreeSet<IpAddr>) -> Result<Option
 /// Both hold nothing, and no slot has an owner on both sides.
 fn pieces(a: &Facts, b: &Facts) -> bool {
     let known = |f: &Facts| f.own.slots.or(&f.slots_of_others([&f.own.id; 2]));
-    a.keys == 0 && b.keys == 0 && known(a).and(&known(b)).is_empty()
+    a.keys == 0 && b.keys == 0 && !known(a).overlaps(&known(b))
 }
 
 /// It knows nobody yet, holds nothing, and shakes hands only with nodes that are ours or that `other` lists.

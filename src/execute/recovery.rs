@@ -94,7 +94,7 @@ pub fn promote(s: &Scene, claim: Claim<'_>) -> Result<Option<()>, String> {
         return Err("its data was replaced since it was seen in sync".to_owned());
     }
     let claimed = line(&s.candidate, dead).map(|n| n.slots.clone()).unwrap_or_default();
-    if let Some((owner, _)) = s.others.iter().find(|(f, _)| !f.own.slots.and(&claimed).is_empty()) {
+    if let Some((owner, _)) = s.others.iter().find(|(f, _)| f.own.slots.overlaps(&claimed)) {
         return Err(format!("{} owns slots that it lists for {dead}", owner.own.id));
     }
     match claim.by {

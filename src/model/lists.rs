@@ -16,6 +16,8 @@ pub struct List<'a> {
     pub of: Vec<(Member<'a>, &'a NodeReport)>,
     /// How many of them own slots.
     owners: usize,
+    /// How many of those can vote.
+    voters: usize,
     /// How many ids it lists with slots.
     listed_owners: usize,
 }
@@ -44,6 +46,16 @@ impl<'a> List<'a> {
             lines.peek() != Some(id)
         })
         .collect()
+    }
+
+    /// Slot owners that it is the list of.
+    pub fn owners(&self) -> usize {
+        self.owners
+    }
+
+    /// Slot owners that it is the list of, and that do not load their data.
+    pub fn voters(&self) -> usize {
+        self.voters
     }
 
     /// Somebody else than this node has the list.
@@ -76,11 +88,14 @@ impl<'a> Lists<'a> {
                 owners.insert(&node.id, i);
             }
             if let Some(list) = all.get_mut(i) {
-                list.owners += usize::from(owns);
                 list.of.push((member, node));
             } else {
                 let (lines, of) = (node.peers.lines(), vec![(member, node)]);
-                all.push(List { lines, of, owners: usize::from(owns), listed_owners: 0 });
+                all.push(List { lines, of, owners: 0, voters: 0, listed_owners: 0 });
+            }
+            if let Some(list) = all.get_mut(i) {
+                list.owners += usize::from(owns);
+                list.voters += usize::from(owns && !node.loading);
             }
         }
         let mut voters: BTreeSet<&NodeId> = owners.keys().copied().collect();

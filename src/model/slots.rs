@@ -88,28 +88,62 @@ impl Slots {
         self.0.is_empty()
     }
 
+    /// Whether it is every slot there is.
+    pub fn is_all(&self) -> bool {
+        self.len() == SLOTS
+    }
+
     /// Whether `slot` is in the set.
     pub fn contains(&self, slot: u16) -> bool {
-        self.0.iter().any(|r| r.first <= slot && slot <= r.last)
+        let at = self.0.partition_point(|r| r.last < slot);
+        self.0.get(at).is_some_and(|r| r.first <= slot)
     }
 
     /// Whether every slot of `self` is in `other`.
     pub fn is_subset(&self, other: &Slots) -> bool {
-        self.minus(other).is_empty()
+        // Ranges never touch: one of them that is covered is covered by a single one.
+        self.0.iter().all(|r| {
+            let at = other.0.partition_point(|o| o.last < r.first);
+            other.0.get(at).is_some_and(|o| o.first <= r.first && r.last <= o.last)
+        })
+    }
+
+    /// Whether a slot is in both.
+    pub fn overlaps(&self, other: &Slots) -> bool {
+        self.common(other).next().is_some()
     }
 
     /// What is in both.
     #[must_use]
     pub fn and(&self, other: &Slots) -> Slots {
-        let pairs = self.0.iter().flat_map(|a| other.0.iter().map(move |b| (a, b)));
-        Self::from_ranges(
-            pairs.map(|(a, b)| SlotRange { first: a.first.max(b.first), last: a.last.min(b.last) }),
-        )
+        Self(self.common(other).collect())
+    }
+
+    /// The ranges that are in both, sorted: each set is walked once.
+    fn common<'a>(&'a self, other: &'a Slots) -> impl Iterator<Item = SlotRange> + 'a {
+        let (mut these, mut those) = (self.0.iter().peekable(), other.0.iter().peekable());
+        std::iter::from_fn(move || {
+            loop {
+                let (a, b) = (**these.peek()?, **those.peek()?);
+                if a.last <= b.last {
+                    these.next()
+                } else {
+                    those.next()
+                };
+                let both = SlotRange { first: a.first.max(b.first), last: a.last.min(b.last) };
+                if both.first <= both.last {
+                    return Some(both);
+                }
+            }
+        })
     }
 
     /// What is in either.
     #[must_use]
     pub fn or(&self, other: &Slots) -> Slots {
+        if other.is_subset(self) {
+            return self.clone();
+        }
         Self::from_ranges(self.0.iter().chain(&other.0).copied())
     }
 
@@ -119,7 +153,8 @@ impl Slots {
         let mut out = Vec::new();
         for r in &self.0 {
             let mut from = r.first;
-            for cut in other.0.iter().filter(|c| c.last >= r.first && c.first <= r.last) {
+            let at = other.0.partition_point(|cut| cut.last < r.first);
+            for cut in other.0.iter().skip(at).take_while(|cut| cut.first <= r.last) {
                 if cut.first > from {
                     out.push(SlotRange { first: from, last: cut.first - 1 });
                 }
@@ -129,7 +164,7 @@ impl Slots {
                 out.push(SlotRange { first: from, last: r.last });
             }
         }
-        Self::from_ranges(out)
+        Self(out)
     }
 }
 
@@ -190,6 +225,8 @@ mod tests {
         assert_eq!(plain(&a.minus(&b)), &plain(&a) - &plain(&b));
         assert_eq!(a.minus(&b).to_string(), "0-4 30-39");
         assert!(a.and(&b).is_subset(&a));
+        assert!(a.overlaps(&b) && !a.minus(&b).overlaps(&b));
+        assert!(!a.is_subset(&b) && !a.is_subset(&Slots::none()) && Slots::none().is_subset(&a));
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub fn refusal<'a>(node: &NodeId, user: &str, rules: &Rules, applied: &'a Applie
 /// Whether the server shows the user as these rules make it.
 pub fn holds(node: &NodeId, user: &str, shown: Option<&String>, rules: &Rules, applied: &Applied) -> bool {
     let Some(shown) = shown else { return false };
-    if rules.line.as_ref().is_some_and(|line| plain(shown).eq(line.split(' '))) {
+    if rules.line.as_ref().is_some_and(|line| shown == line || plain(shown).eq(line.split(' '))) {
         return true;
     }
     let last = applied.get(&(node.clone(), remembered(user)));

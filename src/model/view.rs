@@ -202,8 +202,8 @@ impl<'a> View<'a> {
     }
 
     /// Slots that an answering node says it owns.
-    pub fn owned(&self) -> Slots {
-        self.owned.clone()
+    pub fn owned(&self) -> &Slots {
+        &self.owned
     }
 
     /// Slots that answering nodes list under this id.

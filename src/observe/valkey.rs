@@ -18,11 +18,10 @@ use crate::model::{
     Job, Link, NodeId, NodeReport, OpenSlots, Peer, Peers, PodUid, Role, Seen, Silence, SlotRange, Slots,
 };
 use crate::parallel;
-use crate::valkey::commands::{self, AclUser};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
 use crate::valkey::parse::{
-    ClusterInfo, Direction, Flag, Info, NodeLine, OpenSlot, Replication, cluster_nodes, jobs,
+    AclUser, ClusterInfo, Direction, Flag, Info, NodeLine, OpenSlot, Replication, cluster_nodes, jobs, shown,
 };
 use crate::valkey::reply::Reply;
 
@@ -181,7 +180,7 @@ pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, Wir
     let jobs = jobs(&next()?, now_us)?;
     let users = match next()? {
         Reply::Nil => None,
-        list => Some(commands::shown(&list)?),
+        list => Some(shown(&list)?),
     };
     let mut config = if asked.is_empty() { BTreeMap::new() } else { next()?.texts()? };
     let primary_password = config.remove(PRIMARY_PASSWORD).map(|p| digest(p.as_bytes()));

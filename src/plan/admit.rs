@@ -21,7 +21,6 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let moving: BTreeSet<Shard> = steps.iter().filter_map(|p| ends(&p.step)).flatten().collect();
     let mut gate = Gate::new(v);
     let unnoted = unnoted(&steps, v, attempts);
-    let mut seen = BTreeSet::new();
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
     for p in steps {
         if p.why == Why::Balance && busy {
@@ -40,9 +39,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
             None if halted && !matches!(p.step.lane(), Lane::First | Lane::Urgent) => {}
             None if needs_note(&p.step, &unnoted) => {}
             None => match gate.pass(&p) {
-                Ok(()) if seen.insert(p.step.clone()) => admitted.push(p),
-                // Two rules may come to the same step; the earlier one's reason stands.
-                Ok(()) => {}
+                Ok(()) => admitted.push(p),
                 Err(No::Blocked(no)) => blocked.push(no),
                 Err(No::Waiting(later)) => waiting.push(later),
             },
@@ -54,7 +51,14 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     blocked.sort();
     blocked.dedup_by(|a, b| a.code == b.code && a.message == b.message);
     waiting.sort();
-    Plan { steps: admitted, blocked, waiting }
+    Plan { steps: each_once(admitted), blocked, waiting }
+}
+
+/// Two rules may come to the same step; the earlier one's reason stands.
+fn each_once(steps: Vec<Proposal>) -> Vec<Proposal> {
+    let mut seen = BTreeSet::new();
+    let first: Vec<bool> = steps.iter().map(|p| seen.insert(&p.step)).collect();
+    steps.into_iter().zip(first).filter_map(|(p, first)| first.then_some(p)).collect()
 }
 
 /// The shards that slots begin to move from and to.

@@ -8,7 +8,7 @@
 
 use super::evidence::{absent, answering_owners, quorum};
 use crate::model::{
-    Member, Phase, Plan, Proposal, Seen, Shard, Silence, Step, View, Why, WorkerName, step::Removable,
+    List, Member, Phase, Plan, Proposal, Seen, Shard, Silence, Step, View, Why, WorkerName, step::Removable,
 };
 
 /// How long a member has to be silent, in milliseconds, before another is made. Ten seconds of absence replace nobody.
@@ -38,8 +38,8 @@ pub(super) fn suspects<'a>(v: &View<'a>) -> impl Iterator<Item = &'a WorkerName>
 /// Nobody has heard its node for long: not this operator, and not the majority of the slot owners.
 fn is_missing(v: &View<'_>, m: &Member<'_>) -> bool {
     v.s.whole && m.pod.phase == Phase::Running && is_silent(v, m) && v.primary(m.pod.shard).is_some() && {
-        let hears = |n: &&crate::model::NodeReport| n.peers.values().any(|p| p.ip == m.pod.ip && !p.failed);
-        answering_owners(v).filter(|n| !hears(n)).count() >= quorum(v)
+        let hears = |list: &List<'_>| list.lines().any(|(_, p)| p.ip == m.pod.ip && !p.failed);
+        v.lists().iter().filter(|list| !hears(list)).map(List::owners).sum::<usize>() >= quorum(v)
     }
 }
 

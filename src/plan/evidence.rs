@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::model::step::Proof;
-use crate::model::{Member, NodeId, NodeReport, Peer, Phase, Role, Seen, Shard, Silence, Slots, View};
+use crate::model::{List, Member, NodeId, NodeReport, Peer, Phase, Role, Seen, Shard, Silence, Slots, View};
 
 /// How the silence of a node looks to the operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
     // What somebody who answers owns is his: who lists it otherwise has not heard the news.
     let owned = v.owned();
     ids.filter_map(|id| {
-        let slots = v.listed_slots(id).minus(&owned);
+        let slots = v.listed_slots(id).minus(owned);
         (!slots.is_empty()).then(|| about(v, id, slots))
     })
     .collect()
@@ -82,11 +82,11 @@ fn how(v: &View<'_>, id: &NodeId, at: Option<IpAddr>, pod: Option<&Member<'_>>) 
 }
 
 impl Absent<'_, '_> {
-    /// Answering nodes, this one apart, that have no sign of life from it or do not list it at all.
-    pub(super) fn unheard_by(&self, v: &View<'_>, except: Option<&NodeId>) -> usize {
-        let lists = v.lists().iter().filter(|list| list.line(self.id).is_none_or(Peer::unheard));
-        let others = lists.flat_map(|list| &list.of);
-        others.filter(|(_, n)| Some(&n.id) != except && !n.is_isolated()).count()
+    /// An answering node, this one apart, has no sign of life from it or does not list it at all.
+    pub(super) fn is_unheard(&self, v: &View<'_>, except: Option<&NodeId>) -> bool {
+        let mut lists = v.lists().iter().filter(|list| list.line(self.id).is_none_or(Peer::unheard));
+        let other = |n: &NodeReport| Some(&n.id) != except && !n.is_isolated();
+        lists.any(|list| list.of.iter().any(|(_, n)| other(n)))
     }
 
     /// One of its replicas still hears it.
@@ -105,7 +105,7 @@ impl Absent<'_, '_> {
         if let Some(proof) = self.pod.and_then(|m| proof_of(v, m)) {
             return Some(proof);
         }
-        let lost = self.how == How::Closed && !self.is_heard() && self.unheard_by(v, None) > 0;
+        let lost = self.how == How::Closed && !self.is_heard() && self.is_unheard(v, None);
         lost.then_some(Proof::Refused)
     }
 
@@ -142,9 +142,8 @@ pub(super) fn quorum(v: &View<'_>) -> usize {
 pub(super) fn votes(v: &View<'_>, replica: &NodeId, primary: &NodeId) -> usize {
     let knows = |p: &Peer| !p.handshake && p.replica_of.as_ref() == Some(primary);
     let lists = v.lists().iter().filter(|list| list.line(replica).is_some_and(knows));
-    let voters = lists.filter(|list| list.line(primary).is_some()).flat_map(|list| &list.of);
-    let itself = |n: &NodeReport| n.id == *replica || n.id == *primary;
-    voters.filter(|(_, n)| !n.slots().is_empty() && !n.loading && !itself(n)).count()
+    // Neither of the two votes: the one has no slots, and the other does not answer.
+    lists.filter(|list| list.line(primary).is_some()).map(List::voters).sum()
 }
 
 /// It copies from this primary and holds nothing of it: it has never completed a sync, or the shard was empty.

@@ -4,9 +4,7 @@
 
 use super::{away, discard};
 use crate::build::labels::pod_name;
-use crate::model::{
-    Demands, Phase, Plan, Pod, Proposal, Seen, Shard, Slots, Stage, Step, View, Waiting, Why,
-};
+use crate::model::{Demands, Phase, Plan, Pod, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -72,7 +70,7 @@ pub(super) fn is_served(v: &View<'_>, shard: Shard) -> bool {
     let recorded = || {
         if v.s.served.is_empty() { shard.0 < served_shards(v) } else { v.s.served.contains(&shard) }
     };
-    v.primary(shard).is_some() || (v.owned() != Slots::all() && recorded())
+    v.primary(shard).is_some() || (!v.owned().is_all() && recorded())
 }
 
 /// How many shards the formed cluster has: recorded, since an owner that is silent or gone still leaves a shard.

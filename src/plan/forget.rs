@@ -44,8 +44,9 @@ pub(super) fn short(id: &NodeId) -> &str {
 
 /// Where it is to be forgotten. A node does not forget whom it follows: it gets its turn when it has been pointed elsewhere.
 fn who_lists<'v, 'a>(v: &'v View<'a>, id: &'v NodeId) -> impl Iterator<Item = &'v Member<'a>> {
-    let lists = v.answering().filter(move |(m, n)| m.stays() && n.peers.contains_key(id) && !follows(n, id));
-    lists.map(|(m, _)| m).filter(|m| m.pod.ip.is_some())
+    let lists = v.lists().iter().filter(move |list| list.line(id).is_some()).flat_map(|list| &list.of);
+    let may = move |(m, n): &&'v (Member<'a>, &'a NodeReport)| m.stays() && n.id != *id && !follows(n, id);
+    lists.filter(may).map(|(m, _)| m).filter(|m| m.pod.ip.is_some())
 }
 
 fn is_listed(v: &View<'_>, id: &NodeId) -> bool {

@@ -31,15 +31,18 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         plan.blocked.extend(v.all().filter_map(|m| unseen(v, m)));
         return plan;
     }
-    let unowned = Slots::all().minus(&v.owned());
+    let unowned = Slots::all().minus(v.owned());
+    // A process whose Pod was deleted by force still owns its slots: it hands them over or ends, and until then they are not free.
+    let ghosts = v.s.ghosts.values().filter_map(Seen::now);
+    let free = ghosts.fold(unowned.clone(), |left, n| left.minus(n.slots()));
     if !v.s.formed {
         plan.steps.push(Proposal::new(Step::Latch, Why::Form, "slots are given out next"));
         return plan;
     }
-    if !unowned.is_empty() {
+    if !free.is_empty() {
         match holder_of_keys(v) {
             Some(blocked) => plan.blocked.push(blocked),
-            None => plan.steps.extend(assign(v, &unowned)),
+            None => plan.steps.extend(assign(v, &free)),
         }
     }
     plan.steps.extend(epochs(v));
@@ -80,7 +83,7 @@ pub(super) fn everyone_is_there(v: &View<'_>) -> bool {
 pub(super) fn may_meet(v: &View<'_>) -> bool {
     v.s.formed
         && everyone_is_there(v)
-        && Slots::all().minus(&v.owned()).is_empty()
+        && v.owned().is_all()
         && candidates(v)
             .all(|(_, n)| n.admitted && (!n.is_isolated() || v.s.desired.members() == 1 || n.epoch > 0))
 }
@@ -98,7 +101,7 @@ pub fn complete(v: &View<'_>) -> bool {
     let silent = |m: &Member<'_>| m.stays() && m.pod.phase == Phase::Running && m.node().is_none();
     v.s.formed
         && (v.s.whole || !v.all().any(silent))
-        && Slots::all().minus(&v.owned()).is_empty()
+        && v.owned().is_all()
         && !v.s.ghosts.values().filter_map(Seen::now).any(|n| !has_real_timeout(v, n))
         && members.iter().all(|(_, n)| n.state_ok)
         // Those that are about to leave still lead and copy.

@@ -2,7 +2,7 @@
 //!
 //! A deleted object is no dead process: it serves for a few seconds more, in its preStop hook for minutes (both measured).
 //! While it answers, a planned hand-over loses nothing; to wait for its end would cost its clients a crash. Never by force:
-//! it lives. Afterwards it is a replica until it ends, and is forgotten then.
+//! it lives. Afterwards it is a replica until it ends, and is forgotten then. The same while the cluster forms.
 
 use super::evidence::{Absent, How, absent};
 use super::forget::short;
@@ -14,7 +14,7 @@ use crate::model::{
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
-    if !v.s.whole {
+    if !v.s.formed {
         return plan;
     }
     for gone in absent(v).iter().filter(|gone| gone.how == How::Alive) {

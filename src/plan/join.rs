@@ -85,14 +85,14 @@ fn pieces(a: &NodeReport, b: &NodeReport) -> bool {
     let listed = |n: &NodeReport| {
         n.peers.values().filter(|p| !p.handshake).fold(n.slots().clone(), |all, p| all.or(&p.slots))
     };
-    a.keys == 0 && b.keys == 0 && listed(a).and(&listed(b)).is_empty()
+    a.keys == 0 && b.keys == 0 && !listed(a).overlaps(&listed(b))
 }
 
 /// `a` owns slots that `b` still lists for somebody else (a dead owner, before that one is forgotten): introduced now,
 /// they would argue about them. The executor refuses it, too, and a refused step ends the pass of its shard.
 fn contested(a: &NodeReport, b: &NodeReport) -> bool {
     let mut others = b.peers.iter().filter(|(id, p)| !p.handshake && **id != a.id);
-    !b.slots().and(a.slots()).is_empty() || others.any(|(_, p)| !p.slots.and(a.slots()).is_empty())
+    b.slots().overlaps(a.slots()) || others.any(|(_, p)| p.slots.overlaps(a.slots()))
 }
 
 /// A grown node that knows nobody is not a newcomer beside others that have grown: whatever it holds, it must not be

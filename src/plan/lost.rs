@@ -51,7 +51,7 @@ fn abandon(v: &View<'_>, gone: &Absent<'_, '_>) -> Option<Proposal> {
 
 /// Slots that nobody owns and nobody lists go to the shards without an owner.
 fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
-    let nobodys = Slots::all().minus(&v.owned()).minus(&v.lists().all_slots());
+    let nobodys = Slots::all().minus(v.owned()).minus(&v.lists().all_slots());
     // While slots change hands, nodes that are asked one after another may not add up.
     let moving = v.answering().any(|(_, n)| n.is_moving_slots());
     if nobodys.is_empty() || moving || absent.iter().any(|gone| gone.shard().is_none()) {

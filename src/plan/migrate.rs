@@ -47,7 +47,7 @@ pub(super) fn owners_at_rest(v: &View<'_>) -> Option<BTreeMap<Shard, Slots>> {
         *mine = mine.or(n.slots());
         claims += u32::from(n.slots().len());
     }
-    let mut unknown = Slots::all().minus(&v.owned());
+    let mut unknown = Slots::all().minus(v.owned());
     let silent: Vec<Shard> =
         (0..served_shards(v)).map(Shard).filter(|s| v.primary(*s).is_none() && is_served(v, *s)).collect();
     if claims != u32::from(v.owned().len()) || (silent.is_empty() && !unknown.is_empty()) {

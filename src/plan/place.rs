@@ -106,8 +106,8 @@ fn any_unbound(v: &View<'_>, shard: Shard) -> bool {
 
 /// The best worker that the hard rules leave.
 pub(super) fn best(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands) -> Option<WorkerName> {
-    let open = tally.open.iter().filter(|w| allowed(v, tally, shard, demands, w));
-    open.min_by_key(|w| (score(v, tally, shard, w), &w.name)).map(|w| w.name.clone())
+    let open = tally.open.iter().enumerate().filter(|(_, w)| allowed(v, tally, shard, demands, w));
+    open.min_by_key(|(place, w)| (score(v, tally, shard, *place, w), &w.name)).map(|(_, w)| w.name.clone())
 }
 
 fn allowed(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands, w: &Worker) -> bool {
@@ -128,7 +128,7 @@ fn allowed(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands, w: 
         && (!strict(scheduling.zone.pods) || in_zone(&|z| tally.members_in(z)))
 }
 
-fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, w: &Worker) -> Score {
+fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker) -> Score {
     let crowd = crowd(v, tally, shard, w);
     let all = tally.members_on(&w.name) + tally.leaving_on(None, &w.name);
     Score {
@@ -140,7 +140,7 @@ fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, w: &Worker) -> Score {
         leaving_on_worker: tally.leaving_on(Some(shard), &w.name),
         members_on_worker: crowd.members_on_worker,
         members_in_zone: crowd.members_in_zone,
-        ring: tally.ring(w),
+        ring: tally.ring(place),
     }
 }
 

@@ -6,7 +6,7 @@
 //! and records that it has: the same change drops the keys once, whatever dies in between.
 
 use super::fill::is_served;
-use crate::model::{Member, Plan, Proposal, Shape, Slots, Stage, Step, View, Waiting, Why};
+use crate::model::{Member, Plan, Proposal, Shape, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -15,7 +15,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     }
     let message = "all keys are dropped first: spec.purgeKeysOnRebalance is true and the spec has changed";
     let wait = |message: String| Waiting { shard: None, stage: Stage::DroppingKeys, message };
-    if v.owned() != Slots::all() {
+    if !v.owned().is_all() {
         plan.waiting.push(wait(format!("{message}; not every shard has a primary that answers")));
         return plan;
     }

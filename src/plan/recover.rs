@@ -34,11 +34,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut under_way = v.s.past.forced(v.s.now);
     for gone in absent(v) {
         match verdict(v, &gone) {
-            Verdict::Promote(proposal) if !under_way => {
+            Verdict::Promote(heir) if !under_way => {
                 under_way = true;
-                plan.steps.push(*proposal);
+                let note = heir.note.clone();
+                plan.steps.push(Proposal::new(step(v, &gone, heir), Why::Repair, note));
             }
-            Verdict::Promote(..) => plan.waiting.push(electing(&gone, "another failover is under way")),
+            Verdict::Promote(_) => plan.waiting.push(electing(&gone, "another failover is under way")),
             Verdict::Wait(why) => plan.waiting.push(electing(&gone, why)),
             Verdict::Blocked(message) => {
                 plan.blocked.push(Blocked { code: Code::Unproven, shard: gone.shard(), message });
@@ -50,15 +51,20 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 }
 
 enum Verdict {
-    Promote(Box<Proposal>),
+    Promote(Heir),
     Wait(&'static str),
     Blocked(String),
     /// Another rule, or nobody, has something to say.
     Nothing,
 }
 
-fn promote(step: Step, note: String) -> Verdict {
-    Verdict::Promote(Box::new(Proposal::new(step, Why::Repair, note)))
+/// Who takes over, and why he may.
+struct Heir {
+    on: Target,
+    by: Promotion,
+    /// How far it had come when it was seen in sync.
+    offset: u64,
+    note: String,
 }
 
 fn electing(gone: &Absent<'_, '_>, why: &str) -> Waiting {
@@ -113,14 +119,14 @@ fn with_heir(
     let Some(on) = heir.target() else { return Verdict::Nothing };
     if votes(v, &on.node, gone.id) < quorum(v) {
         return match gone.proof(v) {
-            Some(proof) => take_over(v, gone, on, Promotion::Takeover(proof), offset),
+            Some(proof) => take_over(gone, on, Promotion::Takeover(proof), offset),
             None => unproven(v, gone),
         };
     }
     let note = |what: &str| format!("its primary {} is gone: {what}", short(gone.id));
     if suspected {
         let note = note("silent, and the majority of the slot owners suspects it");
-        return promote(step(v, gone, on, Promotion::Suspected, offset), note);
+        return Verdict::Promote(Heir { on, by: Promotion::Suspected, offset, note });
     }
     if gone.how == How::Silent {
         return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
@@ -128,11 +134,11 @@ fn with_heir(
     if gone.is_heard() {
         return Verdict::Wait("a replica still hears it");
     }
-    if gone.unheard_by(v, Some(&on.node)) == 0 {
+    if !gone.is_unheard(v, Some(&on.node)) {
         return Verdict::Wait("no other node has lost it yet");
     }
     let note = note("it refuses, and others have lost it, too");
-    promote(step(v, gone, on, Promotion::Refused, offset), note)
+    Verdict::Promote(Heir { on, by: Promotion::Refused, offset, note })
 }
 
 /// Nobody is known to have been in sync. Where Valkey can elect, it knows better; where it cannot, and the primary is
@@ -150,7 +156,7 @@ fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     if empty && all_known {
         let first = gone.heirs.iter().filter(|m| m.stays()).min_by_key(|m| m.pod.index);
         let Some(on) = first.or(gone.heirs.first()).and_then(|m| m.target()) else { return Verdict::Nothing };
-        return take_over(v, gone, on, Promotion::Empty(proof), 0);
+        return take_over(gone, on, Promotion::Empty(proof), 0);
     }
     let able = |m: &&Member<'_>| m.node().is_some_and(|n| votes(v, &n.id, gone.id) >= quorum(v));
     // A former primary whose successor died before they were in sync has the data and is never elected: for Valkey it
@@ -166,12 +172,12 @@ fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
         sound.then_some((*m, 0, link.offset))
     });
     match best(with_data).and_then(|(m, _, _)| m.target()) {
-        Some(on) => take_over(v, gone, on, Promotion::Takeover(proof), 0),
+        Some(on) => take_over(gone, on, Promotion::Takeover(proof), 0),
         None => Verdict::Wait("its replicas are not done with their syncs"),
     }
 }
 
-fn take_over(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: u64) -> Verdict {
+fn take_over(gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: u64) -> Verdict {
     let proof = match by {
         Promotion::Takeover(proof) | Promotion::Empty(proof) => words(proof),
         Promotion::Refused | Promotion::Suspected => "",
@@ -181,7 +187,7 @@ fn take_over(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, off
         _ => "nobody is elected",
     };
     let note = format!("its primary {} is dead ({proof}), and {what}", short(gone.id));
-    promote(step(v, gone, on, by, offset), note)
+    Verdict::Promote(Heir { on, by, offset, note })
 }
 
 fn words(proof: Proof) -> &'static str {
@@ -194,7 +200,8 @@ fn words(proof: Proof) -> &'static str {
 }
 
 /// The witnesses: every other replica of it, and slot owners. All of these where their majority is what counts.
-fn step(v: &View<'_>, gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: u64) -> Step {
+fn step(v: &View<'_>, gone: &Absent<'_, '_>, heir: Heir) -> Step {
+    let Heir { on, by, offset, .. } = heir;
     let siblings = gone.heirs.iter().filter_map(|m| m.target()).filter(|t| t.node != on.node);
     let others = v
         .answering()

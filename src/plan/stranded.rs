@@ -3,7 +3,7 @@
 //! more). It cannot be made to copy, since a primary with keys refuses that: it goes, and another takes its place.
 
 use super::fill::is_served;
-use crate::model::{Member, Plan, Proposal, Role, Slots, Step, View, Why, step::Removable};
+use crate::model::{Member, Plan, Proposal, Role, Step, View, Why, step::Removable};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -34,5 +34,5 @@ pub(super) fn is_stranded(v: &View<'_>, m: &Member<'_>) -> bool {
         }
     };
     let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !node.is_moving_slots();
-    v.s.whole && alone && idle && v.owned() == Slots::all()
+    v.s.whole && alone && idle && v.owned().is_all()
 }

@@ -1,6 +1,6 @@
 //! Who is where: members by worker and by zone, counting those that a pass adds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::away;
 use super::discard::was_killed;
@@ -11,7 +11,9 @@ use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 pub(super) struct Tally<'a> {
     /// The workers that a member may be asked for, by name.
     pub open: Vec<&'a Worker>,
-    zones: BTreeMap<WorkerName, Zone>,
+    /// The zones of these, sorted.
+    open_zones: Vec<&'a Zone>,
+    zones: BTreeMap<&'a WorkerName, &'a Zone>,
     on: BTreeMap<Shard, BTreeMap<WorkerName, usize>>,
     within: BTreeMap<Shard, BTreeMap<Zone, usize>>,
     all_on: BTreeMap<WorkerName, usize>,
@@ -21,17 +23,21 @@ pub(super) struct Tally<'a> {
     all_leaving: BTreeMap<WorkerName, usize>,
     /// Where members were killed a moment ago.
     killed: BTreeMap<WorkerName, usize>,
-    last: Option<WorkerName>,
+    /// Among the open workers the one that got a member last.
+    last: Option<usize>,
 }
 
 impl<'a> Tally<'a> {
     /// Counts the members that stay as they are, and those that serve until they are replaced.
     pub(super) fn new(v: &View<'a>) -> Self {
-        let zones = v.s.workers.values().filter_map(|w| Some((w.name.clone(), w.zone.clone()?))).collect();
         let suspects: Vec<&WorkerName> = away::suspects(v).collect();
+        let open = v.s.workers.values().filter(|w| w.open && !suspects.contains(&&w.name));
+        let open: Vec<&Worker> = open.collect();
+        let open_zones: BTreeSet<&Zone> = open.iter().filter_map(|w| w.zone.as_ref()).collect();
         let mut tally = Self {
-            open: v.s.workers.values().filter(|w| w.open && !suspects.contains(&&w.name)).collect(),
-            zones,
+            open_zones: open_zones.into_iter().collect(),
+            open,
+            zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
             on: BTreeMap::new(),
             within: BTreeMap::new(),
             all_on: BTreeMap::new(),
@@ -57,11 +63,11 @@ impl<'a> Tally<'a> {
 
     /// One member more; of one without a worker at least the zone may be known.
     pub(super) fn add(&mut self, shard: Shard, worker: Option<&WorkerName>, zone: Option<&Zone>) {
-        let zone = worker.and_then(|w| self.zones.get(w)).or(zone).cloned();
+        let zone = worker.and_then(|w| self.zones.get(w).copied()).or(zone).cloned();
         if let Some(worker) = worker {
             *self.on.entry(shard).or_default().entry(worker.clone()).or_default() += 1;
             *self.all_on.entry(worker.clone()).or_default() += 1;
-            self.last = Some(worker.clone());
+            self.last = self.open.binary_search_by(|w| w.name.cmp(worker)).ok();
         }
         if let Some(zone) = zone {
             *self.within.entry(shard).or_default().entry(zone.clone()).or_default() += 1;
@@ -78,7 +84,7 @@ impl<'a> Tally<'a> {
         }
         less(self.on.entry(shard).or_default(), worker);
         less(&mut self.all_on, worker);
-        if let Some(zone) = self.zones.get(worker) {
+        if let Some(zone) = self.zones.get(worker).copied() {
             less(self.within.entry(shard).or_default(), zone);
             less(&mut self.all_within, zone);
         }
@@ -91,10 +97,7 @@ impl<'a> Tally<'a> {
 
     /// The zones that have an open worker.
     pub(super) fn open_zones(&self) -> impl Iterator<Item = &'a Zone> {
-        let mut zones: Vec<&Zone> = self.open.iter().filter_map(|w| w.zone.as_ref()).collect();
-        zones.sort();
-        zones.dedup();
-        zones.into_iter()
+        self.open_zones.iter().copied()
     }
 
     /// Copies of the shard on the worker.
@@ -132,12 +135,10 @@ impl<'a> Tally<'a> {
         self.killed.get(worker).copied().unwrap_or(0)
     }
 
-    /// Steps around the ring of open workers from the one that got a member last.
-    pub(super) fn ring(&self, worker: &Worker) -> usize {
-        let place = |name: &WorkerName| self.open.binary_search_by(|w| w.name.cmp(name)).ok();
+    /// Steps around the ring of open workers from the one that got a member last to the one at this place.
+    pub(super) fn ring(&self, here: usize) -> usize {
         let all = self.open.len().max(1);
-        let here = place(&worker.name).unwrap_or(0);
-        let last = self.last.as_ref().and_then(place).unwrap_or(all - 1);
+        let last = self.last.unwrap_or(all - 1);
         (here + all - last).checked_sub(1).map_or(0, |d| d % all)
     }
 }

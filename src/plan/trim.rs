@@ -5,7 +5,7 @@
 //! successor, so that it is one of them that goes.
 
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Slots, Stage, Step, View, Waiting, Why,
+    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why,
     step::Removable,
 };
 
@@ -36,13 +36,13 @@ fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
         let message = format!("{left} Pods of shard {shard} are to go: it has no slots any more");
         plan.waiting.push(Waiting { shard: Some(shard), stage: Stage::RemovingPods, message });
     }
-    let covered = v.owned() == Slots::all();
+    let covered = v.owned().is_all();
     let idle = |m: &Member<'_>| {
         m.is_unused() || never_started(m) || (is_empty(m) && (covered || copies_nothing(v, m)) && !moves(m))
     };
-    plan.steps.extend(
-        v.staying(shard).filter(|m| idle(m)).filter_map(|m| delete(m, 0, "its shard is not wanted any more")),
-    );
+    let gone = v.staying(shard).filter(|m| idle(m));
+    // Not as a retired replica, even if it is one: its primary may be gone, and there is no copy to keep.
+    plan.steps.extend(gone.map(|m| remove(m, idle_as(m), "its shard is not wanted any more")));
     plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
 }
 
@@ -163,20 +163,30 @@ fn never_started(m: &Member<'_>) -> bool {
     m.pod.phase == crate::model::Phase::Pending
 }
 
-/// `others` replicas have to stay in sync when it is a retired replica that goes.
-fn delete(m: &Member<'_>, others: u16, note: &str) -> Option<Proposal> {
-    let only_if = if never_started(m) {
+/// What a member that holds nothing is deleted as.
+fn idle_as(m: &Member<'_>) -> Removable {
+    if never_started(m) {
         Removable::NotRunning
     } else if m.is_unused() {
         Removable::Unused
-    } else if m.node()?.is_retiring() && m.link().is_some() {
-        // One whose primary handed over to it as it ended leads again, though it was retired, and nobody follows it.
-        Removable::Retired { others }
-    } else if is_empty(m) {
-        Removable::Empty
     } else {
-        return None;
+        Removable::Empty
+    }
+}
+
+/// `others` replicas have to stay in sync when it is a retired replica that goes.
+fn delete(m: &Member<'_>, others: u16, note: &str) -> Option<Proposal> {
+    let retired = m.node().is_some_and(NodeReport::is_retiring) && m.link().is_some();
+    // One whose primary handed over to it as it ended leads again, though it was retired, and nobody follows it.
+    let only_if = match idle_as(m) {
+        Removable::Empty if retired => Removable::Retired { others },
+        Removable::Empty if !is_empty(m) => return None,
+        only_if => only_if,
     };
+    Some(remove(m, only_if, note))
+}
+
+fn remove(m: &Member<'_>, only_if: Removable, note: &str) -> Proposal {
     let (name, uid) = (m.pod.name.clone(), m.pod.uid.clone());
-    Some(Proposal::new(Step::DeletePod { name, uid, shard: m.pod.shard, only_if }, Why::Surplus, note))
+    Proposal::new(Step::DeletePod { name, uid, shard: m.pod.shard, only_if }, Why::Surplus, note)
 }

@@ -24,11 +24,11 @@ const TO_LOOK: [&str; 2] = ["+acl|list", "+acl|deluser"];
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan { blocked: missing(v), ..Plan::default() };
-    let (wishes, done) = (Wishes::new(v), through(v));
+    let (wishes, done, mut known) = (Wishes::new(v), through(v), BTreeMap::new());
     for (member, node) in v.answering().filter(|(_, n)| !n.loading) {
         match &node.users {
             Some(shown) => {
-                own_users(v, member, node, shown, &done, &mut plan);
+                own_users(v, member, node, shown, &done, &mut known, &mut plan);
                 users_of_spec(&wishes, member, node, shown, &mut plan);
             }
             None => {
@@ -42,20 +42,25 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-fn own_users(
-    v: &View<'_>,
-    member: &Member<'_>,
-    node: &NodeReport,
-    shown: &Shown,
+/// Rules by what they are made of: nearly all nodes have the same.
+type Known<'a> = BTreeMap<Own<'a>, Rules>;
+
+fn own_users<'a>(
+    v: &View<'a>,
+    member: &Member<'a>,
+    node: &'a NodeReport,
+    shown: &'a Shown,
     through: &BTreeSet<&str>,
+    known: &mut Known<'a>,
     plan: &mut Plan,
 ) {
     // While the Secret lacks one, nobody knows what to set.
     let Some(accounts) = v.s.accounts.as_ref().filter(|a| !a.operator.is_empty()) else { return };
     for user in SYSTEM_USERS {
-        let rules = Rules::new(own(accounts, node, shown, user, through.contains(user)));
-        if !holds(&node.id, user, shown.get(user), &rules, &v.s.applied) {
-            set(member, user, rules.words, "the operator's own user", plan);
+        let own = own(accounts, node, shown, user, through.contains(user));
+        let rules = known.entry(own).or_insert_with_key(Own::rules);
+        if !holds(&node.id, user, shown.get(user), rules, &v.s.applied) {
+            set(member, user, rules.words.clone(), "the operator's own user", plan);
         }
     }
 }
@@ -170,8 +175,29 @@ fn missing(v: &View<'_>) -> Vec<Blocked> {
     told.map(|message| Blocked { code: Code::UserRefused, shard: None, message: message.clone() }).collect()
 }
 
+/// What one of the operator's own users is made of.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Own<'a> {
+    user: &'static str,
+    on: bool,
+    imports: bool,
+    digests: Vec<&'a str>,
+}
+
+impl Own<'_> {
+    fn rules(&self) -> Rules {
+        Rules::new(system_rules(self.user, self.on, self.imports, &self.digests))
+    }
+}
+
 /// One of the operator's own users as this node should have it: the password of now, and earlier ones while somebody uses them.
-fn own(accounts: &Accounts, node: &NodeReport, shown: &Shown, user: &str, through: bool) -> Vec<String> {
+fn own<'a>(
+    accounts: &'a Accounts,
+    node: &NodeReport,
+    shown: &'a Shown,
+    user: &'static str,
+    through: bool,
+) -> Own<'a> {
     let (line, now) = (shown.get(user).map(String::as_str).unwrap_or_default(), of(accounts, user));
     let mut digests: Vec<&str> = if through { Vec::new() } else { passwords(line).collect() };
     if !digests.contains(&now.as_str()) {
@@ -180,7 +206,7 @@ fn own(accounts: &Accounts, node: &NodeReport, shown: &Shown, user: &str, throug
     // Adoption turns the replication user on, and gives it the rights that this version has.
     let on = user != REPLICATION_USER || is_on(line);
     let imports = user == REPLICATION_USER && on && node.version >= JOBS_SINCE;
-    system_rules(user, on, imports, &digests)
+    Own { user, on, imports, digests }
 }
 
 /// The rules of one of the operator's own users.

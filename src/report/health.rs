@@ -51,7 +51,7 @@ impl<'v, 'a> Health<'v, 'a> {
             new,
             serving_shards: view.shards().filter(|(shard, _)| view.primary(*shard).is_some()).count(),
             known_slots: known_slots(view),
-            owned_once: owned == u32::from(SLOTS) && view.owned() == Slots::all(),
+            owned_once: owned == u32::from(SLOTS) && view.owned().is_all(),
             complete: form::complete(view),
             outdated: view.all().filter(|m| m.pod.revision != view.s.revision && m.stays()).count(),
             troubles: Vec::new(),

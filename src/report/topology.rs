@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::health::Health;
 use crate::{
     api::{MemberRef, ReplicaRef, ShardTopology, ValkeyClusterStatus},
-    model::{Member, Role, Shard, Slots},
+    model::{Member, Role, Shard},
 };
 
 /// The shards in their order. Empty before the formation is complete: that it is not empty says that data may exist.
@@ -31,7 +31,7 @@ fn serves(health: &Health<'_, '_>, shard: Shard, before: &[ShardTopology]) -> bo
 }
 
 fn all_owned(health: &Health<'_, '_>) -> bool {
-    health.view.owned() == Slots::all()
+    health.view.owned().is_all()
 }
 
 fn one(health: &Health<'_, '_>, shard: Shard, before: &[ShardTopology]) -> ShardTopology {

@@ -1,16 +1,16 @@
 //! The commands that the operator uses, one function each. They send and read; they decide nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::snapshot::{NODENAME, RELEASED};
-use crate::model::users::{self, Shown};
+use crate::model::users::Shown;
 use crate::model::{NodeId, PodUid, Slots};
 
 use super::error::WireError;
 use super::node::Node;
-use super::parse::{ClusterInfo, Info, NodeLine, cluster_nodes as parse_nodes};
+use super::parse::{AclUser, ClusterInfo, Info, NodeLine, cluster_nodes as parse_nodes, shown};
 use super::reply::Reply;
 
 /// How a replica takes its primary's place.
@@ -31,38 +31,6 @@ pub enum Reset {
     Soft,
     /// A new id, and all epochs are 0.
     Hard,
-}
-
-/// An ACL user as the server describes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AclUser {
-    /// `on`, `nopass`, …
-    pub flags: BTreeSet<String>,
-    /// SHA-256 of each password, in hexadecimal digits.
-    pub passwords: BTreeSet<String>,
-    /// The command rules, as `-@all +ping`.
-    pub commands: String,
-}
-
-impl AclUser {
-    /// It may log in.
-    pub fn is_on(&self) -> bool {
-        self.flags.contains("on")
-    }
-
-    /// Reads the answer to `ACL GETUSER`: none for a user that does not exist.
-    pub fn parse(reply: &Reply) -> Result<Option<Self>, WireError> {
-        if *reply == Reply::Nil {
-            return Ok(None);
-        }
-        let fields = reply.fields()?;
-        let list = |name: &str| match fields.get(name) {
-            Some(Reply::List(items)) => items.iter().map(|i| i.text().map(str::to_owned)).collect(),
-            _ => Err(WireError::Protocol(format!("ACL GETUSER without {name}"))),
-        };
-        let commands = fields.get("commands").map_or(Ok(""), Reply::text)?.to_owned();
-        Ok(Some(Self { flags: list("flags")?, passwords: list("passwords")?, commands }))
-    }
 }
 
 /// The setting that releases a Pod that was told to go: its preStop hook reads it in `nodes.conf`.
@@ -128,15 +96,6 @@ pub async fn acl_deluser(node: &dyn Node, user: &str) -> Result<(), WireError> {
 /// `ACL LIST`: every user with all that it has, passwords as SHA-256.
 pub async fn acl_list(node: &dyn Node) -> Result<Shown, WireError> {
     shown(&node.call(&["ACL", "LIST"]).await?)
-}
-
-/// Reads the answer to `ACL LIST`.
-pub fn shown(reply: &Reply) -> Result<Shown, WireError> {
-    let Reply::List(lines) = reply else {
-        return Err(WireError::Protocol("ACL LIST is no list".to_owned()));
-    };
-    let lines: Vec<&str> = lines.iter().map(Reply::text).collect::<Result<_, _>>()?;
-    Ok(users::listed(lines))
 }
 
 /// `CLUSTER ADDSLOTSRANGE`. Refused as a whole when the node lists one of them under any owner.

@@ -21,10 +21,10 @@ pub enum WireError {
     #[error("no answer in time")]
     Timeout,
     /// `WRONGPASS` or `NOAUTH`: the user or its password is not accepted.
-    #[error("the credentials are not accepted: {0}")]
+    #[error("the credentials are not accepted: {}", words(.0))]
     Auth(String),
     /// `NOPERM`: the user may not do this.
-    #[error("the user may not do this: {0}")]
+    #[error("the user may not do this: {}", words(.0))]
     Denied(String),
     /// `LOADING`: a dataset is being loaded.
     #[error("the server is loading its dataset")]
@@ -33,11 +33,19 @@ pub enum WireError {
     #[error("the server is busy with a script")]
     Busy,
     /// Any other refusal, in the server's words.
-    #[error("the server refuses: {0}")]
+    #[error("the server refuses: {}", words(.0))]
     Server(String),
     /// The answer is not what the command is documented to answer.
-    #[error("the answer is not understood: {0}")]
+    #[error("the answer is not understood: {}", words(.0))]
     Protocol(String),
+}
+
+/// How much of what a server says is shown: logs, events and conditions must not grow with what a node makes up.
+const SHOWN: usize = 300;
+
+/// The beginning of a server's words, as one line.
+fn words(text: &str) -> String {
+    text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl WireError {
@@ -118,6 +126,8 @@ mod tests {
         for (text, code) in cases {
             assert_eq!(WireError::from_answer(text).code(), code, "{text}");
         }
+        let long = WireError::from_answer(&format!("ERR one\r\ntwo{}", "!".repeat(100_000))).to_string();
+        assert!(long.starts_with("the server refuses: ERR one  two!") && long.len() < 2 * SHOWN, "{long}");
         let unknown = WireError::from_answer("ERR Unknown node 0000000000000000000000000000000000000000");
         assert!(unknown.is_unknown_node() && !unknown.is_unknown_command() && !unknown.is_connection());
         assert!(

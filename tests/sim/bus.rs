@@ -349,10 +349,10 @@ impl Node {
         let mut out: Vec<Update> = self
             .view
             .iter()
-            .filter(|(id, e)| **id != p.from && e.epoch > p.epoch && !e.slots.and(&p.slots).is_empty())
+            .filter(|(id, e)| **id != p.from && e.epoch > p.epoch && e.slots.overlaps(&p.slots))
             .map(|(id, e)| (id.clone(), e.epoch, e.slots.clone()))
             .collect();
-        if self.epoch > p.epoch && !self.slots.and(&p.slots).is_empty() {
+        if self.epoch > p.epoch && self.slots.overlaps(&p.slots) {
             out.push((self.id.clone(), self.epoch, self.slots.clone()));
         }
         out

@@ -55,7 +55,7 @@ impl Clients {
             seed.view.values().find(|e| e.slots.contains(slot)).and_then(|e| e.ip)
         };
         let Some(owner) = ip.and_then(|ip| valkey.listening(ip, None)).map(|n| n.id.clone()) else { return };
-        let owner = asked_to(valkey, &owner, slot);
+        let Some(owner) = asked_to(valkey, &owner, slot) else { return };
         let node = valkey.get_mut(&owner);
         if node.cluster == 0 && node.state_ok && node.of.is_none() && takes(node, slot) {
             let value = node.data.entry(slot).or_insert(0);
@@ -120,14 +120,15 @@ impl Clients {
     }
 }
 
-/// A key that has left on the way key by key is asked for at the other end (`ASK`).
-fn asked_to(valkey: &Valkey, owner: &NodeId, slot: u16) -> NodeId {
+/// A key that has left on the way key by key is asked for at the other end (`ASK`), even when nobody is there any more: nobody
+/// takes the write then.
+fn asked_to(valkey: &Valkey, owner: &NodeId, slot: u16) -> Option<NodeId> {
     let node = &valkey.nodes[owner];
     match node.open.get(&slot) {
-        Some((true, other)) if !node.data.contains_key(&slot) && valkey.nodes.contains_key(other) => {
-            other.clone()
+        Some((true, other)) if !node.data.contains_key(&slot) => {
+            valkey.nodes.contains_key(other).then(|| other.clone())
         }
-        _ => owner.clone(),
+        _ => Some(owner.clone()),
     }
 }
 

@@ -202,7 +202,7 @@ impl Valkey {
         let v = self.get_mut(voter);
         let sees_replica = v.view.get(who).is_some_and(|e| e.replica_of.as_ref() == Some(primary));
         let sees_failure = forced || v.view.get(primary).is_some_and(|e| e.failed);
-        let newer_owner = v.view.values().any(|e| e.epoch > claim.1 && !e.slots.and(claim.0).is_empty());
+        let newer_owner = v.view.values().any(|e| e.epoch > claim.1 && e.slots.overlaps(claim.0));
         let fresh = v.last_vote < epoch && v.current_epoch <= epoch;
         v.current_epoch = v.current_epoch.max(epoch);
         let yes = v.leads() && sees_replica && sees_failure && !newer_owner && fresh;

@@ -127,7 +127,7 @@ impl World {
         let mut all = Slots::none();
         let mut twice = None;
         for (id, slots) in claims {
-            if !all.and(slots).is_empty() {
+            if all.overlaps(slots) {
                 twice = Some(id.clone());
             }
             all = all.or(slots);

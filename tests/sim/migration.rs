@@ -42,7 +42,7 @@ impl Valkey {
             return Err("Slots are being manually migrated".into());
         }
         let running = |t: &&Transfer| t.state == JobState::Running && t.source == *on;
-        if self.transfers.iter().filter(running).any(|t| !t.slots.and(slots).is_empty()) {
+        if self.transfers.iter().filter(running).any(|t| t.slots.overlaps(slots)) {
             return Err("I am already migrating slot".into());
         }
         let ends_at = now + rng.random_range(1..=20);

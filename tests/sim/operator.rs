@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rand::Rng;
 use valkey_cluster_operator::execute::lanes::nothing_rests_on;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Slots, Snapshot, Step, View,
+    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Snapshot, Step, View,
 };
 use valkey_cluster_operator::plan;
 
@@ -81,7 +81,7 @@ impl World {
         }
         if self.resource.whole {
             // Shards whose slots others have are forgotten; one that is merely silent is not.
-            if view.owned() == Slots::all() {
+            if view.owned().is_all() {
                 self.resource.served.clear();
             }
             let seen = view.shards().map(|(s, _)| s).filter(|s| view.primary(*s).is_some());

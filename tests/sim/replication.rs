@@ -12,7 +12,7 @@ impl Valkey {
         let replicas: Vec<NodeId> =
             self.nodes.values().filter(|n| n.of.is_some()).map(|n| n.id.clone()).collect();
         for id in replicas {
-            match self.source(&id).cloned() {
+            match self.source(&id).map(|source| source.id.clone()) {
                 Some(source) => self.copy(&id, &source, now, rng),
                 None => self.nodes.get_mut(&id).expect("just listed").link_lost(now),
             }
@@ -33,43 +33,54 @@ impl Valkey {
             .then_some(source)
     }
 
-    fn copy(&mut self, id: &NodeId, source: &Node, now: i64, rng: &mut StdRng) {
-        let node = self.get_mut(id);
-        if node.repl.partner.as_ref() != Some(&source.id) {
-            node.link_lost(now);
-            if rng.random_bool(0.6) {
-                let continues = node.repl.synced && node.lineage == source.lineage;
-                let until = if continues { now } else { now + rng.random_range(2..=25) };
-                node.repl.partner = Some(source.id.clone());
-                node.repl.sync_until = Some(until);
-            }
-            return;
-        }
-        match node.repl.sync_until {
-            Some(until) if until > now => node.repl.loading = until - now <= 2,
-            Some(_) => {
-                node.lineage = source.lineage;
-                node.data.clone_from(&source.data);
-                node.dropped = source.dropped;
-                node.repl = Replication {
-                    up: true,
-                    synced: true,
-                    sync_until: None,
-                    loading: false,
-                    ..node.repl.clone()
-                };
-            }
-            None => {
-                node.repl.up = true;
-                node.open.clone_from(&source.open);
-                node.data.clone_from(&source.data);
-                node.dropped = source.dropped;
-            }
-        }
+    fn copy(&mut self, id: &NodeId, source: &NodeId, now: i64, rng: &mut StdRng) {
+        // Out of the map while it is changed, so that its source can be read beside it.
+        let mut node = self.nodes.remove(id).expect("just listed");
+        node.copy(&self.nodes[source], now, rng);
+        self.nodes.insert(id.clone(), node);
     }
 }
 
 impl Node {
+    /// One tick of the link between the two.
+    fn copy(&mut self, source: &Node, now: i64, rng: &mut StdRng) {
+        if self.repl.partner.as_ref() != Some(&source.id) {
+            self.link_lost(now);
+            if rng.random_bool(0.6) {
+                let continues = self.repl.synced && self.lineage == source.lineage;
+                let until = if continues { now } else { now + rng.random_range(2..=25) };
+                self.repl.partner = Some(source.id.clone());
+                self.repl.sync_until = Some(until);
+            }
+            return;
+        }
+        match self.repl.sync_until {
+            Some(until) if until > now => self.repl.loading = until - now <= 2,
+            Some(_) => {
+                self.lineage = source.lineage;
+                self.data.clone_from(&source.data);
+                self.dropped = source.dropped;
+                self.repl = Replication {
+                    up: true,
+                    synced: true,
+                    sync_until: None,
+                    loading: false,
+                    ..self.repl.clone()
+                };
+            }
+            None => {
+                self.repl.up = true;
+                if self.open != source.open {
+                    self.open.clone_from(&source.open);
+                }
+                if self.data != source.data {
+                    self.data.clone_from(&source.data);
+                }
+                self.dropped = source.dropped;
+            }
+        }
+    }
+
     fn link_lost(&mut self, now: i64) {
         if self.repl.up || self.repl.partner.is_some() {
             self.repl.down_since = now;

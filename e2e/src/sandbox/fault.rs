@@ -3,7 +3,7 @@
 //! May kill and start the machines of the sandbox, signal its containers and the control plane's programs, and drop pods'
 //! packets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -55,6 +55,16 @@ pub(super) fn start(instance: &Instance, worker: Worker, step: &Step) -> Result<
     let since = up::start_worker(instance, worker)?;
     cluster::wait_workers(instance, &[(worker, since)], step)
         .map_err(|error| super::logs::with_tail(instance, &error, &format!("{worker}-kubelet")))
+}
+
+/// The next pod of this worker gets this address, if it is free: the allocator goes on from the one before.
+///
+/// # Errors
+/// If the file of the allocator cannot be written.
+pub(super) fn give_next(instance: &Instance, worker: Worker, address: Ipv4Addr) -> Result<()> {
+    let before = Ipv4Addr::from(u32::from(address).saturating_sub(1));
+    let file = instance.worker(worker).join("addresses/pods/last_reserved_ip.0");
+    std::fs::write(&file, before.to_string()).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// A container that runs, as its worker's containerd knows it.

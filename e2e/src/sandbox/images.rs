@@ -79,13 +79,30 @@ pub fn metrics(cache: &Cache, progress: &Progress) -> Result<Archive> {
 /// If they do not compile: the error holds what the compiler said.
 pub fn own(cache: &Cache, progress: &Progress) -> Result<Vec<Archive>> {
     let step = progress.step("build operator and ledger");
-    let messages = cargo_build(&step)?;
+    let messages = cargo_build(&[], &step)?;
     let operator = executable(&messages, "valkey-cluster-operator")?;
     let ledger = executable(&messages, "ledger")?;
     let operator = static_image("valkey-cluster-operator", &operator, OPERATOR, NOBODY, cache)?;
     let ledger = static_image("ledger", &ledger, LEDGER, NOBODY, cache)?;
     step.done("");
     Ok(vec![operator, ledger])
+}
+
+/// The digest of the operator's image, of a program that is built into `target` when it is given, without a look into the cache.
+///
+/// # Errors
+/// If it does not compile.
+pub fn operator_digest(target: Option<&Path>, progress: &Progress) -> Result<String> {
+    let step = progress.step("build the operator once more");
+    let target = target.map(|dir| dir.to_string_lossy().into_owned());
+    let more: Vec<&str> = target.iter().flat_map(|dir| ["--target-dir", dir]).collect();
+    let operator = executable(&cargo_build(&more, &step)?, "valkey-cluster-operator")?;
+    let dir = std::env::temp_dir().join(format!("operator-image-{}", std::process::id()));
+    let made = static_image("valkey-cluster-operator", &operator, OPERATOR, NOBODY, &Cache::at(&dir)?);
+    fs::remove_dir_all(&dir)?;
+    let digest = made?.digest;
+    step.done(&digest);
+    Ok(digest)
 }
 
 fn go_image(program: &GoProgram, name: &str, cache: &Cache, progress: &Progress) -> Result<Archive> {
@@ -231,11 +248,11 @@ fn cached(
 
 /// Builds both programs and returns what cargo says of it. Both packages are named so that their dependencies have
 /// the features that they have for this program, and are not compiled a second time with others.
-fn cargo_build(step: &Step) -> Result<String> {
+fn cargo_build(more: &[&str], step: &Step) -> Result<String> {
     let packages = ["build", "--package", "valkey-cluster-operator", "--package", "e2e"];
     let programs = ["--bin", "valkey-cluster-operator", "--bin", "ledger"];
     let mut build = cargo(packages.into_iter().chain(programs));
-    build.arg("--message-format=json-render-diagnostics");
+    build.arg("--message-format=json-render-diagnostics").args(more);
     let result = output(&mut build, CARGO, Some(step))?;
     if !result.status.success() {
         // What a person wants to read is on standard error; standard output is for this program.
@@ -246,7 +263,10 @@ fn cargo_build(step: &Step) -> Result<String> {
 }
 
 /// Where cargo says that it put a program.
-fn executable(messages: &str, bin: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// If it did not.
+pub(crate) fn executable(messages: &str, bin: &str) -> Result<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut found = messages.filter_map(|message| {
         let named = message.pointer("/target/name").is_some_and(|name| name == bin);

@@ -38,7 +38,7 @@ mod wait;
 mod worker;
 
 use std::ffi::OsStr;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -172,6 +172,14 @@ impl Sandbox {
             tokio::task::spawn_blocking(move || relay::connect(&instance, address, CONNECT)).await??;
         stream.set_nonblocking(true)?;
         Ok(tokio::net::TcpStream::from_std(stream)?)
+    }
+
+    /// Makes the next pod of this worker get this address, if it is free.
+    ///
+    /// # Errors
+    /// If the worker's allocator cannot be told.
+    pub fn give_next(&self, worker: Worker, address: Ipv4Addr) -> Result<()> {
+        fault::give_next(&self.instance, worker, address)
     }
 
     /// Builds the operator and the ledger and gives every running worker the images that it lacks; says how many

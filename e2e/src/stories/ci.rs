@@ -44,17 +44,17 @@ pub struct Count {
 
 impl Count {
     /// One that passed or failed.
-    fn one(passed: bool) -> Self {
+    pub(super) fn one(passed: bool) -> Self {
         Self { passed: usize::from(passed), failed: usize::from(!passed), ..Self::default() }
     }
 
     /// One that was not run.
-    fn skipped(why: String) -> Self {
+    pub(super) fn skipped(why: String) -> Self {
         Self { skipped: 1, why: vec![why], ..Self::default() }
     }
 
     /// Adds another count.
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
@@ -136,6 +136,7 @@ pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
     count.add(check("lints", &lint, progress)?);
     count.add(tests(progress)?);
     count.add(lives(progress)?);
+    count.add(super::fuzz::all(progress)?);
     let began = Instant::now();
     match stories(&Target::Sandbox(name.to_owned()), &[], (Suite::Ci, false), progress).await {
         Ok(told) => count.add(told),

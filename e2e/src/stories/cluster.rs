@@ -56,12 +56,30 @@ impl Cluster {
     pub async fn apply(stage: &Stage, namespace: &str, name: &str, spec: Value) -> Result<Self> {
         let mut this = Self::existing(stage.reach(), &stage.client, namespace, name);
         if stage.tls {
-            let pki = Pki::new(namespace, name)?;
-            pki.issue(&stage.client, pki.first()).await?;
-            this.pki = Some(Arc::new(pki));
+            this.certify(stage).await?;
         }
         this.change(spec).await?;
+        stage.note(&this);
         Ok(this)
+    }
+
+    /// The same, by TLS in any case.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub(super) async fn apply_tls(stage: &Stage, namespace: &str, name: &str, spec: Value) -> Result<Self> {
+        let mut this = Self::existing(stage.reach(), &stage.client, namespace, name);
+        this.certify(stage).await?;
+        this.change(spec).await?;
+        stage.note(&this);
+        Ok(this)
+    }
+
+    async fn certify(&mut self, stage: &Stage) -> Result<()> {
+        let pki = Pki::new(&self.namespace, &self.name)?;
+        pki.issue(&stage.client, pki.first()).await?;
+        self.pki = Some(Arc::new(pki));
+        Ok(())
     }
 
     /// A cluster that is there already.
@@ -195,9 +213,14 @@ impl Cluster {
         self.open_access().with_login(login)
     }
 
+    /// The way to its Pods, neither encrypted nor with a login.
+    pub(super) fn plain_access(&self) -> Access {
+        self.reach.access(&self.namespace)
+    }
+
     /// How to talk to its nodes without a login.
     pub fn open_access(&self) -> Access {
-        self.encrypted(self.reach.access(&self.namespace))
+        self.encrypted(self.plain_access())
     }
 
     /// By TLS, when the cluster speaks it.

@@ -5,6 +5,8 @@
 
 pub mod ci;
 mod cluster;
+mod denied;
+mod fuzz;
 mod mend;
 mod operator;
 mod pki;
@@ -27,11 +29,13 @@ mod delete;
 mod demo;
 mod drain;
 mod evict;
+mod exporter;
 mod fill;
 mod foreign;
 mod formation;
 mod heal;
 mod hpa;
+mod image;
 mod isolation;
 mod kill_changes;
 mod kill_operator;
@@ -43,6 +47,7 @@ mod operator_upgrade;
 mod purge;
 mod replicas;
 mod rescale;
+mod rights;
 mod rotation;
 mod scale;
 mod settled;
@@ -117,6 +122,7 @@ pub fn all() -> Vec<Story> {
         live::STORY,
         tls::STORY,
         users::STORY,
+        exporter::STORY,
         rotation::STORY,
         bad_input::STORY,
         foreign::STORY,
@@ -128,6 +134,9 @@ pub fn all() -> Vec<Story> {
         kill_scaling::STORY,
         kill_changes::STORY,
         stranger::STORY,
+        image::STORY,
+        // After all others: it judges what they made the operator do.
+        rights::STORY,
     ]
 }
 
@@ -201,6 +210,7 @@ pub async fn run(names: &[String], stage: &Stage, progress: &Progress) -> Result
             (Told::Passed, Err(error)) => Told::Failed(error),
             (told, _) => told,
         };
+        stage.told(story.name);
         results.push((story.name, told));
     }
     Ok(results)

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::Story;
 use super::cluster::Cluster;
 use super::operator;
+use super::rights::ACCOUNT;
 use super::stage::Stage;
 use crate::sandbox::Sandbox;
 
@@ -29,7 +30,6 @@ const WATCHED: Duration = Duration::from_mins(1);
 const QUIET: Duration = Duration::from_secs(3);
 /// Of a core.
 const CPU: f64 = 0.01;
-const ACCOUNT: &str = "system:serviceaccount:valkey-operator-system:valkey-cluster-operator";
 
 async fn run(stage: &Stage) -> Result<()> {
     let sandbox = stage.sandbox("reads the audit log and the kernel's account of processor time")?;

@@ -1,5 +1,6 @@
 //! What every story has at hand: a Kubernetes, a client, and a namespace of its own that is removed afterwards.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use valkey_cluster_operator::api::ValkeyCluster;
 
 use super::Suite;
 use super::cluster::Cluster;
+use super::denied;
 use super::reach::Way;
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
@@ -36,6 +38,8 @@ pub struct Stage {
     namespaces: Mutex<Vec<String>>,
     counter: AtomicUsize,
     left_out: Mutex<Vec<String>>,
+    told: Mutex<BTreeSet<&'static str>>,
+    clusters: Mutex<Vec<Cluster>>,
 }
 
 /// Why a story cannot be told on this stage. It is no failure.
@@ -55,6 +59,8 @@ impl Stage {
             namespaces: Mutex::default(),
             counter: AtomicUsize::new(0),
             left_out: Mutex::default(),
+            told: Mutex::default(),
+            clusters: Mutex::default(),
         }
     }
 
@@ -109,6 +115,18 @@ impl Stage {
     /// What was left out since the last call.
     pub(super) fn take_left_out(&self) -> Vec<String> {
         self.left_out.lock().map(|mut left_out| std::mem::take(&mut *left_out)).unwrap_or_default()
+    }
+
+    /// Notes that a story is over.
+    pub(super) fn told(&self, story: &'static str) {
+        if let Ok(mut told) = self.told.lock() {
+            told.insert(story);
+        }
+    }
+
+    /// Whether all stories but one were told on this stage: the one that asks, as the last.
+    pub(super) fn told_all(&self) -> bool {
+        self.told.lock().is_ok_and(|told| told.len() + 1 >= super::all().len())
     }
 
     /// Runs kubectl and returns what it prints.
@@ -187,11 +205,33 @@ impl Stage {
         Cluster::apply(self, &namespace, "demo", spec).await
     }
 
-    /// Removes what the story has made, and waits until its Pods are gone.
+    /// Notes a cluster that the story has made.
+    pub(super) fn note(&self, cluster: &Cluster) {
+        if let Ok(mut clusters) = self.clusters.lock() {
+            clusters.push(cluster.clone());
+        }
+    }
+
+    /// Whether a node of the story's clusters has refused a command to one of the operator's own users.
+    async fn refusals(&self) -> Result<()> {
+        let clusters = self.clusters.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default();
+        for cluster in &clusters {
+            denied::nobody_was(cluster).await.with_context(|| format!("cluster {}", cluster.name))?;
+        }
+        Ok(())
+    }
+
+    /// Looks for what the story's clusters refused, removes what the story has made, and waits until its Pods are gone.
     ///
     /// # Errors
-    /// If Pods stay for more than two minutes.
+    /// If a node has refused a command to a user of the operator's, or Pods stay for more than two minutes.
     pub async fn clean(&self) -> Result<()> {
+        let refused = self.refusals().await;
+        self.remove().await?;
+        refused
+    }
+
+    async fn remove(&self) -> Result<()> {
         let names = std::mem::take(&mut *self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?);
         let api = Api::<Namespace>::all(self.client.clone());
         for name in &names {

@@ -132,7 +132,9 @@ impl Info {
         let databases = self.0.iter().filter(|(name, _)| {
             name.strip_prefix("db").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
         });
-        databases.map(|(name, line)| field::<u64>(name, line, "keys")).sum()
+        databases
+            .map(|(name, line)| field::<u64>(name, line, "keys"))
+            .try_fold(0, |sum: u64, keys| Ok(sum.saturating_add(keys?)))
     }
 
     /// Replication (section `replication`).

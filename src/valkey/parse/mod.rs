@@ -5,11 +5,13 @@ mod cluster_info;
 mod info;
 mod jobs;
 mod nodes;
+mod users;
 
 pub use cluster_info::ClusterInfo;
 pub use info::{Info, ReplicaLine, Replication};
 pub use jobs::jobs;
 pub use nodes::{Direction, Flag, NodeLine, OpenSlot, cluster_nodes};
+pub use users::{AclUser, shown};
 
 #[cfg(test)]
 pub(crate) mod testdata;

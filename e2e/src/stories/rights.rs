@@ -1,0 +1,166 @@
+//! What the operator may do is what it does: the API server's audit log against `src/build/rbac.rs`, right by right.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::FutureExt;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+use valkey_cluster_operator::build::rbac;
+
+use super::Story;
+use super::stage::{Stage, eventually};
+use crate::sandbox::Sandbox;
+
+pub(super) const STORY: Story = Story {
+    name: "rights",
+    about: "nothing was refused to the operator, and after all stories no right of it is unused",
+    run: |stage| run(stage).boxed_local(),
+};
+
+/// Who the operator is to the API server.
+pub(super) const ACCOUNT: &str = "system:serviceaccount:valkey-operator-system:valkey-cluster-operator";
+/// Rights that no request shows.
+const UNSEEN: [(&str, &str); 1] = [(
+    "update valkey.io/valkeyclusters/finalizers",
+    "asked for where an object with blockOwnerDeletion is made, by clusters with the admission plugin \
+     OwnerReferencesPermissionEnforcement; it is no request of its own",
+)];
+const LIMIT: Duration = Duration::from_mins(2);
+
+async fn run(stage: &Stage) -> Result<()> {
+    let sandbox = stage.sandbox("reads the audit log")?;
+    // Alone, too, there is something to see: a life from the first Pod to the last.
+    let cluster = stage.cluster(json!({ "shards": 1, "replicas": 1 })).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    cluster.api().delete(&cluster.name, &DeleteParams::default()).await?;
+    eventually("the Pods to be gone", LIMIT, async || {
+        let left = cluster.pods().await?.len();
+        ensure!(left == 0, "{left} Pods are left");
+        Ok(())
+    })
+    .await?;
+    let seen = seen(sandbox)?;
+    ensure!(seen.refused.is_empty(), "the operator was refused: {}", list(&seen.refused));
+    let granted = granted();
+    let more: BTreeSet<_> = seen.used.difference(&granted).cloned().collect();
+    ensure!(more.is_empty(), "the operator has rights from elsewhere, and uses them: {}", list(&more));
+    let unseen: BTreeSet<String> = UNSEEN.map(|(right, _)| right.to_owned()).into();
+    ensure!(
+        unseen.is_subset(&granted) && unseen.is_disjoint(&seen.used),
+        "rights that no request shows: {}",
+        list(&unseen)
+    );
+    let unused: BTreeSet<_> =
+        granted.difference(&seen.used).filter(|r| !unseen.contains(*r)).cloned().collect();
+    stage.say(format_args!(
+        "{} of {} rights used, none refused in {} requests",
+        seen.used.len(),
+        granted.len(),
+        seen.requests
+    ));
+    if stage.told_all() {
+        ensure!(unused.is_empty(), "no story needs these rights, take them away: {}", list(&unused));
+    } else if !unused.is_empty() {
+        stage.say(format_args!("not used by the stories told so far: {}", list(&unused)));
+    }
+    Ok(())
+}
+
+fn list(rights: &BTreeSet<String>) -> String {
+    rights.iter().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// All rights as `verb group/resource`.
+fn granted() -> BTreeSet<String> {
+    let all = [rbac::NAMESPACED, rbac::EVERYWHERE, rbac::GLOBAL, rbac::OWN].concat();
+    let each = |(group, resources, verbs, _): &rbac::Right| {
+        let of = |resource: &&str| {
+            verbs.iter().map(|verb| format!("{verb} {group}/{resource}")).collect::<Vec<_>>()
+        };
+        resources.iter().flat_map(of).collect::<Vec<_>>()
+    };
+    all.iter().flat_map(each).collect()
+}
+
+/// What the audit log says of the operator.
+#[derive(Default)]
+struct Seen {
+    used: BTreeSet<String>,
+    refused: BTreeSet<String>,
+    requests: usize,
+}
+
+impl Seen {
+    fn take(&mut self, event: &Value) {
+        let field = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        if field("/user/username") != ACCOUNT || event.get("objectRef").is_none() {
+            return;
+        }
+        self.requests += 1;
+        let resource = match field("/objectRef/subresource") {
+            "" => field("/objectRef/resource").to_owned(),
+            sub => format!("{}/{sub}", field("/objectRef/resource")),
+        };
+        let right = |verb: &str| format!("{verb} {}/{resource}", field("/objectRef/apiGroup"));
+        if field("/annotations/authorization.k8s.io~1decision") == "forbid" {
+            self.refused.insert(right(field("/verb")));
+            return;
+        }
+        self.used.insert(right(field("/verb")));
+        // What is applied and new takes the right to create besides.
+        if field("/verb") == "patch"
+            && event.pointer("/responseStatus/code").and_then(Value::as_u64) == Some(201)
+        {
+            self.used.insert(right("create"));
+        }
+    }
+}
+
+fn seen(sandbox: &Sandbox) -> Result<Seen> {
+    let mut seen = Seen::default();
+    for line in BufReader::new(std::fs::File::open(sandbox.audit_log_path())?).lines() {
+        let line = line?;
+        // The last line may be half written.
+        if line.contains(ACCOUNT)
+            && let Ok(event) = serde_json::from_str(&line)
+        {
+            seen.take(&event);
+        }
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_the_rights_that_it_takes() {
+        let event = |verb: &str, decision: &str, code: u16, sub: &str| {
+            let mut object = BTreeMap::from([("resource", "pods"), ("apiGroup", "")]);
+            object.extend((!sub.is_empty()).then_some(("subresource", sub)));
+            json!({ "user": { "username": ACCOUNT }, "verb": verb, "objectRef": object, "responseStatus": { "code": code },
+                "annotations": { "authorization.k8s.io/decision": decision } })
+        };
+        let mut seen = Seen::default();
+        let stranger =
+            json!({ "user": { "username": "admin" }, "verb": "delete", "objectRef": { "resource": "pods" } });
+        for event in [
+            event("patch", "allow", 200, "status"),
+            event("patch", "allow", 201, ""),
+            event("get", "forbid", 403, ""),
+            stranger,
+        ] {
+            seen.take(&event);
+        }
+        assert_eq!(list(&seen.used), "create /pods, patch /pods, patch /pods/status");
+        assert_eq!((list(&seen.refused).as_str(), seen.requests), ("get /pods", 3));
+        assert!(granted().contains("patch valkey.io/valkeyclusters/status"));
+        assert!(granted().iter().all(|right| !right.contains('*')));
+    }
+}
