@@ -111,8 +111,8 @@ impl ValkeyExecutor {
         self.hand_on(node, batch, BATCH_TIME, to).await.map_err(|e| refused(on, &e))
     }
 
-    /// One large key, with as much time as it needs. Both ends stand still until it has arrived, and whoever stands still for longer
-    /// than the node-timeout is taken for dead: its replica would take its place with the key as it was (measured on 8.1.1).
+    /// One large key. Both ends stand still until it has arrived, and whoever stands still for longer than the node-timeout is taken
+    /// for dead: its replica would take its place with the key as it was (measured on 8.1.1). So that is the time that it has.
     async fn send_alone(
         &self,
         (node, there): (&dyn Node, &dyn Node),
@@ -121,13 +121,14 @@ impl ValkeyExecutor {
         to: &Target,
     ) -> Done {
         let stands = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_A_SECOND);
+        let mut patience = Duration::MAX;
         for (end, node) in [(on, node), (to, there)] {
-            let patience = node_timeout(node).await.map_err(|e| refused(end, &e))?;
-            if stands > patience {
-                return Err(Hitch::Failed(too_large(on, key, bytes, (stands, patience))));
-            }
+            patience = patience.min(node_timeout(node).await.map_err(|e| refused(end, &e))?);
         }
-        let limit = BATCH_TIME + stands;
+        if stands > patience {
+            return Err(Hitch::Failed(too_large(on, key, bytes, (stands, patience))));
+        }
+        let limit = patience.max(BATCH_TIME);
         let limits = Limits { long_reply: limit + Duration::from_secs(1), ..self.access.limits };
         let access = Access { limits, ..self.access.clone() };
         let addr = SocketAddr::new(on.ip, self.ports.client);
