@@ -136,7 +136,7 @@ fn annotations(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn args(_: &mut SchemaGenerator) -> Schema {
-    schema::list(32, json_schema!({"type": "string", "maxLength": 1024}))
+    schema::list(32, &json_schema!({"type": "string", "maxLength": 1024}))
 }
 
 fn open_object(_: &mut SchemaGenerator) -> Schema {
@@ -172,14 +172,14 @@ pub(super) fn containers(_: &mut SchemaGenerator) -> Schema {
                 "command": list("Command of a container that is added.".into(), words()),
                 "args": list("Arguments of a container that is added.".into(), words()),
                 "env": list("Variables, as in a Pod.".into(), variable),
-                "envFrom": list("Variables from ConfigMaps and Secrets, as in a Pod.".into(), schema::open("One source, as in a Pod.".into())),
-                "ports": list("Ports of a container that is added, as in a Pod.".into(), schema::open("One port, as in a Pod.".into())),
-                "resources": schema::open("CPU and memory of a container that is added, as in a Pod.".into()),
-                "securityContext": schema::open("Security context; each field given replaces that of the operator.".into()),
-                "livenessProbe": schema::open("Probe of a container that is added, as in a Pod.".into()),
-                "readinessProbe": schema::open("Probe of a container that is added, as in a Pod.".into()),
-                "startupProbe": schema::open("Probe of a container that is added, as in a Pod.".into())
+                "envFrom": list("Variables from ConfigMaps and Secrets, as in a Pod.".into(), schema::open("One source, as in a Pod.")),
+                "ports": list("Ports of a container that is added, as in a Pod.".into(), schema::open("One port, as in a Pod.")),
+                "resources": schema::open("CPU and memory of a container that is added, as in a Pod."),
+                "securityContext": schema::open("Security context; each field given replaces that of the operator."),
+                "livenessProbe": schema::open("Probe of a container that is added, as in a Pod."),
+                "readinessProbe": schema::open("Probe of a container that is added, as in a Pod."),
+                "startupProbe": schema::open("Probe of a container that is added, as in a Pod.")
             }
     });
-    schema::named_list(8, container)
+    schema::named_list(8, &container)
 }

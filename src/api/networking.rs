@@ -70,5 +70,5 @@ pub enum ClientAuthSpec {
 }
 
 fn peers(_: &mut SchemaGenerator) -> Schema {
-    schema::list(32, schema::open("One peer, as in a NetworkPolicy.".into()))
+    schema::list(32, &schema::open("One peer, as in a NetworkPolicy."))
 }

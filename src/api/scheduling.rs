@@ -196,7 +196,7 @@ fn tolerations(_: &mut SchemaGenerator) -> Schema {
             "tolerationSeconds": {"type": "integer", "format": "int64", "description": "How long a NoExecute taint is tolerated; none is for ever."}
         }
     });
-    schema::list(32, toleration)
+    schema::list(32, &toleration)
 }
 
 fn as_in_a_pod(_: &mut SchemaGenerator) -> Schema {
@@ -204,5 +204,5 @@ fn as_in_a_pod(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn spread_constraints(_: &mut SchemaGenerator) -> Schema {
-    schema::list(8, schema::open("One constraint, as in a Pod.".into()))
+    schema::list(8, &schema::open("One constraint, as in a Pod."))
 }

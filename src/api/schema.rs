@@ -1,11 +1,9 @@
 //! Pieces of the schema that several parts of the spec have in common.
 
-use std::borrow::Cow;
-
 use schemars::{Schema, json_schema};
 
 /// A list that is replaced as a whole.
-pub(super) fn list(most: u32, item: Schema) -> Schema {
+pub(super) fn list(most: u32, item: &Schema) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": most,
@@ -15,7 +13,7 @@ pub(super) fn list(most: u32, item: Schema) -> Schema {
 }
 
 /// A list whose entries are known by their names, so that several managers can each own some of them.
-pub(super) fn named_list(most: u32, item: Schema) -> Schema {
+pub(super) fn named_list(most: u32, item: &Schema) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": most,
@@ -26,7 +24,7 @@ pub(super) fn named_list(most: u32, item: Schema) -> Schema {
 }
 
 /// An object with fields that Kubernetes defines and that are read elsewhere.
-pub(super) fn open(description: Cow<'static, str>) -> Schema {
+pub(super) fn open(description: &str) -> Schema {
     json_schema!({
         "type": "object",
         "description": description,

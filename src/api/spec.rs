@@ -234,7 +234,7 @@ fn pull_secrets(_: &mut SchemaGenerator) -> Schema {
             "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the Secret."}
         }
     });
-    schema::named_list(16, secret)
+    schema::named_list(16, &secret)
 }
 
 /// The bounds keep the cost of the rules on this map within what the API server allows.

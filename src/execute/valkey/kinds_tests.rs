@@ -1,7 +1,8 @@
 //! What clients notice while the slot of their keys moves, on real servers: a large list, many small keys, a TTL, counters, scripts
 //! and transactions over two keys, blocked clients, subscribers. `KINDS=full` takes 256 MB and a million keys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,10 +95,10 @@ impl Application {
     }
 
     async fn raw(&mut self, addr: SocketAddr) -> &mut Raw {
-        if !self.open.contains_key(&addr) {
-            self.open.insert(addr, Raw::open(addr).await);
+        match self.open.entry(addr) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(new) => new.insert(Raw::open(addr).await),
         }
-        self.open.get_mut(&addr).unwrap()
     }
 
     /// Sends these commands to one server until none of them is refused: one alone, or a transaction.
