@@ -108,8 +108,10 @@ fn migrations(text: &str) {
     ] {
         let Some(found) = understood(jobs(&reply, now)) else { continue };
         assert!(found.len() <= parts().count());
-        found.iter().for_each(|job| sound(&job.slots));
-        assert!(found.iter().all(|job| job.age_ms >= 0));
+        for job in found {
+            sound(&job.slots);
+            assert!(job.age_ms >= 0, "{}", job.age_ms);
+        }
     }
 }
 

@@ -148,7 +148,9 @@ pub struct ValkeyClusterSpec {
 impl ValkeyClusterSpec {
     /// Whether a cluster of this name and spec reads the Secret of that name: a change of it is a change of the spec.
     pub fn names_secret(&self, cluster: &str, secret: &str) -> bool {
-        self.users.iter().any(|u| u.secret(cluster) == Some(secret.to_owned()))
+        let certificates = self.networking.as_ref().and_then(|n| n.tls.as_ref());
+        certificates.is_some_and(|tls| tls.certificates.server.secret_name == secret)
+            || self.users.iter().any(|u| u.secret(cluster) == Some(secret.to_owned()))
     }
 }
 

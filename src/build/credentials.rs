@@ -25,9 +25,8 @@ const FORMER: &str = "_operator.previous";
 
 /// What the operator needs and no more: look, form, configure, admit. Measured on Valkey 8.0.1 and 9.1.2: formation,
 /// failover and settings. No `acl|load`: it would bring back the file, with the replication user off.
-const OPERATOR_RIGHTS: &str = "resetchannels -@all +ping +info +hello +auth +role +dbsize +wait +cluster +config|get +config|set \
-                               +client|setname +client|setinfo +client|id +acl|setuser +acl|deluser +acl|getuser +acl|list \
-                               +acl|whoami";
+const OPERATOR_RIGHTS: &str = "resetchannels -@all +ping +info +role +dbsize +cluster +config|get +config|set \
+                               +client|id +acl|setuser +acl|deluser +acl|getuser +acl|list";
 /// What moving slots key by key asks of the operator's user, who is also whom a source greets its target as (`MIGRATE … AUTH2`):
 /// measured on Valkey 8.0.1 and 8.1.1.
 const CARRY_RIGHTS: &str = "+migrate +select +restore-asking +memory|usage ~*";
@@ -37,7 +36,7 @@ pub const IMPORT_RIGHTS: [&str; 7] = [IMPORT_RIGHT, "+select", "+@write", "+mult
 /// The first of them, by which a node shows that it has them.
 pub const IMPORT_RIGHT: &str = "+cluster|syncslots";
 /// Enough for full and partial syncs on Valkey 8.0.1 and 9.1.2; dual-channel replication asks for `SYNC` on its second connection.
-const REPLICATION_RIGHTS: &str = "resetchannels -@all +psync +sync +replconf +ping";
+const REPLICATION_RIGHTS: &str = "resetchannels -@all +psync +sync +replconf";
 /// Numbers and nothing else. No `config|get`, which shows the password of replication, and no `slowlog|get`, which shows what clients
 /// send: an exporter goes without both when it is told to (`redis_exporter`: `--config-command=-`).
 const EXPORTER_RIGHTS: &str = "resetchannels -@all +ping +info +client|setname +cluster|info +slowlog|len +latency|latest \

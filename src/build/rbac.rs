@@ -57,7 +57,7 @@ pub const EVERYWHERE: &[Right] =
     &[("", &["namespaces"], &["list", "watch"], "A namespace that is being deleted.")];
 
 /// What is in no namespace.
-pub const GLOBAL: &[Right] = &[("", &["nodes"], &["get", "list", "watch"], "Where members may run.")];
+pub const GLOBAL: &[Right] = &[("", &["nodes"], &["list", "watch"], "Where members may run.")];
 
 /// What the operator's own namespace is for.
 pub const OWN: &[Right] = &[(

@@ -19,8 +19,8 @@ use crate::model::{
 };
 use crate::valkey;
 
-/// The referenced Secret is not ours, so no watch tells of it: it is read again after this many milliseconds.
-const AGAIN_MS: i64 = 5_000;
+/// A certificate whose Secret stays the same is looked at again after this many milliseconds: it may expire, or begin to be valid.
+const AGAIN_MS: i64 = 60_000;
 
 /// How nodes are spoken to.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +50,8 @@ pub struct Secured {
 struct Source {
     at: Moment,
     name: String,
+    /// None when it is not there.
+    version: Option<String>,
     held: std::result::Result<(Stock, Trust), String>,
 }
 
@@ -229,17 +231,21 @@ async fn read_source(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hi
         lock(hints).secured.source = None;
         return Ok(());
     };
-    let fresh = |s: &Source| s.name == name && now.since(s.at) < AGAIN_MS;
+    // The watch tells of it without its contents.
+    let shown = ctx.secret_meta(&desired.key.namespace, &name).and_then(|s| s.resource_version());
+    let fresh = |s: &Source| s.name == name && s.version == shown && now.since(s.at) < AGAIN_MS;
     if lock(hints).secured.source.as_ref().is_some_and(fresh) {
         return Ok(());
     }
     let api: Api<Secret> = Api::namespaced(ctx.clients.api.clone(), &desired.key.namespace);
-    let held = match api.get_opt(&name).await? {
+    let live = api.get_opt(&name).await?;
+    let version = live.as_ref().and_then(ResourceExt::resource_version);
+    let held = match live {
         Some(secret) => certificate::wanted(&secret, now),
         None => Err(format!(
             "there is no Secret {name} in this namespace: create it with ca.crt, tls.crt and tls.key, or correct spec.networking.tls"
         )),
     };
-    lock(hints).secured.source = Some(Source { at: now, name, held });
+    lock(hints).secured.source = Some(Source { at: now, name, version, held });
     Ok(())
 }

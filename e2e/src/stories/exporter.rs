@@ -24,20 +24,21 @@ pub(super) const STORY: Story = Story {
 
 const LIMIT: Duration = Duration::from_mins(2);
 const ASK: Duration = Duration::from_secs(5);
-/// What it may ask, and a line of each answer; the last two are refused.
+const REFUSED: &str = "NOPERM";
+/// What it asks, and what is in the answer; the last two are refused.
 const ASKED: [(&str, &str); 7] = [
     ("INFO", "connected_clients:"),
     ("CLUSTER INFO", "cluster_state:ok"),
-    ("SLOWLOG LEN", "0"),
+    ("SLOWLOG LEN", ""),
     ("LATENCY LATEST", ""),
     ("LATENCY HISTOGRAM info", "info"),
-    ("CONFIG GET primaryauth", "NOPERM"),
-    ("GET key", "NOPERM"),
+    ("CONFIG GET primaryauth", REFUSED),
+    ("GET key", REFUSED),
 ];
 
 /// An exporter of a few lines, by the tools of Valkey's own image: each scrape asks the server as the published one does, with the
 /// address, the user and the password that the operator gives it.
-fn exporter() -> Value {
+fn exporter(image: &str) -> Value {
     let ask = |(command, _): &(&str, &str)| format!("echo '# {command}'; $ask {command} 2>&1;");
     let script = format!(
         r#"while read -r line && [ ${{#line}} -gt 1 ]; do :; done; export VALKEYCLI_AUTH="$REDIS_PASSWORD" REDISCLI_AUTH="$REDIS_PASSWORD"
@@ -47,7 +48,7 @@ fn exporter() -> Value {
         ASKED.iter().map(ask).collect::<String>()
     );
     let port = METRICS_PORT.to_string();
-    json!({ "enabled": true, "image": format!("{VALKEY}:9.1.2"), "args": ["nc", "-ll", "-p", port, "-e", "sh", "-c", script] })
+    json!({ "enabled": true, "image": image, "args": ["nc", "-ll", "-p", port, "-e", "sh", "-c", script] })
 }
 
 fn spec(exporter: &Value) -> Value {
@@ -55,9 +56,9 @@ fn spec(exporter: &Value) -> Value {
 }
 
 async fn run(stage: &Stage) -> Result<()> {
-    let namespace = stage.namespace().await?;
-    let plain = Cluster::apply(stage, &namespace, "plain", spec(&exporter())).await?;
-    let secured = Cluster::apply_tls(stage, &namespace, "secured", spec(&exporter())).await?;
+    let (namespace, image) = (stage.namespace().await?, format!("{VALKEY}:9.1.2"));
+    let plain = Cluster::apply(stage, &namespace, "plain", spec(&exporter(&image))).await?;
+    let secured = Cluster::apply_tls(stage, &namespace, "secured", spec(&exporter(&image))).await?;
     for cluster in [&plain, &secured] {
         cluster.ready(cluster.applied, LIMIT).await?;
         let took = scraped(cluster).await.with_context(|| format!("cluster {}", cluster.name))?;
@@ -80,7 +81,8 @@ async fn scraped(cluster: &Cluster) -> Result<Duration> {
             let answer = answer.split("\n# ").next().unwrap_or_default();
             // INFO has sections that begin with the same sign: its answer goes on.
             let found = if command == "INFO" { text.contains(says) } else { answer.contains(says) };
-            ensure!(found, "{pod}: {command} answers {answer:?}");
+            let refused = answer.contains("NOPERM") == (says == REFUSED);
+            ensure!(found && refused, "{pod}: {command} answers {answer:?}");
         }
     }
     Ok(began.elapsed())
@@ -99,9 +101,7 @@ async fn scrape(cluster: &Cluster, at: SocketAddr) -> Result<String> {
 async fn broken(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let load = Load::start(stage, cluster).await?;
     let before = cluster.pods().await?;
-    let mut wrong = exporter();
-    wrong["image"] = json!("registry.invalid/no/exporter:1");
-    cluster.change(spec(&wrong)).await?;
+    cluster.change(spec(&exporter("registry.invalid/no/exporter:1"))).await?;
     let named = cluster
         .says("the status to name the exporter's image", LIMIT, |cr| {
             let conditions = cr.status.clone().unwrap_or_default().conditions;

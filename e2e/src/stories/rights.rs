@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use valkey_cluster_operator::build::rbac;
+use valkey_cluster_operator::build::{labels, rbac};
 
 use super::Story;
 use super::stage::{Stage, eventually};
@@ -32,9 +34,19 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 async fn run(stage: &Stage) -> Result<()> {
     let sandbox = stage.sandbox("reads the audit log")?;
-    // Alone, too, there is something to see: a life from the first Pod to the last.
-    let cluster = stage.cluster(json!({ "shards": 1, "replicas": 1 })).await?;
+    // Alone, too, there is something to see: a life from the first Pod to the last. No other story takes the budget away.
+    let spec = |mode: &str| json!({ "shards": 1, "replicas": 1, "podDisruptionBudget": { "mode": mode } });
+    let cluster = stage.cluster(spec("Cluster")).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(stage.client.clone(), &cluster.namespace);
+    let budget = labels::common_name(&cluster.name);
+    ensure!(budgets.get_metadata_opt(&budget).await?.is_some(), "there is no budget {budget}");
+    cluster.change(spec("Disabled")).await?;
+    eventually("the budget to be gone", LIMIT, async || {
+        ensure!(budgets.get_metadata_opt(&budget).await?.is_none(), "{budget} is left");
+        Ok(())
+    })
+    .await?;
     cluster.api().delete(&cluster.name, &DeleteParams::default()).await?;
     eventually("the Pods to be gone", LIMIT, async || {
         let left = cluster.pods().await?.len();

@@ -26,6 +26,8 @@ pub(super) const STORY: Story = Story {
     run: |stage| run(stage).boxed_local(),
 };
 
+/// From a change of the Secret to the beginning of the rotation.
+const NOTICED: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_mins(5);
 const IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
 const OTHER: &str = "docker.io/valkey/valkey:9.1";
@@ -45,7 +47,9 @@ async fn run(stage: &Stage) -> Result<()> {
     nothing_in_plain_text(stage, &cluster).await?;
     for (what, ca) in [("another certificate", pki.first()), ("another CA", pki.second())] {
         load.mark(what);
+        let before = held(stage, &cluster).await?.resource_version();
         pki.issue(&stage.client, ca).await?;
+        noticed(stage, &cluster, what, before).await?;
         rotated(stage, &cluster, &pki, what).await?;
     }
     spoilt(stage, &cluster, &pki).await?;
@@ -108,6 +112,24 @@ async fn uids(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(cluster.pods().await?.values().filter_map(ResourceExt::uid).collect())
 }
 
+/// The Secret that the operator gives to the nodes.
+async fn held(stage: &Stage, cluster: &Cluster) -> Result<Secret> {
+    let secrets: Api<Secret> = Api::namespaced(stage.client.clone(), &cluster.namespace);
+    Ok(secrets.get(&labels::certificates_name(&cluster.name)).await?)
+}
+
+/// The operator gives the nodes what is new as soon as the Secret changes. When they have it is for the kubelet to say.
+async fn noticed(stage: &Stage, cluster: &Cluster, what: &str, before: Option<String>) -> Result<()> {
+    let began = Instant::now();
+    eventually("the operator to give the nodes the new certificate", stage.bound(NOTICED), async || {
+        ensure!(held(stage, cluster).await?.resource_version() != before, "the nodes' Secret is the same");
+        Ok(())
+    })
+    .await?;
+    stage.say(format_args!("{what}: on its way to the nodes after {:.2} s", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
 /// Every node shows the new certificate, and the Pods are the same.
 async fn rotated(stage: &Stage, cluster: &Cluster, pki: &Pki, what: &str) -> Result<()> {
     let (before, began) = (uids(cluster).await?, Instant::now());
@@ -120,10 +142,8 @@ async fn rotated(stage: &Stage, cluster: &Cluster, pki: &Pki, what: &str) -> Res
     })
     .await?;
     let shown = began.elapsed();
-    let secrets: Api<Secret> = Api::namespaced(stage.client.clone(), &cluster.namespace);
     eventually("the former certificates to be gone", LIMIT, async || {
-        let held = secrets.get(&labels::certificates_name(&cluster.name)).await?;
-        let files: Vec<String> = held.data.unwrap_or_default().into_keys().collect();
+        let files: Vec<String> = held(stage, cluster).await?.data.unwrap_or_default().into_keys().collect();
         // The settings, the CA, the certificate and its key.
         ensure!(files.len() == 4, "the nodes still have {}", files.join(" "));
         Ok(())

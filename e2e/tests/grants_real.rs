@@ -1,0 +1,128 @@
+//! What the operator's own users are granted, command by command on real servers of every version: without any one of them a
+//! server refuses something that the code does. What no code needs is not granted.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{alone, call, roots, until};
+use e2e::debs::ValkeyRoot;
+use e2e::processes::{Config, Processes};
+use e2e::resp::Reply;
+use valkey_cluster_operator::build::credentials::{OPERATOR_USER, REPLICATION_USER, rights};
+use valkey_cluster_operator::valkey::{Access, Connector, FredConnector, Node, commands};
+
+const LIMIT: Duration = Duration::from_secs(1);
+const PASSWORD: &str = "0123456789abcdef";
+
+/// Two servers on which this user has its rights but one.
+fn servers(root: &ValkeyRoot, user: &str, without: &str, lines: &str) -> Processes {
+    let rules: Vec<&str> = rights(user).filter(|right| *right != without).collect();
+    let acl = format!("user default on nopass ~* &* +@all\nuser {user} on >{PASSWORD} {}\n", rules.join(" "));
+    let config = Config { acl: Some(acl), ..Config::lines(lines) };
+    Processes::start_with(root, 2, config).unwrap()
+}
+
+/// What a server has refused to this user: command or key, as its log of refusals names it.
+async fn refused(at: SocketAddr, user: &str) -> Vec<String> {
+    let log = call(at, &["ACL", "LOG", "100"]).await;
+    let entry = |entry: &Reply| {
+        let fields = entry.items()?;
+        let field = |name: &str| fields.chunks(2).find(|f| f[0].text() == Some(name))?[1].text();
+        (field("username") == Some(user))
+            .then(|| format!("{} {}", field("reason").unwrap(), field("object").unwrap()))
+    };
+    log.items().unwrap().iter().filter_map(entry).collect()
+}
+
+async fn operator(at: SocketAddr) -> Box<dyn Node> {
+    let (username, password) = (Some(OPERATOR_USER.to_owned()), Some(PASSWORD.to_owned()));
+    FredConnector.connect(at, &Access { username, password, ..Access::default() }).await.unwrap()
+}
+
+/// Everything that the operator does to a node, one command after the other; what is refused shows in the log.
+async fn work(node: &dyn Node, other: SocketAddr) {
+    let _ = commands::ping(node).await;
+    let _ = commands::info(node, &["server"]).await;
+    let _ = commands::my_id(node).await;
+    let _ = commands::keys_in_slot(node, 0, 10).await;
+    let _ = commands::dbsize(node).await;
+    let _ = commands::config_get(node, &["maxmemory"]).await;
+    let _ = commands::config_set(node, &BTreeMap::from([("maxmemory".to_owned(), "0".to_owned())])).await;
+    let _ = commands::acl_setuser(node, "app", &["on"]).await;
+    let _ = commands::acl_getuser(node, "app").await;
+    let _ = commands::acl_list(node).await;
+    let _ = commands::acl_deluser(node, "app").await;
+    let _ = commands::memory_usage(node, &[b"key".to_vec()]).await;
+    let (host, port) = (other.ip().to_string(), other.port().to_string());
+    let _ =
+        commands::migrate(node, (&host, &port), (OPERATOR_USER, PASSWORD), LIMIT, &[b"key".to_vec()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_of_its_rights_the_operator_is_refused_something() {
+    let _alone = alone().await;
+    for root in roots() {
+        let all: Vec<&str> = rights(OPERATOR_USER).filter(|right| right.starts_with(['+', '~'])).collect();
+        for without in [""].into_iter().chain(all) {
+            let servers = servers(root, OPERATOR_USER, without, "");
+            let (here, there) = (servers.addr(0), servers.addr(1));
+            call(here, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+            until("the server to serve", async || {
+                call(here, &["CLUSTER", "INFO"]).await.text().unwrap().contains("cluster_state:ok")
+            })
+            .await;
+            call(here, &["SET", "key", "value"]).await;
+            work(&*operator(here).await, there).await;
+            let found = [refused(here, OPERATOR_USER).await, refused(there, OPERATOR_USER).await].concat();
+            let what = format!("Valkey {} without {without:?}: refused {found:?}", root.version);
+            match without.split_at_checked(1) {
+                None => assert!(found.is_empty(), "{what}"),
+                Some(("~", _)) => assert!(found.iter().any(|f| f.starts_with("key ")), "{what}"),
+                Some((_, command)) => {
+                    let of = format!("command {command}");
+                    assert!(found.iter().any(|f| *f == of || f.starts_with(&format!("{of}|"))), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_of_its_rights_replication_is_refused() {
+    let _alone = alone().await;
+    let lines = format!(
+        "cluster-enabled no\nprimaryuser {REPLICATION_USER}\nprimaryauth {PASSWORD}\nrepl-diskless-sync yes\n\
+         repl-diskless-sync-delay 0\ndual-channel-replication-enabled yes\n"
+    );
+    for root in roots() {
+        for right in rights(REPLICATION_USER).filter(|right| right.starts_with('+')) {
+            let servers = servers(root, REPLICATION_USER, right, &lines);
+            let (primary, replica) = (servers.addr(0), servers.addr(1));
+            call(replica, &["REPLICAOF", &primary.ip().to_string(), &primary.port().to_string()]).await;
+            let of = format!("command {}", right.trim_start_matches('+'));
+            until(&format!("Valkey {} to refuse {right}", root.version), async || {
+                refused(primary, REPLICATION_USER).await.contains(&of)
+            })
+            .await;
+        }
+        let servers = servers(root, REPLICATION_USER, "", &lines);
+        let (primary, replica) = (servers.addr(0), servers.addr(1));
+        call(replica, &["REPLICAOF", &primary.ip().to_string(), &primary.port().to_string()]).await;
+        until("the link to be up", async || {
+            call(replica, &["INFO", "replication"]).await.text().unwrap().contains("master_link_status:up")
+        })
+        .await;
+        assert!(refused(primary, REPLICATION_USER).await.is_empty(), "Valkey {}", root.version);
+    }
+}
