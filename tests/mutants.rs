@@ -1,7 +1,8 @@
 //! Mutants: the operator without one of its rules, or with one of its guards off. Each has to be noticed: by a plan case that
 //! gives another plan, by a scripted life or by a random one that ends badly.
 //!
-//! `just mutants` (or `LIVES=<n> cargo test --test mutants -- --ignored --nocapture`) prints who notices what.
+//! `just mutants` (or `LIVES=<n> cargo test --test mutants -- --ignored --nocapture`) prints who notices what,
+//! `MUTANT=guard` only of those with that in their names.
 // The world of a test is a bag of flags and short names, and its one match over all steps is best read as a whole.
 #![allow(
     clippy::similar_names,
@@ -101,7 +102,8 @@ fn every_mutant_is_noticed() {
         "| left out | plan cases that differ | scripted life that ends badly | random life that ends badly |\n|---|---|---|---|"
     );
     let mut wrong = Vec::new();
-    for mutant in mutants() {
+    let only = std::env::var("MUTANT").unwrap_or_default();
+    for mutant in mutants().filter(|m| m.to_string().contains(&only)) {
         let (cases, life, seed) = (cases(mutant, &worlds), life(mutant, &scripts), seed(mutant, lives));
         let noticed = cases > 0 || life.is_some() || seed.is_some();
         let none = || format!("none of {lives}");
