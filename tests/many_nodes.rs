@@ -153,7 +153,7 @@ async fn one_look_at_fifteen_hundred_nodes() {
         Probe { uid: PodUid::new(format!("u{node:04}")), addr, silent: false }
     };
     let probes: Vec<Probe> = (0..cluster.nodes()).map(probe).collect();
-    let long = Duration::from_secs(60);
+    let long = Duration::from_mins(1);
     let bounds = Bounds { connect: long, reply: long, ..Bounds::default() };
     let access =
         Access { limits: Limits { connect: long, reply: long, long_reply: long }, ..Access::default() };

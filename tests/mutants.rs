@@ -11,6 +11,8 @@
     clippy::too_many_lines
 )]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+// Both worlds stand on the same bare objects.
+#![allow(clippy::duplicate_mod)]
 
 mod plan_world;
 mod sim;
