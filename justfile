@@ -42,6 +42,15 @@ test *args:
 lives count="2000":
     {{ if env("SEED", "") == "" { "LIVES=" + count } else { "LIFE=" + env("SEED") } }} cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test random_lives -- --nocapture
 
+# The operator without one of its rules or guards at a time: who notices (LIVES=… for more random lives)
+mutants:
+    cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test mutants -- --ignored --nocapture
+
+# What one plan costs, and what one look at 1,500 nodes does
+bench:
+    cargo bench --workspace --profile dev --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --bench planner
+    cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test many_nodes -- --ignored --nocapture
+
 # Rewrite the expected texts of all tests, to be read in the diff
 bless *args:
     BLESS=1 UPDATE=1 cargo test --package valkey-cluster-operator "$@"

@@ -1,4 +1,5 @@
-//! How long one plan takes: `cargo bench --bench planner`. The goals are 3 ms for 100 shards and 20 ms for 500, of three copies
+//! How long one plan takes: `just bench` (with the dependencies as tests have them, so that they are compiled once).
+//! The goals are 3 ms for 100 shards and 20 ms for 500, of three copies
 //! each, and growth no worse than n log n.
 #![allow(missing_docs, reason = "a benchmark")]
 

@@ -15,6 +15,7 @@
 mod sim;
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sim::life::live;
 use sim::random::{script, shrink};
@@ -67,12 +68,23 @@ struct Lane {
     failures: Vec<(u64, String)>,
 }
 
+/// After so many lives a long run says how far it is; what fails it says at once.
+const REPORTED: u64 = 1000;
+
 fn several(seeds: impl Iterator<Item = u64>) -> Lane {
+    static LIVED: AtomicU64 = AtomicU64::new(0);
     let mut lane = Lane::default();
     for seed in seeds {
         let end = live(&script(seed), Trace::default());
         lane.tally.add(&end.world.tally);
-        lane.failures.extend(end.failure.map(|why| (seed, why)));
+        if let Some(why) = end.failure {
+            writeln!(std::io::stdout(), "life {seed} failed: {why}").unwrap();
+            lane.failures.push((seed, why));
+        }
+        let lived = LIVED.fetch_add(1, Ordering::Relaxed) + 1;
+        if lived.is_multiple_of(REPORTED) {
+            writeln!(std::io::stdout(), "{lived} lives").unwrap();
+        }
     }
     lane
 }

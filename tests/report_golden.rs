@@ -2,6 +2,9 @@
 //! `UPDATE=1 cargo test --test report_golden` writes them anew.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "bare/mod.rs"]
+mod bare;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
@@ -15,7 +18,7 @@ use valkey_cluster_operator::{
     model::{
         ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, Object, OpenSlots, Outcome, Past, Peer,
         Phase, Place, Plan, Pod, PodName, PodUid, Proposal, Revision, Role, Seen, Shard, Silence, Slots,
-        Snapshot, Step, Trouble, Version, Why, Worker, WorkerName, plan::Attempts,
+        Snapshot, Step, Trouble, Version, Why, WorkerName, plan::Attempts,
     },
     plan::plan,
     report::{Report, refusal, report},
@@ -46,28 +49,12 @@ fn golden(name: &str, report: &Report) {
 
 /// Three shards with this many replicas, on three workers, nothing there yet.
 fn empty(replicas: u16) -> Snapshot {
-    let names = (0..3).map(|i| WorkerName::new(format!("w{i}")));
-    let worker = |name: WorkerName| Worker {
-        hostname: name.to_string(),
-        name,
-        zone: None,
-        open: true,
-        leaving: false,
-        lost_since: None,
-        out_of_service: false,
-        shunned: false,
-        room: None,
-    };
+    let workers = (0..3).map(|i| bare::worker(&format!("w{i}"), None));
     Snapshot {
         now: Moment(START),
         desired: Desired {
             key: ClusterKey { namespace: "ns".into(), name: "c".into(), uid: "u".into() },
-            generation: 1,
-            shards: 3,
-            replicas,
-            max_disrupted_shards: 1,
-            budget: true,
-            ..Desired::default()
+            ..bare::desired(3, replicas)
         },
         revision: Revision::new("r1"),
         formed: false,
@@ -75,7 +62,7 @@ fn empty(replicas: u16) -> Snapshot {
         drifted: BTreeSet::new(),
         pods: BTreeMap::new(),
         taken: BTreeSet::new(),
-        workers: names.map(|n| (n.clone(), worker(n))).collect(),
+        workers: workers.map(|w| (w.name.clone(), w)).collect(),
         nodes: BTreeMap::new(),
         ghosts: BTreeMap::new(),
         low_timeout_budget: 40,

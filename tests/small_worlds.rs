@@ -50,6 +50,7 @@ fn one(shards: u16, replicas: u16, deep: usize, most: usize) {
         reuse_addresses: true,
         zones: 0,
         strict: false,
+        strict_zones: false,
     };
     let found = search(&start, deep, most, every_fault);
     let seen = if found.complete { "all" } else { "not all" };

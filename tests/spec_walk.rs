@@ -72,6 +72,7 @@ fn world(spec: &ValkeyClusterSpec, seed: u64, trace: Trace) -> World {
         reuse_addresses: true,
         zones: 0,
         strict: false,
+        strict_zones: false,
     };
     let mut world = World::new(&start, trace);
     world.resource.desired = desired(spec, 1);

@@ -138,10 +138,15 @@ fn pieces(a: &Facts, b: &Facts) -> bool {
     a.keys == 0 && b.keys == 0 && !known(a).overlaps(&known(b))
 }
 
-/// It knows nobody yet, holds nothing, and shakes hands only with nodes that are ours or that `other` lists.
+/// It holds nothing, shakes hands only with nodes that are ours or that `other` lists, and knows nobody yet but nodes of this step
+/// that have no slots, as it has none then.
 fn newcomer(n: &Facts, other: &Facts, ours: &BTreeSet<IpAddr>) -> bool {
     let fine = |ip: IpAddr| ours.contains(&ip) || other.addresses().any(|known| known == ip);
-    n.known().next().is_none() && n.keys == 0 && n.others.iter().all(|h| h.ip.is_some_and(fine))
+    let empty = |k: &NodeLine| k.slots.is_empty() && k.ip.is_some_and(|ip| ours.contains(&ip));
+    let mut known = n.known();
+    n.keys == 0
+        && n.others.iter().all(|h| h.ip.is_some_and(fine))
+        && known.all(|k| empty(k) && n.own.slots.is_empty())
 }
 
 /// A node may be pointed at a primary when it owns nothing, and when its present primary owns nothing either: else it

@@ -72,6 +72,12 @@ fn newcomers_and_acquaintances_are_introduced() {
         introduce(&facts(0, &["a1 master 0-9"]), &facts(0, &["c3 master 10-19"]), &nobody()),
         Ok(Some(()))
     );
+    // Newcomers that have met nobody but each other: both are in the step, and neither owns anything.
+    let (one, pair) = (facts(5, &["a1 master 0-9"]), facts(0, &["c3 master", "d4 master"]));
+    assert!(introduce(&one, &pair, &BTreeSet::from([ip(1), ip(3)])).is_err());
+    assert_eq!(introduce(&one, &pair, &BTreeSet::from([ip(1), ip(3), ip(4)])), Ok(Some(())));
+    let owner = facts(0, &["c3 master", "d4 master 10-19"]);
+    assert!(introduce(&one, &owner, &BTreeSet::from([ip(1), ip(3), ip(4)])).is_err());
     // Both know b.
     let other = facts(5, &["c3 slave:b", "b2 master 10-19"]);
     assert_eq!(introduce(&grown, &other, &nobody()), Ok(Some(())));

@@ -77,6 +77,8 @@ pub struct View<'a> {
     /// The facts it was made from.
     pub s: &'a Snapshot,
     shards: BTreeMap<Shard, Vec<Member<'a>>>,
+    leaders: BTreeMap<Shard, (Member<'a>, &'a NodeReport)>,
+    in_sync: BTreeMap<Shard, Vec<Member<'a>>>,
     ids: BTreeMap<&'a NodeId, Member<'a>>,
     /// The member that is to be moved to a better place, if one is; decided once a pass.
     pub misplaced: Option<Misplaced>,
@@ -119,12 +121,29 @@ impl<'a> View<'a> {
         let lists = Lists::new(answering());
         let owned = Slots::from_ranges(answering().flat_map(|(_, n)| n.slots().ranges().iter().copied()));
         let unaccounted = lists.iter().flat_map(|list| unknown(list, &ids)).collect();
+        let leaders: BTreeMap<Shard, (Member<'a>, &NodeReport)> =
+            shards.iter().filter_map(|(shard, members)| Some((*shard, leader(members)?))).collect();
         let mut leading: BTreeMap<&WorkerName, usize> = BTreeMap::new();
-        for worker in shards.values().filter_map(|m| leader(m)?.0.pod.worker.as_ref()) {
+        for worker in leaders.values().filter_map(|(m, _)| m.pod.worker.as_ref()) {
             *leading.entry(worker).or_default() += 1;
         }
+        let members = |shard: &Shard| shards.get(shard).map_or(&[][..], Vec::as_slice);
+        let in_sync = leaders.iter().map(|(shard, (_, n))| (*shard, synced(members(shard), n))).collect();
         let misplaced = None;
-        Self { s, shards, ids, misplaced, addresses, followers, lists, owned, leading, unaccounted }
+        Self {
+            s,
+            shards,
+            leaders,
+            in_sync,
+            ids,
+            misplaced,
+            addresses,
+            followers,
+            lists,
+            owned,
+            leading,
+            unaccounted,
+        }
     }
 
     /// How many shards have their primary on this worker.
@@ -192,13 +211,12 @@ impl<'a> View<'a> {
 
     /// The slot owner of a shard, when it answers. With several (an earlier accident) the newest epoch leads.
     pub fn primary(&self, shard: Shard) -> Option<(&Member<'a>, &'a NodeReport)> {
-        leader(self.members(shard))
+        self.leaders.get(&shard).map(|(member, node)| (member, *node))
     }
 
     /// Replicas of the shard's primary that hold all its data, are seen online by it, and are meant to stay.
     pub fn in_sync(&self, shard: Shard) -> Vec<&Member<'a>> {
-        let Some((_, primary)) = self.primary(shard) else { return Vec::new() };
-        self.staying(shard).filter(|m| in_sync_with(m, primary)).collect()
+        self.in_sync.get(&shard).into_iter().flatten().collect()
     }
 
     /// Slots that an answering node says it owns.
@@ -235,11 +253,16 @@ fn unknown<'a>(list: &List<'a>, ids: &BTreeMap<&'a NodeId, Member<'a>>) -> Vec<&
         .collect()
 }
 
+/// The replicas among these that are in sync with this primary, and meant to stay.
+fn synced<'a>(members: &[Member<'a>], primary: &NodeReport) -> Vec<Member<'a>> {
+    members.iter().filter(|m| m.stays() && in_sync_with(m, primary)).copied().collect()
+}
+
 /// Of the slot owners among these the one with the newest epoch.
-fn leader<'m, 'a>(members: &'m [Member<'a>]) -> Option<(&'m Member<'a>, &'a NodeReport)> {
+fn leader<'a>(members: &[Member<'a>]) -> Option<(Member<'a>, &'a NodeReport)> {
     members
         .iter()
-        .filter_map(|m| m.node().map(|n| (m, n)))
+        .filter_map(|m| m.node().map(|n| (*m, n)))
         .filter(|(_, n)| !n.slots().is_empty())
         .max_by_key(|(m, n)| (n.epoch, std::cmp::Reverse(m.pod.index)))
 }

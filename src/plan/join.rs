@@ -22,13 +22,19 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let members: Vec<_> =
         v.answering().filter(|(m, n)| takes_part(m, n) && n.admitted && !n.loading).collect();
     plan.blocked.extend(members.iter().filter_map(|(m, n)| stranger(v, m, n)));
+    // A single node that has grown goes to the newcomers, and they wait for it: once they knew each other, each side would know of
+    // nobody on the other.
+    let alone = v.s.whole && members.iter().any(|(m, n)| n.is_isolated() && !m.is_unused());
     let mut meetings: BTreeMap<PodUid, (Target, Vec<Target>)> = BTreeMap::new();
     let mut pending = 0;
     for (a, b) in unacquainted(v, &members) {
         pending += 1;
-        if !shaking_hands(a, b) && introducible(v, a, b) {
-            // The newcomer is told of all others in one burst.
-            let (on, with) = if a.1.is_isolated() || !b.1.is_isolated() { (a, b) } else { (b, a) };
+        let wait = alone && a.0.is_unused() && b.0.is_unused();
+        if !wait && !shaking_hands(a, b) && introducible(v, a, b) {
+            // The newcomer is told of all others in one burst, and so are those who have grown of newcomers that know each other.
+            let group = v.s.whole && holds_nothing(v, a.1);
+            let first = a.1.is_isolated() || (!b.1.is_isolated() && !group);
+            let (on, with) = if first { (a, b) } else { (b, a) };
             if let (Some(on), Some(with)) = (on.0.target(), with.0.target()) {
                 meetings.entry(on.uid.clone()).or_insert_with(|| (on, Vec::new())).1.push(with);
             }
@@ -76,8 +82,16 @@ fn shaking_hands(a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
 fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
     let fresh = |(m, n): &Joined<'_, '_>| m.is_unused() || (!v.s.whole && n.is_isolated() && n.keys == 0);
     let share = a.1.peers.iter().any(|(id, p)| !p.handshake && (*id == b.1.id || b.1.peers.contains_key(id)));
-    let new = (fresh(a) || fresh(b)) && !contested(a.1, b.1) && !contested(b.1, a.1);
-    share || new || (!v.s.whole && pieces(a.1, b.1))
+    let new = || fresh(a) || fresh(b) || (v.s.whole && (holds_nothing(v, a.1) || holds_nothing(v, b.1)));
+    share || (!contested(a.1, b.1) && !contested(b.1, a.1) && new()) || (!v.s.whole && pieces(a.1, b.1))
+}
+
+/// Nothing is in it, nor in any node that it knows: newcomers that have met nobody but each other.
+fn holds_nothing(v: &View<'_>, n: &NodeReport) -> bool {
+    let empty = |n: &NodeReport| n.slots().is_empty() && n.keys == 0;
+    let mut known = n.peers.iter().filter(|(_, p)| !p.handshake);
+    empty(n)
+        && known.all(|(id, p)| p.slots.is_empty() && v.by_id(id).and_then(Member::node).is_some_and(empty))
 }
 
 /// The network was cut in two while the cluster formed: both sides are ours, hold nothing and know of owners of different slots.
@@ -98,7 +112,7 @@ fn contested(a: &NodeReport, b: &NodeReport) -> bool {
 /// A grown node that knows nobody is not a newcomer beside others that have grown: whatever it holds, it must not be
 /// merged in. The last node of a cluster that has lost or trimmed all others is alone by right.
 fn stranger(v: &View<'_>, m: &Member<'_>, n: &NodeReport) -> Option<Blocked> {
-    let others = || v.answering().any(|(o, _)| o.pod.uid != m.pod.uid && !o.is_unused());
+    let others = || v.answering().any(|(o, other)| o.pod.uid != m.pod.uid && !holds_nothing(v, other));
     let grown = v.s.whole && n.is_isolated() && !m.is_unused() && others();
     grown.then(|| Blocked {
         code: Code::NotEmpty,

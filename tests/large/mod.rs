@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary and benchmark uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../bare/mod.rs"]
+mod bare;
 pub(crate) mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +13,8 @@ use std::sync::Arc;
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::users::Accounts;
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod,
-    PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Template, Version,
-    Worker, WorkerName, Zone,
+    Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod, PodName, PodUid,
+    Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Version, Worker, WorkerName, Zone,
 };
 use valkey_cluster_operator::plan::users::of_file;
 
@@ -107,19 +108,9 @@ fn line(id: &NodeId) -> Peer {
 }
 
 fn empty(shards: u16, replicas: u16) -> Snapshot {
-    let desired = Desired {
-        key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
-        generation: 1,
-        shards,
-        replicas,
-        max_disrupted_shards: 1,
-        budget: true,
-        template: Template::default(),
-        ..Desired::default()
-    };
     Snapshot {
         now: Moment(NOW),
-        desired,
+        desired: bare::desired(shards, replicas),
         revision: Revision::new("now"),
         formed: true,
         whole: true,
@@ -145,19 +136,9 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
 }
 
 fn worker(n: u16) -> (WorkerName, Worker) {
-    let name = WorkerName::new(format!("w{n:03}"));
-    let worker = Worker {
-        hostname: name.to_string(),
-        name: name.clone(),
-        zone: Some(Zone::new(format!("z{}", n % 3))),
-        open: true,
-        leaving: false,
-        lost_since: None,
-        out_of_service: false,
-        shunned: false,
-        room: None,
-    };
-    (name, worker)
+    let name = format!("w{n:03}");
+    let worker = bare::worker(&name, Some(Zone::new(format!("z{}", n % 3))));
+    (worker.name.clone(), worker)
 }
 
 /// As long as real ids are, and in no order that means anything.

@@ -26,6 +26,8 @@
 
 mod accounts;
 mod apply;
+#[path = "../bare/mod.rs"]
+mod bare;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +36,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::users::{Accounts, Shown, described};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod,
-    PodName, PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Template, Version, Worker, WorkerName,
+    Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod, PodName, PodUid,
+    Revision, Role, Seen, Shard, Slots, Snapshot, Version, Worker, WorkerName,
 };
 
 use valkey_cluster_operator::plan::users;
@@ -100,25 +102,9 @@ fn cluster(line: &str) -> Result<Snapshot, String> {
 }
 
 fn empty(shards: u16, replicas: u16) -> Snapshot {
-    let desired = Desired {
-        key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
-        generation: 1,
-        shards,
-        replicas,
-        max_disrupted_shards: 1,
-        budget: true,
-        template: Template::default(),
-        config: BTreeMap::new(),
-        purge: false,
-        users: BTreeMap::new(),
-        rotation: None,
-        allowed_clients: Vec::new(),
-        paused: false,
-        deleting: false,
-    };
     Snapshot {
         now: Moment(NOW),
-        desired,
+        desired: bare::desired(shards, replicas),
         revision: Revision::new("now"),
         formed: false,
         whole: false,
@@ -168,21 +154,7 @@ fn shown(generations: &[&str], version: Version, admitted: bool) -> Shown {
 }
 
 fn worker(name: &str) -> (WorkerName, Worker) {
-    let name = WorkerName::new(name);
-    (
-        name.clone(),
-        Worker {
-            hostname: name.to_string(),
-            name,
-            zone: None,
-            open: true,
-            leaving: false,
-            lost_since: None,
-            out_of_service: false,
-            shunned: false,
-            room: None,
-        },
-    )
+    (WorkerName::new(name), bare::worker(name, None))
 }
 
 fn ip(shard: Shard, index: u16) -> IpAddr {

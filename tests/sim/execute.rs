@@ -44,6 +44,11 @@ impl World {
         outcome
     }
 
+    /// What a guard said, or that it goes on where it is the guard that is left out.
+    fn unless<T>(&self, guard: &str, said: Result<T, String>, anyhow: impl FnOnce() -> T) -> Result<T, No> {
+        self.mutant.guarded(guard, said, anyhow).map_err(No::Stale)
+    }
+
     fn effect(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Result<(), No> {
         let stale = No::Stale;
         match step {
@@ -90,21 +95,23 @@ impl World {
             }
             Step::Migrate { on, to, slots } => {
                 let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
-                if let Some(left) = guard::migrate(&source, &target, slots).map_err(stale)? {
+                let said = guard::migrate(&source, &target, slots);
+                if let Some(left) = self.unless("migrate", said, || Some(slots.clone()))? {
                     let (now, rng) = (self.now, &mut self.rng);
                     self.valkey.migrate_slots(&on.node, &to.node, &left, now, rng).map_err(No::Failed)?;
                 }
             }
             Step::Carry { on, to, slots } => {
                 let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
-                if let Some(left) = guard::move_slots(&source, &target, slots).map_err(stale)? {
+                let said = guard::move_slots(&source, &target, slots);
+                if let Some(left) = self.unless("move_slots", said, || Some(slots.clone()))? {
                     self.valkey.carry(&on.node, &to.node, &left, self.now, &mut self.rng);
                 }
             }
             Step::Purge { on, shape } => self.purge(on, shape)?,
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
-                guard::configure(&facts, *only_empty).map_err(stale)?;
+                self.unless("configure", guard::configure(&facts, *only_empty), || ())?;
                 self.may_load(on, settings).map_err(No::Failed)?;
                 for (key, value) in settings {
                     self.valkey.config_set(&on.node, key, value).map_err(No::Failed)?;
@@ -134,14 +141,16 @@ impl World {
             Step::AssignSlots { on, slots } => self.assign(on, slots)?,
             Step::SetEpoch { on, epoch } => {
                 let facts = self.identity(on).map_err(stale)?;
-                if let Some(epoch) = guard::epoch(&facts, *epoch).map_err(stale)? {
+                let said = guard::epoch(&facts, *epoch);
+                if let Some(epoch) = self.unless("epoch", said, || Some(*epoch))? {
                     self.valkey.set_config_epoch(&on.node, epoch).map_err(No::Failed)?;
                 }
             }
             Step::Meet { on, with } => self.introduce(on, with)?,
             Step::Replicate { on, primary } => {
                 let facts = self.identity(on).map_err(stale)?;
-                if guard::replicate(&facts, primary).map_err(stale)?.is_some() {
+                let said = guard::replicate(&facts, primary);
+                if self.unless("replicate", said, || Some(()))?.is_some() {
                     self.valkey.replicate(&on.node, primary, self.now).map_err(No::Failed)?;
                 }
             }
@@ -153,7 +162,8 @@ impl World {
             Step::Abandon { id, at, on } => self.abandon(id, *at, on)?,
             Step::Restore { on, slots } => {
                 let facts = self.identity(on).map_err(stale)?;
-                let missing = recovery::restore(&facts, slots).map_err(stale)?;
+                let said = recovery::restore(&facts, slots);
+                let missing = self.unless("restore", said, || slots.clone())?;
                 self.valkey.add_slots(&on.node, &missing).map_err(No::Stale)?;
                 self.valkey.bump_epoch(&on.node);
             }
@@ -173,10 +183,12 @@ impl World {
         let live = &self.resource.desired;
         let now = Shape { shards: live.shards, revision: self.revision() };
         if !live.purge || live.paused || now != *shape || self.resource.shape.as_ref() == Some(shape) {
-            return Err(No::Stale("the spec does not ask for it any more".to_owned()));
+            let said = Err("the spec does not ask for it any more".to_owned());
+            self.unless("purge: the spec is read again", said, || ())?;
         }
         for target in on {
-            guard::drop_keys(&self.identity(target).map_err(No::Stale)?).map_err(No::Stale)?;
+            let said = guard::drop_keys(&self.identity(target).map_err(No::Stale)?);
+            self.unless("drop_keys", said, || ())?;
         }
         if !self.watch.purgeable {
             self.watch
@@ -199,7 +211,7 @@ impl World {
         let Step::Promote { on, dead, at, by, offset, witnesses } = step else { return Ok(()) };
         let scene = self.scene(on, witnesses, *at, dead).map_err(No::Stale)?;
         let claim = Claim { dead, by: *by, offset: *offset };
-        if recovery::promote(&scene, claim).map_err(No::Stale)?.is_none() {
+        if self.unless("promote", recovery::promote(&scene, claim), || Some(()))?.is_none() {
             return Ok(());
         }
         let votes = matches!(by, Promotion::Refused | Promotion::Suspected);
@@ -221,13 +233,13 @@ impl World {
         let mut todo = Vec::new();
         for target in on {
             let facts = self.identity(target).map_err(No::Stale)?;
-            if recovery::abandon(&facts, id).map_err(No::Stale)?.is_some() {
+            if self.unless("abandon", recovery::abandon(&facts, id), || Some(()))?.is_some() {
                 todo.push(facts.own.id);
             }
         }
-        if at.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id) {
-            return Err(No::Stale(format!("node {id} is alive")));
-        }
+        let alive = at.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id);
+        let said = if alive { Err(format!("node {id} is alive")) } else { Ok(()) };
+        self.unless("abandon: it answers", said, || ())?;
         if self.valkey.nodes.contains_key(id) {
             self.watch.broken(self.now, format!("{id} is alive and given up with its slots"));
         }
@@ -255,6 +267,7 @@ impl World {
             worker: worker.clone(),
             demands: demands.clone(),
             strict: desired.template.scheduling.node.shard == SpreadMode::Required,
+            even: desired.template.scheduling.zone.shard == SpreadMode::Required,
             failures: *failures,
         };
         self.kube.create(new, self.now);
@@ -263,7 +276,8 @@ impl World {
 
     fn assign(&mut self, on: &Target, slots: &Slots) -> Result<(), No> {
         let facts = self.identity(on).map_err(No::Stale)?;
-        match guard::assign(&facts, slots).map_err(No::Stale)? {
+        let said = guard::assign(&facts, slots);
+        match self.unless("assign", said, || Some(slots.clone()))? {
             Some(missing) => self.valkey.add_slots(&on.node, &missing).map_err(No::Stale),
             None => Ok(()),
         }
@@ -289,7 +303,7 @@ impl World {
     fn retire(&mut self, on: &Target, leave: bool) -> Result<(), No> {
         let facts = self.identity(on).map_err(No::Stale)?;
         if leave {
-            guard::retire(&facts).map_err(No::Stale)?;
+            self.unless("retire", guard::retire(&facts), || ())?;
         }
         let value = if leave { "yes" } else { "no" };
         self.valkey.config_set(&on.node, "cluster-replica-no-failover", value).map_err(No::Failed)
@@ -298,7 +312,7 @@ impl World {
     fn hand_over(&mut self, on: &Target, from: &Target) -> Result<(), No> {
         let (replica, primary) =
             (self.identity(on).map_err(No::Stale)?, self.identity(from).map_err(No::Stale)?);
-        guard::hand_over(&replica, &primary).map_err(No::Stale)?;
+        self.unless("hand_over", guard::hand_over(&replica, &primary), || ())?;
         if !self.valkey.nodes[&on.node].repl.up {
             return Err(No::Stale("its replication link is down".to_owned()));
         }

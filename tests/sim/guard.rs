@@ -20,7 +20,7 @@ impl World {
     pub(crate) fn identity(&self, on: &Target) -> Result<Facts, Stale> {
         let node = self.valkey.listening(on.ip, None).filter(|n| n.cluster == 0);
         let facts = read(node.ok_or_else(|| format!("{} does not answer", on.pod))?);
-        guard::identity(&facts, on)?;
+        self.mutant.guarded("identity", guard::identity(&facts, on), || ())?;
         Ok(facts)
     }
 
@@ -36,7 +36,10 @@ impl World {
             read.iter().filter(|(_, f)| f.is_ok()).map(|(t, _)| t.ip).chain([on.ip]).collect();
         let (mut calls, mut refused) = (Vec::new(), None);
         for (peer, facts) in read {
-            match facts.and_then(|f| guard::introduce(&own, &f, &ours)) {
+            let said = facts.and_then(|f| {
+                self.mutant.guarded("introduce", guard::introduce(&own, &f, &ours), || Some(()))
+            });
+            match said {
                 Ok(Some(())) => calls.push(peer.ip),
                 Ok(None) => {}
                 Err(why) => refused = refused.or(Some(why)),
@@ -73,13 +76,13 @@ impl World {
         let all_empty = read.iter().all(|f| f.as_ref().is_ok_and(|f| f.keys == 0));
         let mut todo = Vec::new();
         for facts in read.into_iter().flatten() {
-            if guard::forget(&facts, id, all_empty)?.is_some() {
+            let said = guard::forget(&facts, id, all_empty);
+            if self.mutant.guarded("forget", said, || Some(()))?.is_some() {
                 let listed = facts.others.iter().find(|n| n.id == *id).and_then(|n| n.ip);
                 let alive =
                     listed.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id);
-                if alive {
-                    return Err(format!("node {id} is alive"));
-                }
+                let said = if alive { Err(format!("node {id} is alive")) } else { Ok(()) };
+                self.mutant.guarded("forget: it answers", said, || ())?;
                 todo.push(facts.own.id);
             }
         }
@@ -94,15 +97,22 @@ impl World {
         match (only_if, node.map(read)) {
             (Removable::Unreachable, _) => {
                 let lost = object.pod.worker.as_ref().and_then(|w| self.kube.workers.get(w));
-                if lost.is_none_or(|w| w.worker.lost_since.is_none()) {
-                    return Err("its worker is heard again".to_owned());
-                }
-                if node.is_some() { Err("its server answers".to_owned()) } else { Ok(()) }
+                let heard = lost.is_none_or(|w| w.worker.lost_since.is_none());
+                let said = if heard { Err("its worker is heard again".to_owned()) } else { Ok(()) };
+                self.mutant.guarded("delete: its worker is heard", said, || ())?;
+                let said = if node.is_some() { Err("its server answers".to_owned()) } else { Ok(()) };
+                self.mutant.guarded("delete: its server answers", said, || ())
             }
             (Removable::Silent, None) => Ok(()),
-            (Removable::Silent, Some(_)) => Err("its server answers".to_owned()),
+            (Removable::Silent, Some(_)) => {
+                let said = Err("its server answers".to_owned());
+                self.mutant.guarded("delete: its server answers", said, || ())
+            }
             (Removable::NotRunning, _) if object.pod.phase != Phase::Running => Ok(()),
-            (Removable::NotRunning, _) => Err("its server has started".to_owned()),
+            (Removable::NotRunning, _) => {
+                let said = Err("its server has started".to_owned());
+                self.mutant.guarded("delete: its server has started", said, || ())
+            }
             (only_if, facts) => {
                 let facts = facts.ok_or("its node cannot be asked")?;
                 self.may_go(only_if, &facts)
@@ -116,20 +126,29 @@ impl World {
             Removable::NotRunning | Removable::Unreachable | Removable::Silent => {
                 Err("its server has started".to_owned())
             }
-            Removable::Unused => guard::unused(facts),
-            Removable::Empty => guard::empty(facts),
-            Removable::Stranded => guard::stranded(facts),
+            Removable::Unused => self.mutant.guarded("unused", guard::unused(facts), || ()),
+            Removable::Empty => self.mutant.guarded("empty", guard::empty(facts), || ()),
+            Removable::Stranded => self.mutant.guarded("stranded", guard::stranded(facts), || ()),
             Removable::Retired { others } | Removable::Replaced { others } => {
                 let retired = matches!(only_if, Removable::Retired { .. });
-                let (primary, ip) = if retired { guard::retired(facts)? } else { guard::replica(facts)? };
+                let anyhow = guard::replica(facts);
+                let said = if retired { guard::retired(facts) } else { anyhow.clone() };
+                // A member that copies nobody has no primary to be asked.
+                let said = if anyhow.is_ok() {
+                    self.mutant.guarded("retired", said, || anyhow.unwrap())
+                } else {
+                    said
+                };
+                let (primary, ip) = said?;
                 let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
                 let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
-                guard::holds_data(&read(source), &primary)?;
+                let said = guard::holds_data(&read(source), &primary);
+                self.mutant.guarded("holds_data", said, || ())?;
                 // As the primary itself counts them, whatever shard they are labelled with.
                 let rest = self.valkey.nodes.values().filter(|n| n.id != facts.own.id);
                 let linked = rest.filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&primary));
                 let online = linked.count();
-                guard::enough_others(online, others)
+                self.mutant.guarded("enough_others", guard::enough_others(online, others), || ())
             }
         }
     }

@@ -10,6 +10,7 @@ use valkey_cluster_operator::model::{
     WorkerName, Zone,
 };
 
+use super::bare;
 use super::certificates::Secrets;
 use super::{TICK_MS, ticks};
 
@@ -28,6 +29,8 @@ pub(crate) struct PodObject {
     pub demands: Demands,
     /// It carries the term that keeps it off workers with copies of its shard that count.
     pub strict: bool,
+    /// It carries the constraint that copies of its shard that count are even over the zones.
+    pub even: bool,
     /// When the kubelet starts the server.
     pub starts_at: Option<i64>,
     /// When its server ends, after it was told to go.
@@ -88,18 +91,8 @@ pub(crate) enum Kubelet {
 
 impl Kubernetes {
     pub(crate) fn add_worker(&mut self, name: &str, zone: Option<Zone>, capacity: usize) {
-        let name = WorkerName::new(name);
-        let worker = Worker {
-            name: name.clone(),
-            hostname: name.to_string(),
-            zone,
-            open: true,
-            leaving: false,
-            lost_since: None,
-            out_of_service: false,
-            shunned: false,
-            room: None,
-        };
+        let worker = bare::worker(name, zone);
+        let name = worker.name.clone();
         self.workers.insert(name, WorkerObject { worker, capacity, off: false, away_since: None });
     }
 
@@ -125,7 +118,7 @@ impl Kubernetes {
             place: Place {
                 asked: new.worker.clone(),
                 pinned: new.demands.zone.clone(),
-                counted: new.strict && !new.demands.uncounted,
+                counted: (new.strict || new.even) && !new.demands.uncounted,
                 instead_of: new.demands.instead_of.clone(),
             },
             given: String::new(),
@@ -138,6 +131,7 @@ impl Kubernetes {
             wanted: new.worker,
             demands: new.demands,
             strict: new.strict,
+            even: new.even,
             starts_at: None,
             stops_at: None,
             gone_at: None,
@@ -251,6 +245,26 @@ impl Kubernetes {
             && demands.zone.as_ref().is_none_or(|z| w.zone.as_ref() == Some(z))
             && (!demands.only || object.wanted.as_ref() == Some(&w.name))
             && !copies.any(repels)
+            && (!object.even || self.keeps_even(object, w))
+    }
+
+    /// `maxSkew: 1` over the zones, `DoNotSchedule`, `nodeTaintsPolicy: Honor`: a worker without a zone takes nobody, zones without
+    /// an open worker are not counted, and neither are Pods that are told to go.
+    fn keeps_even(&self, object: &PodObject, w: &Worker) -> bool {
+        let open = self.workers.values().filter(|o| o.worker.open && o.worker.lost_since.is_none());
+        let zones: BTreeSet<&Zone> = open.filter_map(|o| o.worker.zone.as_ref()).collect();
+        let zone_of = |o: &PodObject| self.workers.get(o.pod.worker.as_ref()?)?.worker.zone.as_ref();
+        let counts = |o: &&PodObject| {
+            o.pod.shard == object.pod.shard
+                && o.pod.place.counted
+                && !o.pod.terminating
+                && !matches!(o.pod.phase, Phase::Finished { .. })
+        };
+        let copies =
+            |zone: &Zone| self.pods.values().filter(counts).filter(|o| zone_of(o) == Some(zone)).count();
+        let least = zones.iter().map(|z| copies(z)).min().unwrap_or(0);
+        let itself = usize::from(object.pod.place.counted);
+        w.zone.as_ref().is_some_and(|zone| copies(zone) + itself <= least + 1)
     }
 
     /// Affinity is a wish: any open worker with room will do, the emptiest first.
@@ -297,6 +311,7 @@ pub(crate) struct NewPod {
     pub worker: Option<WorkerName>,
     pub demands: Demands,
     pub strict: bool,
+    pub even: bool,
     pub failures: u16,
 }
 

@@ -1,6 +1,9 @@
 //! Lives a script: event by event, tick by tick, until the operator is quiet and stays so, or something breaks.
 
+use valkey_cluster_operator::model::Code;
+
 use super::TICK_MS;
+use super::mutant::Mutant;
 use super::operator::Pass;
 use super::script::{Script, When};
 use super::tally;
@@ -23,7 +26,13 @@ pub(crate) struct End {
 
 /// Lives it.
 pub(crate) fn live(script: &Script, trace: Trace) -> End {
+    live_as(script, trace, Mutant::None)
+}
+
+/// Lives it with an operator of which something is left out.
+pub(crate) fn live_as(script: &Script, trace: Trace, mutant: Mutant) -> End {
     let mut world = World::new(&script.start, trace);
+    world.mutant = mutant;
     let mut events = script.events.iter().peekable();
     let (mut calm_since, mut last_event) = (0, 0);
     loop {
@@ -50,8 +59,9 @@ pub(crate) fn live(script: &Script, trace: Trace) -> End {
         }
         if events.peek().is_none() && world.now - calm_since >= 2 * CALM {
             let pass = world.pass(0);
-            // A member moves to a better place after a minute of peace, which may be now.
-            if busy(&pass) && world.now - last_event <= PATIENCE {
+            // A member moves to a better place after a minute of peace, which may be now; a step that failed often waits for longer
+            // than it takes to be calm.
+            if (busy(&pass) || held_back(&world, &pass)) && world.now - last_event <= PATIENCE {
                 calm_since = world.now;
                 continue;
             }
@@ -84,6 +94,12 @@ fn due_passes(world: &mut World) -> Vec<Pass> {
 /// A pass with steps, or one that waits for something that can still come.
 fn busy(pass: &Pass) -> bool {
     !pass.fresh || !pass.plan.quiet()
+}
+
+/// A step is tried again later, and will be taken: nobody asks for settings that servers refuse.
+fn held_back(world: &World, pass: &Pass) -> bool {
+    let later = pass.plan.blocked.iter().any(|b| b.code == Code::BackingOff);
+    later && world.resource.desired.config.is_empty()
 }
 
 fn end(mut world: World, failure: Option<String>) -> End {

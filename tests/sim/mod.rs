@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each test binary uses its part of the world")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../bare/mod.rs"]
+mod bare;
 pub(crate) mod bus;
 pub(crate) mod canon;
 pub(crate) mod certificates;
@@ -17,6 +19,7 @@ pub(crate) mod invariants;
 pub(crate) mod kubernetes;
 pub(crate) mod life;
 pub(crate) mod migration;
+pub(crate) mod mutant;
 pub(crate) mod observe;
 pub(crate) mod operator;
 pub(crate) mod random;

@@ -18,13 +18,16 @@ pub(crate) fn script(seed: u64) -> Script {
     let versions = [Version::new(8, 1, 1), Version::new(9, 1, 2)];
     let workers = rng.random_range(2..=4);
     let mut more = StdRng::seed_from_u64(!seed);
+    let zones = more.random_range(0..=3);
     let start = Start {
         shards,
         replicas,
         workers,
-        zones: more.random_range(0..=3),
+        zones,
         // Never fewer workers than a shard may have copies.
         strict: workers == 4 && more.random_bool(0.5),
+        // A worker without a zone takes nobody then.
+        strict_zones: zones > 0 && more.random_bool(0.2),
         version: versions[rng.random_range(0..2)],
         seed,
         reuse_addresses: rng.random_bool(0.6),

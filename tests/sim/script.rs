@@ -1,7 +1,7 @@
 //! Lives as text: how the world begins, and what happens to it when.
 //!
 //! ```text
-//! cluster 3x1 workers 3 seed 7          # shards x replicas; zones 2, strict (copies of a shard never share a worker)
+//! cluster 3x1 workers 3 seed 7          # shards x replicas; zones 2, strict (copies of a shard never share a worker), strict-zones
 //! at 12.5 kill primary 0                # seconds since the beginning
 //! quiet replicas 2                      # as soon as the operator has been quiet for a while
 //! ```
@@ -160,10 +160,11 @@ impl fmt::Display for Script {
         let reuse = if s.reuse_addresses { " reuse-addresses" } else { "" };
         let gentle = if self.gentle { " gentle" } else { "" };
         let strict = if s.strict { " strict" } else { "" };
+        let zoned = if s.strict_zones { " strict-zones" } else { "" };
         let zones = if s.zones > 0 { format!(" zones {}", s.zones) } else { String::new() };
         writeln!(
             f,
-            "cluster {}x{} workers {} seed {} version {}{reuse}{gentle}{zones}{strict}",
+            "cluster {}x{} workers {} seed {} version {}{reuse}{gentle}{zones}{strict}{zoned}",
             s.shards, s.replicas, s.workers, s.seed, s.version
         )?;
         for (when, action) in &self.events {
@@ -206,6 +207,7 @@ fn start(line: &str) -> Result<(Start, bool), String> {
         workers: 3,
         zones: 0,
         strict: false,
+        strict_zones: false,
         version: Version::new(9, 1, 2),
         seed: 1,
         reuse_addresses: false,
@@ -217,6 +219,7 @@ fn start(line: &str) -> Result<(Start, bool), String> {
             "version" => start.version = words.next().unwrap_or_default().parse()?,
             "zones" => start.zones = number(words.next(), word)?,
             "strict" => start.strict = true,
+            "strict-zones" => start.strict_zones = true,
             "reuse-addresses" => start.reuse_addresses = true,
             "gentle" => gentle = true,
             _ => return Err(format!("unknown word {word:?} in {line:?}")),

@@ -1,5 +1,6 @@
 //! The world of a life: the spec, Kubernetes, the processes, the clients, and one clock for all.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -8,15 +9,17 @@ use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
-    ClusterKey, Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard,
-    Slots, Spread, SpreadMode, Template, Version, WorkerName, Zone,
+    Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard, Slots,
+    Spread, SpreadMode, Template, Version, WorkerName, Zone,
 };
 
 use valkey_cluster_operator::plan::users::of_file;
 
+use super::bare;
 use super::clients::Clients;
 use super::invariants::Watch;
 use super::kubernetes::{Kubelet, Kubernetes, PodObject};
+use super::mutant::Mutant;
 use super::operator::Operator;
 use super::tally::Tally;
 use super::trace::Trace;
@@ -69,13 +72,15 @@ pub(crate) struct World {
     pub watch: Watch,
     pub trace: Trace,
     pub tally: Tally,
+    /// What of the operator is left out.
+    pub mutant: Mutant,
     lineages: u64,
 }
 
-fn template(strict: bool) -> Template {
-    let shard = if strict { SpreadMode::Required } else { SpreadMode::Preferred };
-    let node = Spread { shard, ..Spread::default() };
-    let scheduling = Scheduling { node, ..Scheduling::default() };
+fn template(strict: bool, strict_zones: bool) -> Template {
+    let of = |required| if required { SpreadMode::Required } else { SpreadMode::Preferred };
+    let spread = |required| Spread { shard: of(required), ..Spread::default() };
+    let scheduling = Scheduling { node: spread(strict), zone: spread(strict_zones), ..Scheduling::default() };
     Template { image: "valkey:9".into(), scheduling, ..Template::default() }
 }
 
@@ -89,6 +94,8 @@ pub(crate) struct Start {
     pub zones: usize,
     /// Copies of a shard must be on different workers.
     pub strict: bool,
+    /// Copies of a shard must be even over the zones.
+    pub strict_zones: bool,
     pub version: Version,
     pub seed: u64,
     pub reuse_addresses: bool,
@@ -104,20 +111,8 @@ impl World {
         }
         kube.drifted.extend([Object::Secret, Object::ConfigMap, Object::Service, Object::Policy]);
         let desired = Desired {
-            key: ClusterKey { namespace: "default".into(), name: "c".into(), uid: "uid-c".into() },
-            generation: 1,
-            shards: start.shards,
-            replicas: start.replicas,
-            max_disrupted_shards: 1,
-            budget: true,
-            template: template(start.strict),
-            config: BTreeMap::new(),
-            purge: false,
-            users: BTreeMap::new(),
-            rotation: None,
-            allowed_clients: Vec::new(),
-            paused: false,
-            deleting: false,
+            template: template(start.strict, start.strict_zones),
+            ..bare::desired(start.shards, start.replicas)
         };
         Self {
             now: 0,
@@ -133,6 +128,7 @@ impl World {
             watch: Watch::default(),
             trace,
             tally: Tally::default(),
+            mutant: Mutant::None,
             lineages: 0,
         }
     }
@@ -141,8 +137,19 @@ impl World {
         Moment(self.now * TICK_MS)
     }
 
+    /// Hashed anew only when the spec is another one: every look asks.
     pub(crate) fn revision(&self) -> Revision {
-        build::revision(&self.resource.desired)
+        thread_local!(static LAST: RefCell<(Desired, Revision)> = {
+            let spec = Desired::default();
+            RefCell::new((spec.clone(), build::revision(&spec)))
+        });
+        LAST.with_borrow_mut(|(spec, revision)| {
+            if *spec != self.resource.desired {
+                spec.clone_from(&self.resource.desired);
+                *revision = build::revision(spec);
+            }
+            revision.clone()
+        })
     }
 
     /// One tick: machines, processes, clients, then whether everything still holds.
