@@ -81,7 +81,9 @@ fn mutate(text: &str, others: &[String], rng: &mut StdRng) -> String {
 
 /// Feeds the seeds, and then changed ones; a panic names the seed of the generator.
 fn feed(target: Target, seeds: &[String]) {
-    seeds.iter().for_each(|text| (target.run)(text));
+    for text in seeds {
+        (target.run)(text);
+    }
     let (first, count) = (number("FIRST", 0), number("MUTATIONS", 4000));
     for seed in first..first + count {
         let mut rng = StdRng::seed_from_u64(seed);

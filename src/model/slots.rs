@@ -121,14 +121,14 @@ impl Slots {
 
     /// The ranges that are in both, sorted: each set is walked once.
     fn common<'a>(&'a self, other: &'a Slots) -> impl Iterator<Item = SlotRange> + 'a {
-        let (mut these, mut those) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let (mut these, mut others) = (self.0.iter().peekable(), other.0.iter().peekable());
         std::iter::from_fn(move || {
             loop {
-                let (a, b) = (**these.peek()?, **those.peek()?);
+                let (a, b) = (**these.peek()?, **others.peek()?);
                 if a.last <= b.last {
                     these.next()
                 } else {
-                    those.next()
+                    others.next()
                 };
                 let both = SlotRange { first: a.first.max(b.first), last: a.last.min(b.last) };
                 if both.first <= both.last {
