@@ -69,21 +69,13 @@ pub(super) fn all(progress: &Progress) -> Result<Count> {
     Ok(count)
 }
 
-/// What makes a program say which way it went.
-const INSTRUMENTED: [&str; 5] = [
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=4",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-    "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
-];
-
 /// The instrumented program: itself alone, with the modules under test in it, and none of its dependencies.
 fn build(progress: &Progress) -> Result<PathBuf> {
     let step = progress.step("build the fuzzers");
+    let what = ["build", "--locked", "--bin", "fuzz", "--message-format=json-render-diagnostics"];
     let where_to = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz"];
-    let what = ["rustc", "--locked", "--bin", "fuzz", "--message-format=json-render-diagnostics"];
-    let mut cargo = cargo(what.into_iter().chain(where_to).chain(["--"]).chain(INSTRUMENTED));
+    let mut cargo = cargo(what.into_iter().chain(where_to));
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", crate::root().join("fuzz/rustc"));
     let program = executable(&run_shown(&mut cargo, BUILD, &step)?, "fuzz")?;
     step.done("");
     Ok(program)
