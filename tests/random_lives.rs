@@ -73,17 +73,17 @@ const REPORTED: u64 = 1000;
 
 fn several(seeds: impl Iterator<Item = u64>) -> Lane {
     static LIVED: AtomicU64 = AtomicU64::new(0);
-    let mut lane = Lane::default();
+    let (mut lane, mut out) = (Lane::default(), std::io::stdout());
     for seed in seeds {
         let end = live(&script(seed), Trace::default());
         lane.tally.add(&end.world.tally);
         if let Some(why) = end.failure {
-            writeln!(std::io::stdout(), "life {seed} failed: {why}").unwrap();
+            writeln!(out, "life {seed} failed: {why}").unwrap();
             lane.failures.push((seed, why));
         }
         let lived = LIVED.fetch_add(1, Ordering::Relaxed) + 1;
         if lived.is_multiple_of(REPORTED) {
-            writeln!(std::io::stdout(), "{lived} lives").unwrap();
+            writeln!(out, "{lived} lives").unwrap();
         }
     }
     lane
