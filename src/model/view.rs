@@ -8,7 +8,7 @@ use super::ids::{NodeId, PodUid, Shard, WorkerName};
 use super::lists::{List, Lists};
 use super::plan::Why;
 use super::slots::Slots;
-use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Snapshot};
+use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Silence, Snapshot};
 use super::step::Target;
 
 /// A Pod and the node in it.
@@ -34,6 +34,12 @@ impl<'a> Member<'a> {
     /// Somebody wants the Pod to end: a person, an eviction, the operator, or a worker that shuts down.
     pub fn told_to_go(&self) -> bool {
         self.pod.terminating || self.pod.disrupted
+    }
+
+    /// Its Pod is going, and nobody listens at its address any more. Containers beside the server may take the whole grace period to
+    /// end, and until then the kubelet says nothing of the server (<https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>).
+    pub fn has_ended(&self) -> bool {
+        self.pod.terminating && *self.seen == Seen::Silent(Silence::Refused)
     }
 
     /// Where and to whom to send a command.

@@ -18,7 +18,7 @@ fn impaired(v: &View<'_>, shard: Shard) -> bool {
     v.primary(shard).is_none()
         || v.in_sync(shard).len() < usize::from(desired.replicas)
         || v.staying(shard).count() != desired.copies()
-        || v.members(shard).iter().any(crate::model::Member::told_to_go)
+        || v.members(shard).iter().any(|m| m.told_to_go() && !m.has_ended())
 }
 
 /// The shards that lack nothing and wait for a successor that no worker takes. Emptying a worker goes on without them.

@@ -97,6 +97,6 @@ fn pod_at_its_address<'a>(v: &View<'a>, id: &NodeId) -> Option<&'a str> {
     v.at(ip)
         .iter()
         .filter(|m| m.node().is_none())
-        .find(|m| !matches!(m.pod.phase, crate::model::Phase::Finished { .. }))
+        .find(|m| !m.has_ended() && !matches!(m.pod.phase, crate::model::Phase::Finished { .. }))
         .map(|m| m.pod.name.as_str())
 }

@@ -51,8 +51,10 @@ fn exporter(image: &str) -> Value {
     json!({ "enabled": true, "image": image, "args": ["nc", "-ll", "-p", port, "-e", "sh", "-c", script] })
 }
 
+/// As the first process of its container this exporter does not hear SIGTERM: its Pods stay until their grace period ends, which is
+/// made short, and nobody may wait for them.
 fn spec(exporter: &Value) -> Value {
-    json!({ "shards": 2, "replicas": 1, "exporter": exporter })
+    json!({ "shards": 2, "replicas": 1, "exporter": exporter, "terminationGracePeriodSeconds": 30 })
 }
 
 async fn run(stage: &Stage) -> Result<()> {
