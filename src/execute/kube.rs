@@ -17,6 +17,7 @@ use crate::build::{self, PodPlan, labels, metadata};
 use crate::hints::lock;
 use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
 use crate::observe::kube as read;
+use crate::watch::wakes::owner;
 
 impl Executor<'_> {
     pub(super) async fn kubernetes(&self, step: &Step) -> Outcome {
@@ -154,16 +155,24 @@ impl Executor<'_> {
         let pod = build::pod(&self.s.desired, &self.s.revision, &plan);
         match self.api::<Pod>().create(&PostParams::default(), &pod).await {
             Ok(_) => Ok(Outcome::Done),
-            Err(kube::Error::Api(s)) if s.is_already_exists() => {
-                lock(self.hints).taken.insert(name.clone());
-                Ok(Outcome::Stale(format!("the name {name} is taken")))
-            }
+            Err(kube::Error::Api(s)) if s.is_already_exists() => self.exists(name).await,
             Err(kube::Error::Api(s)) if namespace_ends(&s) => {
                 lock(self.hints).ending = true;
                 Ok(Outcome::Stale("the namespace is being deleted".to_owned()))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A Pod of this very cluster was made a moment ago, and the watch has not shown it yet: under another name it would be made twice.
+    async fn exists(&self, name: &PodName) -> kube::Result<Outcome> {
+        let live = self.api::<Pod>().get_metadata_opt(name.as_str()).await?;
+        let owner = live.as_ref().and_then(owner).map(|o| &o.uid);
+        if owner == Some(&self.s.desired.key.uid) {
+            return Ok(Outcome::Stale(format!("{name} exists already")));
+        }
+        lock(self.hints).taken.insert(name.clone());
+        Ok(Outcome::Stale(format!("the name {name} is taken")))
     }
 
     /// Reads the Pod and its node again; deletes exactly what was read.
@@ -178,10 +187,7 @@ impl Executor<'_> {
         }
         let exactly = Preconditions { uid: live.uid(), resource_version: live.resource_version() };
         let mut how = DeleteParams::default().preconditions(exactly);
-        if only_if == Removable::Unreachable {
-            // Nobody is there to confirm an orderly end.
-            how = how.grace_period(0);
-        }
+        how.grace_period_seconds = grace(only_if, live.spec.and_then(|s| s.termination_grace_period_seconds));
         match api.delete(name.as_str(), &how).await {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
@@ -324,6 +330,21 @@ impl Executor<'_> {
     }
 }
 
+/// How long a Pod with a server that nobody hears has to end, in seconds. A server that hangs does not hear SIGTERM either (seen: a
+/// 9.1.2 that went round in `clusterProcessPacket` for ever), and until its Pod is gone its id stays listed. The `preStop` hook
+/// needs six of them to find out.
+const SILENT_GRACE: i64 = 15;
+
+/// The grace period of a deletion in seconds, where it is not the Pod's own.
+fn grace(only_if: Removable, own: Option<i64>) -> Option<u32> {
+    match only_if {
+        // Nobody is there to confirm an orderly end.
+        Removable::Unreachable => Some(0),
+        Removable::Silent => u32::try_from(own.unwrap_or(SILENT_GRACE).min(SILENT_GRACE)).ok(),
+        _ => None,
+    }
+}
+
 /// The API server's own words, without the client's wrapping.
 fn sentence(error: &kube::Error) -> String {
     match error {
@@ -336,4 +357,17 @@ fn sentence(error: &kube::Error) -> String {
 fn namespace_ends(status: &kube::core::Status) -> bool {
     let causes = status.details.iter().flat_map(|d| &d.causes);
     causes.into_iter().any(|c| c.reason == "NamespaceTerminating")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_cannot_hear_is_given_less_time_than_its_own() {
+        assert_eq!(grace(Removable::Unreachable, Some(300)), Some(0));
+        assert_eq!(grace(Removable::Silent, Some(300)), Some(15));
+        assert_eq!(grace(Removable::Silent, Some(5)), Some(5));
+        assert_eq!(grace(Removable::Retired { others: 1 }, Some(300)), None);
+    }
 }

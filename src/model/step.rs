@@ -338,7 +338,7 @@ pub enum Removable {
     Stranded,
     /// Its worker has not been heard for long, its node does not answer, and owns no slots in any other's view.
     Unreachable,
-    /// Its node does not answer: its shard is whole without it, and the Pod is given its time to end in order.
+    /// Its node does not answer: its shard is whole without it, and the Pod is given some seconds to end in order.
     Silent,
     /// Its node is a retired replica, and its primary still sends every write to that many others.
     Retired {
