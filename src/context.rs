@@ -87,10 +87,9 @@ impl Ctx {
         pods
     }
 
-    /// The names of all Pods of ours in a namespace, whoever their owner is: names that are taken.
-    pub fn pod_names(&self, namespace: &str) -> BTreeSet<String> {
-        let here = self.stores.pods.state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
-        here.iter().map(|pod| pod.name_any()).collect()
+    /// All Pods of ours in a namespace, whoever their owner is, as they are at one moment.
+    pub fn pods_in(&self, namespace: &str) -> Vec<Arc<Pod>> {
+        self.stores.pods.state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace))
     }
 
     /// Every worker, in order of their names.

@@ -32,6 +32,7 @@ use crate::model::{
     Snapshot, View, Worker, WorkerName, settings,
 };
 use crate::valkey::{Access, Tls};
+use crate::watch::wakes::owner;
 use valkey::{Bounds, Probe};
 
 /// For so many milliseconds after a slot owner was lost a pass is about nothing else.
@@ -47,8 +48,11 @@ pub async fn observe(
     let now = Moment(Timestamp::now().as_millisecond());
     let key = desired.key.clone();
     let credentials = passwords::credentials(ctx, &desired, hints).await?;
+    // Of one moment: a Pod that the watch shows in between would be missing and its name be somebody else's.
+    let here = ctx.pods_in(&key.namespace);
+    let ours = here.iter().filter(|pod| owner(&***pod).is_some_and(|o| o.uid == key.uid));
     let mut pods: BTreeMap<PodName, Pod> =
-        ctx.pods_of(&key.uid).iter().filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
+        ours.filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
     let (desired, unchangeable) = certificates::as_it_is(desired, &pods);
     certificates::prepare(ctx, &desired, now, hints).await?;
     let (past, access) = {
@@ -65,8 +69,7 @@ pub async fn observe(
     }
     let (accounts, passwords) = passwords::look(ctx, &desired, hints, urgent).await;
     let Noted { formed, whole, latest, applied, mut taken } = noted(ctx, cr, &desired, hints);
-    let others = ctx.pod_names(&key.namespace).into_iter().map(PodName::new);
-    taken.extend(others.filter(|n| !pods.contains_key(n)));
+    taken.extend(here.iter().map(|pod| PodName::new(pod.name_any())).filter(|n| !pods.contains_key(n)));
     let (drifted, foreign) = if urgent {
         Default::default()
     } else {

@@ -24,7 +24,7 @@ pub(super) async fn nobody_was(cluster: &Cluster) -> Result<usize> {
     let mut asked = 0;
     for (pod, node) in nodes {
         // A story may end with nodes that hang, or whose certificate nobody knows any more.
-        let Ok(log) = log(cluster, node).await else { continue };
+        let Ok(log) = log(cluster, node, ALL).await else { continue };
         let told: Vec<String> = log.items().unwrap_or_default().iter().filter_map(refusal).collect();
         ensure!(told.is_empty(), "{pod} refused {}", told.join("; "));
         asked += 1;
@@ -32,12 +32,23 @@ pub(super) async fn nobody_was(cluster: &Cluster) -> Result<usize> {
     Ok(asked)
 }
 
-async fn log(cluster: &Cluster, node: SocketAddr) -> Result<Reply> {
+/// Forgets what was refused so far: a story asked for it on purpose.
+///
+/// # Errors
+/// If a node cannot be asked.
+pub(super) async fn forget(cluster: &Cluster) -> Result<()> {
+    for (pod, node) in cluster.addresses().await? {
+        log(cluster, node, "RESET").await.with_context(|| pod)?;
+    }
+    Ok(())
+}
+
+async fn log(cluster: &Cluster, node: SocketAddr, what: &str) -> Result<Reply> {
     let access = cluster.access().await?;
     let mut connection = Connection::open(&access, node, ASK + access.slack).await?;
     let user = ["ACL", "SETUSER", READER, "on", "nopass", "+acl|log"];
     let answers = connection
-        .pipeline(&[&user, &["AUTH", READER, "none"], &["ACL", "LOG", ALL]], ASK + access.slack)
+        .pipeline(&[&user, &["AUTH", READER, "none"], &["ACL", "LOG", what]], ASK + access.slack)
         .await?;
     let last = answers.into_iter().next_back().context("no answer")?;
     ensure!(last.error().is_none(), "{:?}", last.error());

@@ -12,6 +12,7 @@ use valkey_cluster_operator::build::sidecars::METRICS_PORT;
 
 use super::Story;
 use super::cluster::Cluster;
+use super::denied;
 use super::load::{GAP, Load};
 use super::stage::{Stage, eventually};
 use crate::sandbox::images::VALKEY;
@@ -64,6 +65,7 @@ async fn run(stage: &Stage) -> Result<()> {
     for cluster in [&plain, &secured] {
         cluster.ready(cluster.applied, LIMIT).await?;
         let took = scraped(cluster).await.with_context(|| format!("cluster {}", cluster.name))?;
+        denied::forget(cluster).await?;
         stage.say(format_args!("{}: four servers scraped in {:.2} s", cluster.name, took.as_secs_f64()));
     }
     broken(stage, &plain).await
