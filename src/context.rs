@@ -1,7 +1,7 @@
 //! Decides what every pass has at hand: clients, caches, the right to act, and what is remembered between passes (only how
 //! long to wait after failures; everything else is looked at anew). Touches memory only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

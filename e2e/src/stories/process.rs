@@ -13,8 +13,6 @@ use super::operator;
 use super::stage::Stage;
 use crate::sandbox::Sandbox;
 
-/// Sets the random moments of a story, so that a run can be told again.
-const SEED: &str = "SEED";
 /// Under this name it holds the lease, so that one that is started again need not wait for it.
 const IDENTITY: &str = "story";
 
@@ -60,7 +58,7 @@ pub(super) async fn with_victim(
     told: impl AsyncFnOnce(&mut Victim<'_>) -> Result<()>,
 ) -> Result<()> {
     let sandbox = stage.sandbox(why)?;
-    let seed = seed(stage)?;
+    let seed = stage.seed()?;
     operator::scale(&stage.client, 0).await?;
     let told = async { told(&mut Victim::start(sandbox, seed)?).await }.await;
     operator::scale(&stage.client, 2).await?;
@@ -122,17 +120,4 @@ fn program() -> Result<PathBuf> {
     let path = here.with_file_name("valkey-cluster-operator");
     ensure!(path.exists(), "there is no {}: `cargo build` makes it", path.display());
     Ok(path)
-}
-
-/// The number that the random moments of a story come from: `SEED`, or a new one, which is printed.
-///
-/// # Errors
-/// If `SEED` is no number.
-fn seed(stage: &Stage) -> Result<u64> {
-    let seed = match std::env::var(SEED) {
-        Ok(text) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
-        Err(_) => rand::random(),
-    };
-    stage.say(format_args!("{SEED}={seed}"));
-    Ok(seed)
 }

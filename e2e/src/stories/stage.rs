@@ -21,6 +21,8 @@ use crate::sandbox::Sandbox;
 
 /// Namespaces of stories begin with this.
 const PREFIX: &str = "story-";
+/// Sets the random moments of a story, so that a run can be told again.
+const SEED: &str = "SEED";
 /// A poll of a story: fine enough for the figures, and it costs the machine little.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 
@@ -171,6 +173,21 @@ impl Stage {
             Suite::Ci => ci,
             Suite::Full => full,
         }
+    }
+
+    /// The number that the random moments of a story come from, printed: `SEED`. Without it every `ci` run takes the same one, so that a
+    /// change is judged by the faults that the one before was judged by, and the full suite a new one.
+    ///
+    /// # Errors
+    /// If `SEED` is no number.
+    pub fn seed(&self) -> Result<u64> {
+        let seed = match (std::env::var(SEED), self.suite) {
+            (Ok(text), _) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
+            (Err(_), Suite::Ci) => 1,
+            (Err(_), Suite::Full) => rand::random(),
+        };
+        self.say(format_args!("{SEED}={seed}"));
+        Ok(seed)
     }
 
     /// A namespace of the story's own, under the strictest Pod Security.

@@ -38,18 +38,13 @@ pub(super) const STORY: Story = Story {
 
 /// Of the story.
 const MINUTES: u64 = 5;
-/// Chooses the schedule of the story, so that it can be told again.
-const SEED: &str = "SEED";
 /// After a round everything is as wanted within this.
 const WHOLE: Duration = Duration::from_mins(3);
 /// Tried at the end for so long.
 const READ_BACK: Duration = Duration::from_secs(30);
 
 async fn from_the_environment(stage: &Stage) -> Result<()> {
-    let seed = match std::env::var(SEED) {
-        Ok(text) => text.parse().with_context(|| format!("{SEED}={text} is no number"))?,
-        Err(_) => rand::random(),
-    };
+    let seed = stage.seed()?;
     told(stage, seed, MINUTES).await.map(drop)
 }
 
@@ -74,7 +69,7 @@ pub async fn command(name: &str, seed: Option<u64>, minutes: u64, progress: &Pro
 async fn told(stage: &Stage, seed: u64, minutes: u64) -> Result<usize> {
     let sandbox = stage.sandbox("takes power and cables from workers")?;
     let again = format!("cargo sandbox chaos --seed {seed} --minutes {minutes}");
-    stage.say(format_args!("{SEED}={seed}; to tell it again: {again}"));
+    stage.say(format_args!("to tell it again: {again}"));
     let cluster = stage.cluster(spec(Size::FIRST, 0)).await?;
     cluster.ready(cluster.applied, WHOLE).await?;
     let ledger = writes(sandbox, &cluster).await?;
