@@ -30,6 +30,9 @@ const UNSEEN: [(&str, &str); 1] = [(
     "asked for where an object with blockOwnerDeletion is made, by clusters with the admission plugin \
      OwnerReferencesPermissionEnforcement; it is no request of its own",
 )];
+/// Rights that only an accident needs, which no story brings about for certain.
+const RARE: [(&str, &str); 1] =
+    [("list /events", "when a Pod has not started after 10 s and says nothing of the reason itself")];
 const LIMIT: Duration = Duration::from_mins(2);
 
 async fn run(stage: &Stage) -> Result<()> {
@@ -60,13 +63,15 @@ async fn run(stage: &Stage) -> Result<()> {
     let more: BTreeSet<_> = seen.used.difference(&granted).cloned().collect();
     ensure!(more.is_empty(), "the operator has rights from elsewhere, and uses them: {}", list(&more));
     let unseen: BTreeSet<String> = UNSEEN.map(|(right, _)| right.to_owned()).into();
+    let rare: BTreeSet<String> = RARE.map(|(right, _)| right.to_owned()).into();
+    ensure!(rare.is_subset(&granted), "rights that are rare: {}", list(&rare));
     ensure!(
         unseen.is_subset(&granted) && unseen.is_disjoint(&seen.used),
         "rights that no request shows: {}",
         list(&unseen)
     );
-    let unused: BTreeSet<_> =
-        granted.difference(&seen.used).filter(|r| !unseen.contains(*r)).cloned().collect();
+    let excused = |right: &String| unseen.contains(right) || rare.contains(right);
+    let unused: BTreeSet<_> = granted.difference(&seen.used).filter(|r| !excused(r)).cloned().collect();
     stage.say(format_args!(
         "{} of {} rights used, none refused in {} requests",
         seen.used.len(),
