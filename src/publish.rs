@@ -52,8 +52,7 @@ pub async fn publish(
         };
         ctx.metrics.step(d.proposal.step.kind(), &format!("{:?}", d.proposal.why), outcome);
     }
-    if ctx.leadership.standing() == Standing::StandsBy {
-        // A sum over both processes would count every cluster twice.
+    if !speaks(ctx) {
         return Ok(());
     }
     ctx.metrics.show_cluster(&cr.namespace().unwrap_or_default(), &cr.name_any(), &gauges(plan, &report));
@@ -73,6 +72,11 @@ pub async fn publish(
         lock(hints).status = Some(report.status);
     }
     Ok(())
+}
+
+/// Whether this process tells of the clusters that it looks at. A sum over a leader and its standby would count everything twice.
+fn speaks(ctx: &Ctx) -> bool {
+    ctx.leadership.standing() != Standing::StandsBy
 }
 
 /// What a dashboard shows of deaths.
@@ -171,7 +175,9 @@ pub fn keep_links(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
 /// Counts what has moved since the look before.
 pub fn count_moves(ctx: &Ctx, s: &Snapshot, hints: &Mutex<Hints>) {
     let moved = lock(hints).traffic.see(s);
-    ctx.metrics.moved(&s.desired.key.namespace, &s.desired.key.name, &moved);
+    if speaks(ctx) {
+        ctx.metrics.moved(&s.desired.key.namespace, &s.desired.key.name, &moved);
+    }
 }
 
 /// The plan in its golden form, only when it differs from the last; what is merely awaited is for those who look closer.

@@ -68,7 +68,7 @@ fn lists_within_lists_do_not_end_the_process() {
 }
 
 fn nested_lists_are_read() {
-    // As in `main`: on as many threads, with a stack for it. While one reads half a megabyte of lists, the others go on.
+    // As in `main`: on as many threads, with a stack for it. While one reads them, the others go on.
     let threads = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
         .thread_stack_size(crate::valkey::STACK)
