@@ -88,8 +88,7 @@ fn verdict(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     }
 }
 
-/// The best of those that were seen in sync, with how far it had come then: members that stay before such as leave, then
-/// the one with the most data.
+/// The best of those that were seen in sync, with how far it had come then.
 fn heir<'v, 'a>(v: &View<'a>, gone: &Absent<'v, 'a>, unheard: bool) -> Option<(&'v Member<'a>, u64)> {
     let qualified = gone.heirs.iter().filter_map(|m| {
         let (node, (_, link)) = (m.node()?, m.link()?);
@@ -100,12 +99,15 @@ fn heir<'v, 'a>(v: &View<'a>, gone: &Absent<'v, 'a>, unheard: bool) -> Option<(&
     best(qualified).map(|(m, seen, _)| (m, seen))
 }
 
+/// The one with the most data, also if it is about to leave: only it may have a write that two nodes acknowledged. One whose
+/// process is ending is the last.
 fn best<'v, 'a: 'v>(
     all: impl Iterator<Item = (&'v Member<'a>, u64, u64)>,
 ) -> Option<(&'v Member<'a>, u64, u64)> {
     all.max_by_key(|(m, _, offset)| {
         let retiring = m.node().is_some_and(NodeReport::is_retiring);
-        (m.stays(), !retiring, *offset, Reverse(m.pod.index))
+        let released = m.node().is_some_and(|n| n.is_released(&m.pod.uid));
+        (!released, *offset, m.stays(), !retiring, Reverse(m.pod.index))
     })
 }
 
@@ -166,9 +168,11 @@ fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     if gone.heirs.iter().any(able) && !in_vain {
         return Verdict::Wait("Valkey elects one of its replicas");
     }
+    // The link to a worker without power stays open until its own time-out.
+    let unheard = proof != Proof::Refused;
     let with_data = gone.heirs.iter().filter_map(|m| {
         let (node, (_, link)) = (m.node()?, m.link()?);
-        let sound = !link.up && !link.syncing && !node.loading && node.keys > 0;
+        let sound = (unheard || !link.up) && !link.syncing && !node.loading && node.keys > 0;
         sound.then_some((*m, 0, link.offset))
     });
     match best(with_data).and_then(|(m, _, _)| m.target()) {

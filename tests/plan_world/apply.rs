@@ -116,6 +116,10 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             s.past = valkey_cluster_operator::model::Past::default();
             Ok(())
         }
+        ["past", "headless", ago] => {
+            s.past.headless = Some(Moment(NOW - parse::<i64>(ago)?));
+            Ok(())
+        }
         ["past", "flight", id, ago] => {
             let (at, dead) = (Moment(NOW - parse::<i64>(ago)?), Some(NodeId::new(*id)));
             s.past.changes.push(Change { at, shard: Shard(0), heir: NodeId::new("heir"), dead });

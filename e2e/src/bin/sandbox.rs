@@ -94,6 +94,9 @@ enum Action {
         /// How long.
         #[arg(long, default_value_t = 5)]
         minutes: u64,
+        /// Only this round of it, again and again.
+        #[arg(long)]
+        round: Option<usize>,
     },
     /// Formatting, lints, tests and all stories, with one count at the end; takes the sandbox down.
     Ci,
@@ -175,8 +178,9 @@ fn act(arguments: Arguments) -> Result<ExitCode> {
                 &progress,
             )));
         }
-        Action::Chaos { seed, minutes } => {
-            let told = stories::chaos(&arguments.name, seed, minutes, &progress);
+        Action::Chaos { seed, minutes, round } => {
+            let play = stories::Play { seed: seed.unwrap_or_else(rand::random), minutes, round };
+            let told = stories::chaos(&arguments.name, play, &progress);
             return judge(runtime()?.block_on(told));
         }
         Action::Ci => return judge(runtime()?.block_on(stories::ci::ci(&arguments.name, &progress))),

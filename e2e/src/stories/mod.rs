@@ -68,7 +68,7 @@ use anyhow::{Result, bail};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
-pub use chaos::command as chaos;
+pub use chaos::{Play, command as chaos};
 pub use demo::demo;
 pub use reach::{Reach, Way, Writes};
 pub use setup::Target;

@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 
 use super::schedule::{Fault, Round, Who};
 use super::spec;
-use super::survive::survives;
+use super::survive::{near_side_decides, survives};
 use crate::sandbox::Sandbox;
 use crate::stories::cluster::Cluster;
 use crate::stories::mend::{self, Mend};
@@ -133,8 +133,12 @@ impl<'a> Actor<'a> {
                 let here = self.pods().await?.into_values().filter(|p| p.worker.as_ref() == Some(&worker));
                 let gone: BTreeSet<SocketAddr> = here.map(|p| p.addr).collect();
                 let power = matches!(fault, Fault::PowerOff(..));
-                if power && !survives(&self.cluster.truth().await?, &gone, &scene.doomed) {
+                let truth = self.cluster.truth().await?;
+                if power && !survives(&truth, &gone, &scene.doomed) {
                     return Ok(Some("a shard would lose its last copy".to_owned()));
+                }
+                if !power && !near_side_decides(&truth, &gone) {
+                    return Ok(Some("the majority of the slot owners would be behind it".to_owned()));
                 }
                 let mend = if power {
                     mend::power_off(self.sandbox, &worker)?

@@ -12,6 +12,7 @@ mod schedule;
 mod survive;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use super::cluster::Cluster;
 use super::setup::{self, Target};
 use super::stage::Stage;
 use super::{Story, Suite, operator};
-use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options};
+use crate::ledger::{LaneKind, Ledger, LedgerHandle, LedgerReport, Options};
 use crate::progress::Progress;
 use crate::sandbox::Sandbox;
 
@@ -45,18 +46,45 @@ const READ_BACK: Duration = Duration::from_secs(30);
 
 async fn from_the_environment(stage: &Stage) -> Result<()> {
     let seed = stage.seed()?;
-    told(stage, seed, MINUTES).await.map(drop)
+    told(stage, Play { seed, minutes: MINUTES, round: None }).await.map(drop)
+}
+
+/// What is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Play {
+    /// Chooses what goes wrong.
+    pub seed: u64,
+    /// No round begins later.
+    pub minutes: u64,
+    /// This round alone, again and again.
+    pub round: Option<usize>,
+}
+
+impl Play {
+    fn rounds(self, workers: usize) -> Box<dyn Iterator<Item = Round>> {
+        let mut all = Schedule::new(self.seed, workers);
+        match self.round {
+            None => Box::new(all),
+            Some(number) => Box::new(all.find(|round| round.number == number).into_iter().cycle()),
+        }
+    }
+}
+
+impl fmt::Display for Play {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cargo sandbox chaos --seed {} --minutes {}", self.seed, self.minutes)?;
+        self.round.map_or(Ok(()), |round| write!(f, " --round {round}"))
+    }
 }
 
 /// `cargo sandbox chaos`: on the sandbox of this name, which is brought up if there is none and stays up.
 ///
 /// # Errors
 /// If the ground cannot be laid.
-pub async fn command(name: &str, seed: Option<u64>, minutes: u64, progress: &Progress) -> Result<Count> {
-    let seed = seed.unwrap_or_else(rand::random);
+pub async fn command(name: &str, play: Play, progress: &Progress) -> Result<Count> {
     let ground = setup::ground(&Target::Sandbox(name.to_owned()), progress, &mut Vec::new()).await?;
     let stage = Stage::new(ground.reach, ground.client, Suite::Full, progress.clone());
-    let told = told(&stage, seed, minutes).await;
+    let told = told(&stage, play).await;
     if let Err(error) = &told {
         println!("FAILED chaos: {error:#}");
         progress.line(stage.what_happened());
@@ -66,17 +94,16 @@ pub async fn command(name: &str, seed: Option<u64>, minutes: u64, progress: &Pro
 }
 
 /// Rounds until the minutes are over; the number of rounds.
-async fn told(stage: &Stage, seed: u64, minutes: u64) -> Result<usize> {
+async fn told(stage: &Stage, play: Play) -> Result<usize> {
     let sandbox = stage.sandbox("takes power and cables from workers")?;
-    let again = format!("cargo sandbox chaos --seed {seed} --minutes {minutes}");
-    stage.say(format_args!("to tell it again: {again}"));
+    stage.say(format_args!("to tell it again: {play}"));
     let cluster = stage.cluster(spec(Size::FIRST, 0)).await?;
     cluster.ready(cluster.applied, WHOLE).await?;
     let ledger = writes(sandbox, &cluster).await?;
     let mut actor = Actor::new(stage, sandbox, &cluster).await?;
     let (began, mut rounds) = (Instant::now(), 0);
-    for round in Schedule::new(seed, actor.workers()) {
-        if began.elapsed() >= Duration::from_mins(minutes) {
+    for round in play.rounds(actor.workers()) {
+        if began.elapsed() >= Duration::from_mins(play.minutes) {
             break;
         }
         rounds += 1;
@@ -86,17 +113,22 @@ async fn told(stage: &Stage, seed: u64, minutes: u64) -> Result<usize> {
             actor.act(&round).await?;
             settle(stage, &cluster, &ledger, &round).await
         };
-        let took = settled.await.with_context(|| format!("seed {seed}, {round}"))?;
+        let took = settled.await.with_context(|| format!("{play}: {round}"))?;
         stage.say(format_args!(
             "round {}: whole {:.1} s after it was mended",
             round.number,
             took.as_secs_f64()
         ));
+        if ledger.glance(LaneKind::Plain).regressed > 0 {
+            // The logs still tell of this round.
+            break;
+        }
     }
     let report = ledger.stop().await?;
-    judge(stage, &report).with_context(|| format!("seed {seed}, {rounds} rounds: {again}"))?;
+    judge(stage, &report).with_context(|| format!("{play}, {rounds} rounds"))?;
     stage.say(format_args!(
-        "seed {seed}: {rounds} rounds in {:.1} min, {} writes on two nodes each, none lost",
+        "seed {}: {rounds} rounds in {:.1} min, {} writes on two nodes each, none lost",
+        play.seed,
         began.elapsed().as_secs_f64() / 60.0,
         report.judged.acked
     ));
@@ -144,12 +176,22 @@ fn judge(stage: &Stage, report: &LedgerReport) -> Result<()> {
         let before = report.marks.iter().rev().find(|mark| mark.at_ms <= at);
         before.map_or("before the first round", |mark| mark.name.as_str())
     };
+    let mut rounds = BTreeSet::new();
     for lane in &report.lanes {
         for seen in &lane.regressions {
-            stage.say(format_args!("slot {}: a counter went back, in {}", lane.slot, when(seen.at_ms)));
+            stage.say(format_args!(
+                "slot {}: a counter went back from {} to {} at {:.0} ms, in {}",
+                lane.slot,
+                seen.acknowledged,
+                seen.found,
+                seen.at_ms,
+                when(seen.at_ms)
+            ));
+            rounds.insert(when(seen.at_ms));
         }
     }
     ensure!(report.judged.unread == 0, "{} writes could not be read back", report.judged.unread);
-    ensure!(report.lost() == 0, "{} writes that two nodes had are lost: {}", report.lost(), report.summary());
+    let lost = report.lost();
+    ensure!(lost == 0, "{lost} writes that two nodes had are lost, in {rounds:?}: {}", report.summary());
     Ok(())
 }

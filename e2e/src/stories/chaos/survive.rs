@@ -1,5 +1,9 @@
 //! Decides what a cluster can survive at this moment: a fault that would take the last copy in sync is left out, so that
 //! every acknowledged write has to be there at the end, without an exception. Pure.
+//!
+//! And a cut behind which the majority of the slot owners would be: they elect replacements for the primaries on the near
+//! side, which take writes until they notice that they are few (a node-timeout). Two copies of such a write may be near,
+//! and yet it goes when the far side's primary comes back: no election can know better (docs/failure-modes.md).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,4 +23,11 @@ pub(super) fn survives(truth: &Truth, gone: &BTreeSet<SocketAddr>, doomed: &BTre
             // A write counts when two have it: of a primary that stays its replica may be the other one, but not both go.
             untouched || primary || (shard.primary_addr.is_some() && replica)
         })
+}
+
+/// The nodes on the near side of a cut keep their say when these are behind it.
+pub(super) fn near_side_decides(truth: &Truth, behind: &BTreeSet<SocketAddr>) -> bool {
+    let shards = truth.shards();
+    let far = shards.iter().filter_map(|s| s.primary_addr).filter(|addr| behind.contains(addr)).count();
+    far * 2 <= shards.len()
 }
