@@ -6,8 +6,8 @@
 use super::leads::leads;
 use crate::model::settings;
 use crate::model::{
-    Blocked, Code, List, Member, NodeId, NodeReport, Peer, Phase, Plan, Proposal, Role, Seen, Slots, Stage,
-    Step, Target, View, Waiting, Why,
+    Blocked, Code, List, Member, NodeReport, Peer, Phase, Plan, Proposal, Role, Seen, Slots, Stage, Step,
+    Target, View, Waiting, Why,
 };
 
 /// A Pod that has not started after this many milliseconds does not hold the others back.
@@ -92,11 +92,6 @@ pub(super) fn may_meet(v: &View<'_>) -> bool {
 /// cluster is ok, and all run with the real node-timeout again.
 pub fn complete(v: &View<'_>) -> bool {
     let members: Vec<_> = v.answering().filter(|(m, _)| m.stays()).collect();
-    let stays = |list: &&List<'_>| list.of.iter().any(|(m, _)| m.stays());
-    // A list of one node has no line about that node; a shared one has a line about everybody.
-    let own = |list: &List<'_>, id: &NodeId| matches!(list.of.as_slice(), [(_, only)] if only.id == *id);
-    let as_seen = |list: &List<'_>| members.iter().all(|(_, n)| own(list, &n.id) || agrees(list, n));
-    let agreed = v.lists().iter().filter(stays).all(as_seen);
     // A member that does not answer now may still run with the low node-timeout.
     let silent = |m: &Member<'_>| m.stays() && m.pod.phase == Phase::Running && m.node().is_none();
     v.s.formed
@@ -106,7 +101,15 @@ pub fn complete(v: &View<'_>) -> bool {
         && members.iter().all(|(_, n)| n.state_ok)
         // Those that are about to leave still lead and copy.
         && v.answering().all(|(_, n)| has_real_timeout(v, n))
-        && agreed
+        && members.iter().all(|(_, n)| is_known(v, n))
+}
+
+/// All that stay see this node as it sees itself.
+pub(super) fn is_known(v: &View<'_>, node: &NodeReport) -> bool {
+    let stays = |list: &&List<'_>| list.of.iter().any(|(m, _)| m.stays());
+    // A list of one node has no line about that node; a shared one has a line about everybody.
+    let own = |list: &List<'_>| matches!(list.of.as_slice(), [(_, only)] if only.id == node.id);
+    v.lists().iter().filter(stays).all(|list| own(list) || agrees(list, node))
 }
 
 /// The node is listed by its id, with the slots that it says it owns, or as a replica of whom it follows.
@@ -118,7 +121,7 @@ fn agrees(list: &List<'_>, node: &NodeReport) -> bool {
     list.line(&node.id).is_some_and(|p| !p.handshake && role(p))
 }
 
-fn has_real_timeout(v: &View<'_>, node: &NodeReport) -> bool {
+pub(super) fn has_real_timeout(v: &View<'_>, node: &NodeReport) -> bool {
     let real = v.s.desired.node_timeout_ms().to_string();
     settings::holds(node, "cluster-node-timeout", &real, &v.s.applied)
 }

@@ -1,7 +1,7 @@
 //! Live settings: every pass corrects what differs, and above all gives back the low node-timeout of the formation.
 //!
 //! A node runs with the low timeout only while an empty cluster forms, or while it waits empty for its first slots, and only as
-//! long as its own state is not ok yet
+//! long as its own state is not ok yet, or (decision 0030) the others of a young cluster have not heard of it
 //! (a lost `CONFIG SET` heals here: the configuration file carries the real value).
 //!
 //! Before `spec.config` sets a key on a server for the first time, the value that it started with is noted on its Pod. That is
@@ -41,7 +41,7 @@ const FAST_NEWCOMERS: usize = 10;
 /// The node-timeout that this node should run with now, in milliseconds.
 pub(super) fn node_timeout(v: &View<'_>, node: &NodeReport, forming: bool) -> u32 {
     let real = v.s.desired.node_timeout_ms();
-    if !forming || node.state_ok {
+    if !forming || (node.state_ok && !is_news(v, node)) {
         return real;
     }
     let low = if v.s.whole {
@@ -54,6 +54,16 @@ pub(super) fn node_timeout(v: &View<'_>, node: &NodeReport, forming: bool) -> u3
     };
     real.min(low)
 }
+
+/// Somebody has not heard what this node is by now. With the low timeout it tells everybody within a quarter of a second, with the
+/// real one within a whole one.
+fn is_news(v: &View<'_>, node: &NodeReport) -> bool {
+    let young = || v.all().map(|m| m.pod.created).max().is_some_and(|last| v.s.now.since(last) < YOUNG_MS);
+    !v.s.whole && young() && !form::has_real_timeout(v, node) && !form::is_known(v, node)
+}
+
+/// A cluster whose youngest Pod is older, in milliseconds, does not wait for the last to hear of the last.
+const YOUNG_MS: i64 = 30_000;
 
 fn managed(v: &View<'_>, member: &Member<'_>, node: &NodeReport, forming: bool, plan: &mut Plan) {
     let timeout = node_timeout(v, node, forming);
