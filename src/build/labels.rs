@@ -50,6 +50,19 @@ pub const BEFORE: &str = "before.valkey.io/";
 /// Condition of a pod that the operator writes and that its readiness waits for.
 pub const READINESS_GATE: &str = "valkey.io/member-ready";
 
+/// The message of that condition: where the member is. A kubelet that comes back after a loss of power says that its servers have
+/// ended, and no longer at which address (Kubernetes 1.34); only so is it known which node is dead.
+pub fn at(address: std::net::IpAddr) -> String {
+    format!("{AT}{address}")
+}
+
+/// The address in such a message.
+pub fn address(message: &str) -> Option<std::net::IpAddr> {
+    message.strip_prefix(AT)?.parse().ok()
+}
+
+const AT: &str = "at ";
+
 /// Recommended label: who manages the object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The operator, as [`MANAGED_BY`] and as the field manager of server-side apply.

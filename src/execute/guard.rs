@@ -194,6 +194,15 @@ pub fn move_slots(source: &Facts, target: &Facts, slots: &Slots) -> Result<Optio
     }
 }
 
+/// Slots may be closed on copies while their primary does not have them half way itself: what it has is carried on.
+pub fn close(primary: &Facts, slots: &Slots) -> Result<(), String> {
+    if let Some(other) = &primary.own.primary {
+        return Err(format!("it has become a replica of {other}"));
+    }
+    let open = primary.own.open.iter().find(|o| slots.contains(o.slot));
+    open.map_or(Ok(()), |o| Err(format!("it has slot {} half way itself", o.slot)))
+}
+
 /// A job moves slots as a whole: the server refuses it while slots are half way at either end.
 pub fn migrate(source: &Facts, target: &Facts, slots: &Slots) -> Result<Option<Slots>, String> {
     if !source.own.open.is_empty() || !target.own.open.is_empty() {

@@ -223,10 +223,11 @@ impl Executor<'_> {
     async fn gate(&self, name: &PodName, uid: &PodUid, ready: bool) -> kube::Result<Outcome> {
         let now = k8s_openapi::jiff::Timestamp::from_millisecond(self.s.now.0).unwrap_or_default();
         let status = if ready { "True" } else { "False" };
+        let at = self.s.pods.get(name).and_then(|pod| pod.ip).map(labels::at);
         let body = json!({
             "metadata": { "uid": uid },
             "status": { "conditions": [{
-                "type": labels::READINESS_GATE, "status": status,
+                "type": labels::READINESS_GATE, "status": status, "message": at,
                 "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now),
             }] }
         });

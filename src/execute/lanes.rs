@@ -75,6 +75,7 @@ pub fn nothing_rests_on(step: &Step) -> bool {
             | Step::DeletePod { .. }
             | Step::Migrate { .. }
             | Step::Carry { .. }
+            | Step::Close { .. }
             | Step::Purge { .. }
             | Step::Apply(Object::Budget)
     )

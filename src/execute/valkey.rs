@@ -101,6 +101,7 @@ impl ValkeyExecutor {
             Step::Keep { on } => self.keep(on).await,
             Step::Migrate { on, to, slots } => self.migrate(on, to, slots).await,
             Step::Carry { on, to, slots } => self.carry(on, to, slots).await,
+            Step::Close { on, slots } => self.close(on, slots).await,
             Step::HandOver { on, from } => self.hand_over(on, from).await,
             Step::Release { on, only_if } => self.release(on, *only_if).await,
             Step::Forget { id, on } => self.forget(id, on).await,

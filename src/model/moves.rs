@@ -15,6 +15,11 @@ pub struct OpenSlots {
 }
 
 impl OpenSlots {
+    /// All slots that are half way.
+    pub fn all(&self) -> Slots {
+        self.outgoing.values().chain(self.incoming.values()).fold(Slots::none(), |all, slots| all.or(slots))
+    }
+
     /// Nothing is half way.
     pub fn is_empty(&self) -> bool {
         self.outgoing.is_empty() && self.incoming.is_empty()

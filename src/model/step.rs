@@ -161,6 +161,14 @@ pub enum Step {
         /// The slots.
         slots: Slots,
     },
+    /// Ends what only copies of a primary have half way: it passed the command on to them and, its client gone, did not carry it out
+    /// itself (seen on 8.1.1).
+    Close {
+        /// The primary.
+        on: Target,
+        /// The slots.
+        slots: Slots,
+    },
     /// Drops all keys of the cluster, because its spec says so, and records that it was done for this shape.
     Purge {
         /// All primaries.
@@ -392,6 +400,7 @@ impl Step {
             | Step::LogIn { on }
             | Step::Migrate { on, .. }
             | Step::Carry { on, .. }
+            | Step::Close { on, .. }
             | Step::Admit { on }
             | Step::AssignSlots { on, .. }
             | Step::Restore { on, .. }
@@ -441,6 +450,7 @@ impl Step {
             Step::Forget { id, .. } => format!("forget {id}"),
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
             Step::Carry { on, to, .. } => format!("carry {} to {}", on.uid, to.uid),
+            Step::Close { on, .. } => format!("close on {}", on.uid),
             Step::Promote { dead, .. } => format!("promote for {dead}"),
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),

@@ -22,6 +22,7 @@ impl Step {
             Step::SetMetadata { .. } => "SetMetadata",
             Step::Migrate { .. } => "Migrate",
             Step::Carry { .. } => "Carry",
+            Step::Close { .. } => "Close",
             Step::Purge { .. } => "Purge",
             Step::Configure { .. } => "Configure",
             Step::SetUser { .. } => "SetUser",
@@ -80,6 +81,7 @@ impl fmt::Display for Step {
             Step::SetMetadata { name, given, .. } => write!(f, "dress {name} {given}"),
             Step::Migrate { on, to, slots } => write!(f, "migrate {} to {} {slots}", on.pod, to.pod),
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
+            Step::Close { on, slots } => write!(f, "close {slots} on {}", on.pod),
             Step::Purge { on, shape } => write!(f, "purge {} primaries for {shape}", on.len()),
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();

@@ -1,6 +1,7 @@
 //! Reads Pods and workers out of what the API server shows. No client here: the stores are filled by watches.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod as KubePod, PodStatus, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
@@ -42,7 +43,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         revision: Revision::new(annotation(labels::REVISION).unwrap_or_default()),
         failures: annotation(labels::FAILURES).and_then(|t| t.parse().ok()).unwrap_or(0),
         worker: spec.and_then(|s| s.node_name.as_deref()).map(WorkerName::new),
-        ip: status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
+        ip: address(&status),
         phase: phase(&status),
         terminating: p.metadata.deletion_timestamp.is_some(),
         disrupted: holds(&status, "DisruptionTarget"),
@@ -88,6 +89,16 @@ fn phase(status: &PodStatus) -> Phase {
 
 fn holds(status: &PodStatus, condition: &str) -> bool {
     status.conditions.iter().flatten().any(|c| c.type_ == condition && c.status == "True")
+}
+
+/// A server that has ended keeps the address that it had, also where its kubelet does not tell it any more.
+fn address(status: &PodStatus) -> Option<IpAddr> {
+    let noted = || {
+        let ended = matches!(phase(status), Phase::Finished { .. });
+        let gate = status.conditions.iter().flatten().find(|c| c.type_ == labels::READINESS_GATE);
+        gate.filter(|_| ended).and_then(|c| labels::address(c.message.as_deref()?))
+    };
+    status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()).or_else(noted)
 }
 
 fn gate(status: &PodStatus) -> Option<bool> {
@@ -240,6 +251,22 @@ mod tests {
                 "startedAt": "2026-01-02T03:04:05Z", "finishedAt": "2026-01-02T03:04:07Z" } } }] }));
         assert!(matches!(p.phase, Phase::Finished { ran_ms: 2000, .. }));
         assert_eq!(p.trouble.unwrap().message, "Bad directive");
+    }
+
+    #[test]
+    fn a_server_that_ended_with_its_worker_keeps_its_address() {
+        let ended = json!([{ "name": "server", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": { "exitCode": 137, "reason": "Unknown" } } }]);
+        let with = |message: &str| {
+            read(json!({ "phase": "Failed", "containerStatuses": ended, "conditions": [
+                { "type": labels::READINESS_GATE, "status": "True", "message": message }] }))
+        };
+        let address: IpAddr = "10.0.0.7".parse().unwrap();
+        assert_eq!(with(&labels::at(address)).ip, Some(address));
+        assert_eq!(with("").ip, None);
+        let running = read(json!({ "phase": "Pending", "conditions": [
+            { "type": labels::READINESS_GATE, "status": "True", "message": labels::at(address) }] }));
+        assert_eq!(running.ip, None);
     }
 
     #[test]

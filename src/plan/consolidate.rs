@@ -11,6 +11,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         return plan;
     }
     migrate::carry_on(v, &mut plan);
+    migrate::close_left_over(v, &mut plan);
     plan.waiting.extend(claimed_twice(v));
     for (shard, _) in v.shards() {
         let Some((leader, there)) = v.primary(shard) else { continue };

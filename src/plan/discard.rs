@@ -3,6 +3,7 @@
 //! A server that keeps ending right after its start, or keeps being killed for want of memory, is replaced after a growing
 //! delay, and said so: a copy that would kill its successor the same way must not be made again and again.
 
+use super::evidence;
 use crate::model::{
     Blocked, Code, Member, NodeId, NodeReport, Phase, Plan, Proposal, Seen, Shard, Stage, Step, View,
     Waiting, Why, step::Removable,
@@ -45,9 +46,10 @@ pub(super) fn was_killed(m: &Member<'_>) -> bool {
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
+    let proofs = evidence::proofs(v);
     for m in v.all().filter(|m| !m.pod.terminating) {
         match m.pod.phase {
-            Phase::Finished { .. } => ended(v, m, &mut plan),
+            Phase::Finished { .. } => ended(v, m, proofs.contains(&m.pod.uid), &mut plan),
             Phase::Pending if m.pod.revision != v.s.revision => {
                 plan.steps.push(delete(
                     m,
@@ -119,13 +121,15 @@ pub(super) fn due(v: &View<'_>, m: &Member<'_>) -> Option<(i64, u16)> {
     Some(((delay - v.s.now.since(at)).max(0), failures))
 }
 
-/// The Pod that ended goes once its successor is there: until then it is what tells of its failures.
-fn ended(v: &View<'_>, m: &Member<'_>, plan: &mut Plan) {
+/// The Pod that ended goes once its successor is there: until then it is what tells of its failures. One that proves a death stays until
+/// that has been acted upon.
+fn ended(v: &View<'_>, m: &Member<'_>, is_proof: bool, plan: &mut Plan) {
     let Some((left, failures)) = due(v, m) else { return };
     let words = m.pod.trouble.as_ref().map_or_else(String::new, |t| format!(": {} {}", t.reason, t.message));
     let replaced = super::away::present(v, m.pod.shard).count() >= v.s.desired.copies();
     if replaced || !v.s.desired.wants(m.pod.shard) {
-        plan.steps.push(delete(m, Removable::NotRunning, &format!("its server has ended{words}")));
+        let delete = || delete(m, Removable::NotRunning, &format!("its server has ended{words}"));
+        plan.steps.extend((!is_proof).then(delete));
         return;
     }
     if failures > 1 {

@@ -4,10 +4,13 @@
 //! Votes are no evidence: a replica that had never synced won against its living primary in 2 ms and emptied it (measured
 //! on 9.1.2, `CLUSTER FAILOVER FORCE`). So whoever acts on the silence of a slot owner asks here first.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::step::Proof;
-use crate::model::{List, Member, NodeId, NodeReport, Peer, Phase, Role, Seen, Shard, Silence, Slots, View};
+use crate::model::{
+    List, Member, NodeId, NodeReport, Peer, Phase, PodUid, Role, Seen, Shard, Silence, Slots, View,
+};
 
 /// How the silence of a node looks to the operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +58,15 @@ pub(super) fn about<'v, 'a>(v: &'v View<'a>, id: &'a NodeId, slots: Slots) -> Ab
     let pod = at.and_then(|ip| pod_at(v, ip));
     let heirs = v.followers(id).iter().collect();
     Absent { id, at, slots, how: how(v, id, at, pod), pod, heirs }
+}
+
+/// While slots have no owner that answers, the Pods that ended tell who is dead: nobody else does.
+pub(super) fn proofs<'a>(v: &View<'a>) -> BTreeSet<&'a PodUid> {
+    if absent(v).is_empty() {
+        return BTreeSet::new();
+    }
+    let addresses = v.unaccounted().iter().filter_map(|id| v.lists().about(id).find_map(|p| p.ip));
+    addresses.filter_map(|ip| pod_at(v, ip)).map(|m| &m.pod.uid).collect()
 }
 
 /// The Pod that has this address and whose node does not answer; of several the youngest.

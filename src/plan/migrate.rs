@@ -10,8 +10,8 @@ use super::newcomers;
 use super::shares::Move;
 use crate::model::settings::JOBS_SINCE;
 use crate::model::{
-    Blocked, Code, Job, JobState, Member, NodeReport, Plan, Proposal, Shard, SlotRange, Slots, Stage, Step,
-    View, Waiting, Why,
+    Blocked, Code, Job, JobState, Member, NodeReport, Plan, Proposal, Role, Shard, SlotRange, Slots, Stage,
+    Step, Target, View, Waiting, Why,
 };
 
 /// The most bytes that one job moves. At its end the source deletes what it gave away, and all its clients wait: 120–130 ms
@@ -121,6 +121,9 @@ pub(super) fn propose(v: &View<'_>, wanted: &[Move], note: &str, plan: &mut Plan
 
 /// The step that begins a move, unless its target is not full or the last job failed a moment ago.
 fn begin(v: &View<'_>, source: &Member<'_>, m: &Move, plan: &mut Plan) -> Option<Step> {
+    if left_over(v).keys().any(|on| [m.from, m.to].contains(&on.shard)) {
+        return None;
+    }
     if let Some(why) = newcomers::not_full(v, m.to) {
         let message = format!("shard {} gets no slots yet: {why}", m.to);
         let told = Waiting { shard: Some(m.to), stage: Stage::MovingSlots, message };
@@ -170,7 +173,7 @@ fn chunk(node: &NodeReport) -> u16 {
 }
 
 /// What the last job between the two said when it failed, and how many milliseconds are left until the next.
-fn failed(node: &NodeReport, on: &crate::model::Target, to: &crate::model::Target) -> Option<(Blocked, i64)> {
+fn failed(node: &NodeReport, on: &Target, to: &Target) -> Option<(Blocked, i64)> {
     let between = |j: &&Job| !j.incoming && j.other.as_ref() == Some(&to.node);
     let mut row = node.jobs.iter().filter(between).take_while(|j| j.state == JobState::Failed).peekable();
     let last = (*row.peek()?).clone();
@@ -186,8 +189,8 @@ fn failed(node: &NodeReport, on: &crate::model::Target, to: &crate::model::Targe
 
 /// Slots that are half way are carried to where they were going, whatever is wanted now: the only way that loses nothing.
 pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
-    let mut pairs: BTreeMap<(crate::model::Target, crate::model::Target), Slots> = BTreeMap::new();
-    let mut add = |on: Option<crate::model::Target>, to: Option<crate::model::Target>, slots: Slots| {
+    let mut pairs: BTreeMap<(Target, Target), Slots> = BTreeMap::new();
+    let mut add = |on: Option<Target>, to: Option<Target>, slots: Slots| {
         if let (Some(on), Some(to)) = (on, to)
             && !slots.is_empty()
             && on.node != to.node
@@ -196,7 +199,8 @@ pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
             *all = all.or(&slots);
         }
     };
-    for (m, n) in v.answering() {
+    // A copy has what its primary has.
+    for (m, n) in v.answering().filter(|(_, n)| matches!(n.role, Role::Primary { .. })) {
         for (id, slots) in &n.open_slots.outgoing {
             add(m.target(), v.by_id(id).and_then(Member::target), slots.and(n.slots()));
         }
@@ -211,6 +215,30 @@ pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
         let note = "slots that are half way are finished first";
         plan.steps.push(Proposal::new(Step::Carry { on, to, slots }, Why::Scale, note));
     }
+}
+
+/// Slots that only copies of a primary have half way: nothing is on its way, and no server takes slots of a copy.
+pub(super) fn close_left_over(v: &View<'_>, plan: &mut Plan) {
+    for (on, slots) in left_over(v) {
+        let note = "only copies of it have these slots half way";
+        plan.steps.push(Proposal::new(Step::Close { on, slots }, Why::Repair, note));
+    }
+}
+
+fn left_over(v: &View<'_>) -> BTreeMap<Target, Slots> {
+    let leads = |n: &NodeReport| matches!(n.role, Role::Primary { .. });
+    let owners = v.answering().filter(|(_, n)| leads(n)).map(|(_, n)| n.open_slots.all());
+    let under_way = owners.fold(Slots::none(), |all, slots| all.or(&slots));
+    let mut out = BTreeMap::new();
+    for (m, n) in v.answering().filter(|(_, n)| !n.open_slots.is_empty()) {
+        let primary = m.link().and_then(|(of, _)| v.by_id(of)).filter(|p| p.node().is_some_and(leads));
+        let slots = n.open_slots.all().minus(&under_way);
+        if let Some(on) = primary.and_then(Member::target).filter(|_| !slots.is_empty()) {
+            let all: &mut Slots = out.entry(on).or_insert_with(Slots::none);
+            *all = all.or(&slots);
+        }
+    }
+    out
 }
 
 /// Slots that are not yet where they shall be, those under way included.

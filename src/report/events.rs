@@ -54,12 +54,10 @@ fn steps(done: &[Done], previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote
 /// Rank among the events of a pass, reason, and the sentence in two parts. None for what nobody needs to know.
 fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, String)> {
     Some(match &p.step {
-        Step::Apply(object) => (
-            0,
-            applied(*object, new)?,
-            if new { "Created the" } else { "Updated the" },
-            format!("{object:?}"),
-        ),
+        Step::Apply(object) => {
+            let says = if new { "Created the" } else { "Updated the" };
+            (0, applied(*object, new)?, says, format!("{object:?}"))
+        }
         Step::Certify(_) => (0, "CertificatesGiven", "Certificates for the nodes:", p.note.clone()),
         Step::CreatePod { name, .. } => (1, "PodCreated", "Created", name.to_string()),
         Step::Meet { on, with } => {
@@ -97,10 +95,10 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
             (7, "PodRetired", "Retired", name.to_string())
         }
         Step::DeletePod { name, .. } => (8, "PodDeleted", "Deleted", format!("{name} ({})", p.note)),
-        // A restored shard and dropped keys are told of as warnings.
         Step::Latch
         | Step::Purge { .. }
         | Step::Restore { .. }
+        | Step::Close { .. }
         | Step::SetGate { .. }
         | Step::Note { .. }
         | Step::Nudge { .. }

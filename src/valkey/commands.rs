@@ -165,16 +165,21 @@ pub enum SlotState<'a> {
     Migrating(&'a NodeId),
     /// It belongs to this node.
     Node(&'a NodeId),
+    /// It is not on its way.
+    Stable,
 }
 
 /// `CLUSTER SETSLOT`: waits for the replicas (8.0 and newer), up to two seconds.
 pub async fn set_slot(node: &dyn Node, slot: u16, state: SlotState<'_>) -> Result<(), WireError> {
     let (word, id) = match state {
-        SlotState::Importing(id) => ("IMPORTING", id),
-        SlotState::Migrating(id) => ("MIGRATING", id),
-        SlotState::Node(id) => ("NODE", id),
+        SlotState::Importing(id) => ("IMPORTING", Some(id)),
+        SlotState::Migrating(id) => ("MIGRATING", Some(id)),
+        SlotState::Node(id) => ("NODE", Some(id)),
+        SlotState::Stable => ("STABLE", None),
     };
-    node.call(&["CLUSTER", "SETSLOT", &slot.to_string(), word, id.as_str()]).await?.ok()
+    let slot = slot.to_string();
+    let words = ["CLUSTER", "SETSLOT", &slot, word].into_iter().chain(id.map(NodeId::as_str));
+    node.call(&words.collect::<Vec<_>>()).await?.ok()
 }
 
 /// Up to `count` keys of a slot, and whether the node was a primary when it listed them (both in one burst).

@@ -217,6 +217,13 @@ impl RealServer {
         self.process.kill().await.unwrap();
     }
 
+    /// Sends it a signal: `STOP`, `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.id().unwrap().to_string();
+        let sent = std::process::Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Where clients reach it.
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::new(self.ip, REAL_PORTS.client)

@@ -108,6 +108,13 @@ impl World {
                     self.valkey.carry(&on.node, &to.node, &left, self.now, &mut self.rng);
                 }
             }
+            Step::Close { on, slots } => {
+                let primary = self.identity(on).map_err(stale)?;
+                self.unless("close", guard::close(&primary, slots), || ())?;
+                for slot in slots.ranges().iter().flat_map(|r| r.first..=r.last) {
+                    self.valkey.set_slot(&on.node, slot, None);
+                }
+            }
             Step::Purge { on, shape } => self.purge(on, shape)?,
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;

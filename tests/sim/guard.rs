@@ -178,8 +178,9 @@ pub(crate) fn read(node: &Node) -> Facts {
         ..Entry::new(node.ip, 0)
     };
     let mut own = line(&node.id, &entry);
-    let open = node.open.iter().filter(|_| node.of.is_none());
-    own.open = open
+    own.open = node
+        .open
+        .iter()
         .map(|(slot, (outgoing, other))| OpenSlot {
             slot: *slot,
             direction: if *outgoing { Direction::Migrating } else { Direction::Importing },

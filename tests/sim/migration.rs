@@ -132,12 +132,19 @@ impl Valkey {
     pub(crate) fn carry(&mut self, on: &NodeId, to: &NodeId, slots: &Slots, now: i64, rng: &mut StdRng) {
         let mut done = 0;
         let mut closed = Vec::new();
+        let cut_short = rng.random_bool(0.02);
         for slot in slots.ranges().iter().flat_map(|r| r.first..=r.last).take(STRETCH) {
             let open = self.nodes[on].open.contains_key(&slot) && self.nodes[to].open.contains_key(&slot);
             if !open {
-                self.get_mut(to).open.insert(slot, (false, on.clone()));
+                let arriving = Some((false, on.clone()));
+                if cut_short {
+                    // Its replicas answer after the operator has gone: the primary does not carry it out (8.1.1).
+                    self.pass_on(to, slot, arriving.as_ref());
+                    break;
+                }
+                self.set_slot(to, slot, arriving.as_ref());
                 // The operator may die between the two.
-                self.get_mut(on).open.insert(slot, (true, to.clone()));
+                self.set_slot(on, slot, Some(&(true, to.clone())));
             }
             if let Some(value) = self.nodes[on].data.get(&slot).copied() {
                 done += 1;
@@ -150,8 +157,8 @@ impl Valkey {
                 }
                 continue;
             }
-            self.get_mut(on).open.remove(&slot);
-            self.get_mut(to).open.remove(&slot);
+            self.set_slot(on, slot, None);
+            self.set_slot(to, slot, None);
             closed.push(SlotRange { first: slot, last: slot });
         }
         let closed = Slots::from_ranges(closed);
@@ -169,6 +176,18 @@ impl Valkey {
         self.announce(to, now, rng);
     }
 
+    /// `CLUSTER SETSLOT`: first its replicas, then the node itself.
+    pub(crate) fn set_slot(&mut self, id: &NodeId, slot: u16, state: Option<&(bool, NodeId)>) {
+        self.pass_on(id, slot, state);
+        self.get_mut(id).set_open(slot, state);
+    }
+
+    fn pass_on(&mut self, id: &NodeId, slot: u16, state: Option<&(bool, NodeId)>) {
+        for copy in self.nodes.values_mut().filter(|n| n.of.as_ref() == Some(id) && n.repl.up) {
+            copy.set_open(slot, state);
+        }
+    }
+
     /// A replica has taken over: it has what was half way, and the other ends point to it.
     pub(crate) fn point_to_heir(&mut self, old: &NodeId, heir: &NodeId) {
         for node in self.nodes.values_mut().filter(|n| n.id != *heir) {
@@ -182,8 +201,7 @@ impl Valkey {
 /// What a node says of its open slots.
 pub(crate) fn open_slots(node: &Node) -> OpenSlots {
     let mut out = OpenSlots::default();
-    // Replicas have the state, and do not show it.
-    for (slot, (outgoing, other)) in node.open.iter().filter(|_| node.of.is_none()) {
+    for (slot, (outgoing, other)) in &node.open {
         let side = if *outgoing { &mut out.outgoing } else { &mut out.incoming };
         let all = side.entry(other.clone()).or_default();
         *all = all.or(&Slots::from_ranges([SlotRange { first: *slot, last: *slot }]));

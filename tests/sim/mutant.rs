@@ -36,6 +36,7 @@ pub(crate) const GUARDS: &[&str] = &[
     "replicate",
     "configure",
     "migrate",
+    "close",
     "move_slots",
     "drop_keys",
     "purge: the spec is read again",

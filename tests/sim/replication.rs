@@ -59,6 +59,7 @@ impl Node {
             Some(_) => {
                 self.lineage = source.lineage;
                 self.data.clone_from(&source.data);
+                self.open.clone_from(&source.open);
                 self.dropped = source.dropped;
                 self.repl = Replication {
                     up: true,
@@ -69,10 +70,11 @@ impl Node {
                 };
             }
             None => {
-                self.repl.up = true;
-                if self.open != source.open {
+                // What it has missed comes with the rest; from then on it has what is passed on to it.
+                if !self.repl.up {
                     self.open.clone_from(&source.open);
                 }
+                self.repl.up = true;
                 if self.data != source.data {
                     self.data.clone_from(&source.data);
                 }

@@ -310,6 +310,13 @@ impl Node {
         self.repl = Replication { down_since: now, synced, ..Replication::default() };
     }
 
+    pub(crate) fn set_open(&mut self, slot: u16, state: Option<&(bool, NodeId)>) {
+        match state {
+            Some(state) => drop(self.open.insert(slot, state.clone())),
+            None => drop(self.open.remove(&slot)),
+        }
+    }
+
     pub(crate) fn drop_entry(&mut self, id: &NodeId, now: i64) {
         self.view.remove(id);
         self.open.retain(|_, (_, other)| other != id);

@@ -356,6 +356,10 @@ impl World {
             let ran = now - object.started_at.unwrap_or(now);
             object.pod.phase = Phase::Finished { at, ran_ms: ran * TICK_MS };
             object.process = None;
+            // It does not tell the address any more; the gate's message does.
+            if object.pod.gate.is_none() {
+                object.pod.ip = None;
+            }
             if object.pod.terminating {
                 object.gone_at = Some(now + 10);
             }

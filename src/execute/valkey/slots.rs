@@ -88,6 +88,17 @@ impl ValkeyExecutor {
         Ok(())
     }
 
+    /// Closes slots that only copies have half way: the primary passes the command on to them.
+    pub(super) async fn close(&self, on: &Target, slots: &Slots) -> Done {
+        let (node, primary) = self.facts(on).await?;
+        guard::close(&primary, slots).map_err(|why| stale(on, &why))?;
+        for slot in slots.ranges().iter().flat_map(|r| r.first..=r.last) {
+            let closed = commands::set_slot(node.as_ref(), slot, SlotState::Stable).await;
+            closed.map_err(|e| refused(on, &e))?;
+        }
+        Ok(())
+    }
+
     /// As many of these keys as fit into one `MIGRATE`.
     async fn send(
         &self,

@@ -1,12 +1,12 @@
 //! Slots on real servers: moved as a whole where jobs are known, else key by key; every key arrives, whatever its name is.
 //! Ignored unless asked for: `VALKEY_SERVERS=/path/valkey-server[:…] cargo test --lib -- --ignored on_real_servers`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::execute::valkey::tests::{World, form};
 use crate::model::{JobState, NodeReport, Outcome, Slots, Step, settings::JOBS_SINCE};
 use crate::valkey::testing::real_programs;
-use crate::valkey::{Access, Connector, FredConnector};
+use crate::valkey::{Access, Connector, FredConnector, Limits};
 
 /// Keys that are written before anything moves, most of them into one slot.
 const KEYS: usize = 3000;
@@ -40,7 +40,30 @@ async fn slots_move_on_real_servers() {
         // Done already: nothing is done twice.
         w.done(step(&w, &slots, jobs)).await;
         refusals(&w, jobs).await;
+        left_over(&w).await;
     }
+}
+
+/// A replica has a slot half way, and its primary does not: it was to wait for the replica, and its client went meanwhile.
+async fn left_over(w: &World) {
+    let brief = Duration::from_millis(300);
+    let limits = Limits { reply: brief, long_reply: brief, ..Limits::default() };
+    let access = Access { limits, ..w.executor.access.clone() };
+    w.servers[3].signal("STOP");
+    let there = FredConnector.connect(w.servers[1].addr(), &access).await.unwrap();
+    let open = ["CLUSTER", "SETSLOT", "200", "IMPORTING", w.ids[0].as_str()];
+    assert!(there.call(&open).await.is_err(), "it did not wait for its replica");
+    drop(there);
+    w.servers[3].signal("CONT");
+    let seen = w.until("the replica says so", |n| n.len() == 4 && !n[3].open_slots.is_empty()).await;
+    assert!(seen[1].open_slots.is_empty(), "{seen:#?}");
+    let slots: Slots = "200".parse().unwrap();
+    match w.executor.run(&Step::Close { on: w.on(3), slots: slots.clone() }).await {
+        Outcome::Stale(why) if why.contains("become a replica") => {}
+        other => panic!("{other:?}"),
+    }
+    w.done(Step::Close { on: w.on(1), slots }).await;
+    w.until("it says so no more", |n| n.len() == 4 && n[3].open_slots.is_empty()).await;
 }
 
 fn total() -> u64 {
