@@ -3,7 +3,7 @@
 //! Everything is derived from what is seen: who owns what, which jobs run, which slots are half way. A change of mind is
 //! therefore nothing special. A source does one thing at a time; different sources work side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fill::{is_served, served_shards};
 use super::newcomers;
@@ -102,6 +102,7 @@ pub(super) fn propose(v: &View<'_>, wanted: &[Move], note: &str, plan: &mut Plan
     for m in wanted {
         sources.entry(m.from).or_default().push(m);
     }
+    let closing: BTreeSet<Shard> = left_over(v).keys().map(|on| on.shard).collect();
     for (from, moves) in sources {
         // Sources begin with different targets, so that the work spreads.
         let start = usize::from(from.0) % moves.len().max(1);
@@ -110,7 +111,7 @@ pub(super) fn propose(v: &View<'_>, wanted: &[Move], note: &str, plan: &mut Plan
         if !source.stays() || owner.is_moving_slots() {
             continue;
         }
-        for m in order {
+        for m in order.filter(|m| !closing.contains(&m.from) && !closing.contains(&m.to)) {
             if let Some(step) = begin(v, source, m, plan) {
                 plan.steps.push(Proposal::new(step, Why::Scale, note));
                 break;
@@ -121,9 +122,6 @@ pub(super) fn propose(v: &View<'_>, wanted: &[Move], note: &str, plan: &mut Plan
 
 /// The step that begins a move, unless its target is not full or the last job failed a moment ago.
 fn begin(v: &View<'_>, source: &Member<'_>, m: &Move, plan: &mut Plan) -> Option<Step> {
-    if left_over(v).keys().any(|on| [m.from, m.to].contains(&on.shard)) {
-        return None;
-    }
     if let Some(why) = newcomers::not_full(v, m.to) {
         let message = format!("shard {} gets no slots yet: {why}", m.to);
         let told = Waiting { shard: Some(m.to), stage: Stage::MovingSlots, message };
