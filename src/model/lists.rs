@@ -2,6 +2,7 @@
 //! in time that grows with the number of nodes and not with its square.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::ids::NodeId;
 use super::slots::Slots;
@@ -127,6 +128,11 @@ impl<'a> Lists<'a> {
     /// The lines about one node.
     pub fn about(&self, id: &NodeId) -> impl Iterator<Item = &'a Peer> {
         self.all.iter().filter(|list| list.is_of_others(id)).filter_map(|list| list.line(id))
+    }
+
+    /// Where the lists have it.
+    pub fn address(&self, id: &NodeId) -> Option<IpAddr> {
+        self.about(id).find_map(|p| p.ip)
     }
 
     /// Slots that the lists have under this id.

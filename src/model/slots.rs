@@ -78,6 +78,11 @@ impl Slots {
         &self.0
     }
 
+    /// The slots, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        self.0.iter().flat_map(|r| r.first..=r.last)
+    }
+
     /// How many slots there are.
     pub fn len(&self) -> u16 {
         self.0.iter().map(|r| r.len()).sum()

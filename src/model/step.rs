@@ -162,7 +162,7 @@ pub enum Step {
         slots: Slots,
     },
     /// Ends what only copies of a primary have half way: it passed the command on to them and, its client gone, did not carry it out
-    /// itself (seen on 8.1.1).
+    /// itself (measured on 8.0.1, 8.1.1 and 9.1.2).
     Close {
         /// The primary.
         on: Target,

@@ -306,7 +306,7 @@ async fn ghosts(ctx: &Ctx, s: &Snapshot, access: Option<&Access>) -> BTreeMap<No
     let view = View::new(s);
     let (mut addresses, mut known) = (BTreeMap::new(), BTreeMap::new());
     for id in view.unaccounted() {
-        let Some(ip) = view.lists().about(id).find_map(|p| p.ip) else { continue };
+        let Some(ip) = view.lists().address(id) else { continue };
         // Where a Pod's node was asked in vain a moment ago, asking again would cost the pass another time-out.
         let asked = view.at(ip).iter().find(|m| matches!(m.seen, Seen::Silent(_)));
         match asked {

@@ -54,7 +54,7 @@ pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
 
 /// What is known of an id that no answering member has.
 pub(super) fn about<'v, 'a>(v: &'v View<'a>, id: &'a NodeId, slots: Slots) -> Absent<'v, 'a> {
-    let at = v.lists().about(id).find_map(|p| p.ip);
+    let at = v.lists().address(id);
     let pod = at.and_then(|ip| pod_at(v, ip));
     let heirs = v.followers(id).iter().collect();
     Absent { id, at, slots, how: how(v, id, at, pod), pod, heirs }
@@ -65,7 +65,7 @@ pub(super) fn proofs<'a>(v: &View<'a>) -> BTreeSet<&'a PodUid> {
     if absent(v).is_empty() {
         return BTreeSet::new();
     }
-    let addresses = v.unaccounted().iter().filter_map(|id| v.lists().about(id).find_map(|p| p.ip));
+    let addresses = v.unaccounted().iter().filter_map(|id| v.lists().address(id));
     addresses.filter_map(|ip| pod_at(v, ip)).map(|m| &m.pod.uid).collect()
 }
 

@@ -67,7 +67,7 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
         // Somebody who does not know our passwords has the address now.
         Some(crate::model::Seen::Silent(Silence::Refused | Silence::Timeout | Silence::Auth)) => {}
         Some(_) => return Some("its process has not ended".to_owned()),
-        None if listed_address(v, id).is_some() => return Some("its address was not asked yet".to_owned()),
+        None if v.lists().address(id).is_some() => return Some("its address was not asked yet".to_owned()),
         None => {}
     }
     if !v.listed_slots(id).is_empty() && !nothing_to_lose(v) {
@@ -87,13 +87,9 @@ fn nothing_to_lose(v: &View<'_>) -> bool {
     !v.s.whole && v.answering().all(|(_, n)| n.keys == 0)
 }
 
-fn listed_address(v: &View<'_>, id: &NodeId) -> Option<std::net::IpAddr> {
-    v.lists().about(id).find_map(|p| p.ip)
-}
-
 /// A silent Pod at the listed address may well be the node: what cannot be seen is not gone.
 fn pod_at_its_address<'a>(v: &View<'a>, id: &NodeId) -> Option<&'a str> {
-    let ip = listed_address(v, id)?;
+    let ip = v.lists().address(id)?;
     v.at(ip)
         .iter()
         .filter(|m| m.node().is_none())

@@ -10,8 +10,8 @@ use super::newcomers;
 use super::shares::Move;
 use crate::model::settings::JOBS_SINCE;
 use crate::model::{
-    Blocked, Code, Job, JobState, Member, NodeReport, Plan, Proposal, Role, Shard, SlotRange, Slots, Stage,
-    Step, Target, View, Waiting, Why,
+    Blocked, Code, Job, JobState, Member, NodeReport, Plan, Proposal, Shard, SlotRange, Slots, Stage, Step,
+    Target, View, Waiting, Why,
 };
 
 /// The most bytes that one job moves. At its end the source deletes what it gave away, and all its clients wait: 120–130 ms
@@ -198,7 +198,7 @@ pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
         }
     };
     // A copy has what its primary has.
-    for (m, n) in v.answering().filter(|(_, n)| matches!(n.role, Role::Primary { .. })) {
+    for (m, n) in v.answering().filter(|(m, _)| m.link().is_none()) {
         for (id, slots) in &n.open_slots.outgoing {
             add(m.target(), v.by_id(id).and_then(Member::target), slots.and(n.slots()));
         }
@@ -224,12 +224,11 @@ pub(super) fn close_left_over(v: &View<'_>, plan: &mut Plan) {
 }
 
 fn left_over(v: &View<'_>) -> BTreeMap<Target, Slots> {
-    let leads = |n: &NodeReport| matches!(n.role, Role::Primary { .. });
-    let owners = v.answering().filter(|(_, n)| leads(n)).map(|(_, n)| n.open_slots.all());
-    let under_way = owners.fold(Slots::none(), |all, slots| all.or(&slots));
+    let primaries = v.answering().filter(|(m, _)| m.link().is_none());
+    let under_way = primaries.fold(Slots::none(), |all, (_, n)| all.or(&n.open_slots.all()));
     let mut out = BTreeMap::new();
     for (m, n) in v.answering().filter(|(_, n)| !n.open_slots.is_empty()) {
-        let primary = m.link().and_then(|(of, _)| v.by_id(of)).filter(|p| p.node().is_some_and(leads));
+        let primary = m.link().and_then(|(of, _)| v.by_id(of)).filter(|p| p.link().is_none());
         let slots = n.open_slots.all().minus(&under_way);
         if let Some(on) = primary.and_then(Member::target).filter(|_| !slots.is_empty()) {
             let all: &mut Slots = out.entry(on).or_insert_with(Slots::none);

@@ -120,7 +120,7 @@ impl<'a> Book<'a> {
         let given = self.gets.iter().filter(|((_, to), _)| *to == shard).flat_map(|(_, ranges)| ranges);
         let all = Slots::from_ranges(mine.iter().chain(given).copied());
         let still = |slot: &u16| self.owner.get(usize::from(*slot)) == Some(&Some(shard));
-        all.ranges().iter().flat_map(|r| r.first..=r.last).filter(still).collect()
+        all.iter().filter(still).collect()
     }
 
     /// What is left goes from the upper end of who has too many to the first that has too few.

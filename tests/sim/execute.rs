@@ -111,7 +111,7 @@ impl World {
             Step::Close { on, slots } => {
                 let primary = self.identity(on).map_err(stale)?;
                 self.unless("close", guard::close(&primary, slots), || ())?;
-                for slot in slots.ranges().iter().flat_map(|r| r.first..=r.last) {
+                for slot in slots.iter() {
                     self.valkey.set_slot(&on.node, slot, None);
                 }
             }

@@ -94,9 +94,9 @@ enum Action {
         /// How long.
         #[arg(long, default_value_t = 5)]
         minutes: u64,
-        /// Only this round of it, again and again.
+        /// Only this round of it, again and again; the first is 1.
         #[arg(long)]
-        round: Option<usize>,
+        round: Option<std::num::NonZeroUsize>,
     },
     /// Formatting, lints, tests and all stories, with one count at the end; takes the sandbox down.
     Ci,

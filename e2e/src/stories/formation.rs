@@ -227,7 +227,7 @@ impl World {
         let view = View::new(&snapshot);
         let mut ghosts = BTreeMap::new();
         for id in view.unaccounted() {
-            let ip = view.lists().about(id).find_map(|p| p.ip);
+            let ip = view.lists().address(id);
             ghosts.extend(ip.map(|ip| ((*id).clone(), SocketAddr::new(ip, PORT))));
         }
         snapshot.ghosts = observe_ghosts(&ghosts, &access, &FredConnector, &Bounds::default()).await;

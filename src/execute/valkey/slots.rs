@@ -65,7 +65,7 @@ impl ValkeyExecutor {
             return Ok(());
         };
         let (node, there) = (node.as_ref(), there.as_ref());
-        for slot in left.ranges().iter().flat_map(|r| r.first..=r.last) {
+        for slot in left.iter() {
             let open = half_way(&source, slot, &to.node) && half_way(&target, slot, &on.node);
             if !open {
                 open_slot(node, there, slot, on, to).await?;
@@ -92,7 +92,7 @@ impl ValkeyExecutor {
     pub(super) async fn close(&self, on: &Target, slots: &Slots) -> Done {
         let (node, primary) = self.facts(on).await?;
         guard::close(&primary, slots).map_err(|why| stale(on, &why))?;
-        for slot in slots.ranges().iter().flat_map(|r| r.first..=r.last) {
+        for slot in slots.iter() {
             let closed = commands::set_slot(node.as_ref(), slot, SlotState::Stable).await;
             closed.map_err(|e| refused(on, &e))?;
         }

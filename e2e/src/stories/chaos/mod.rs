@@ -14,6 +14,7 @@ mod survive;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -57,7 +58,7 @@ pub struct Play {
     /// No round begins later.
     pub minutes: u64,
     /// This round alone, again and again.
-    pub round: Option<usize>,
+    pub round: Option<NonZeroUsize>,
 }
 
 impl Play {
@@ -65,7 +66,7 @@ impl Play {
         let mut all = Schedule::new(self.seed, workers);
         match self.round {
             None => Box::new(all),
-            Some(number) => Box::new(all.find(|round| round.number == number).into_iter().cycle()),
+            Some(number) => Box::new(all.nth(number.get() - 1).into_iter().cycle()),
         }
     }
 }
