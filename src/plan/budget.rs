@@ -15,10 +15,10 @@ pub(super) fn disrupted(v: &View<'_>) -> BTreeSet<Shard> {
 
 fn impaired(v: &View<'_>, shard: Shard) -> bool {
     let desired = &v.s.desired;
-    v.primary(shard).is_none()
+    // Who was told to go and leads nothing is missed by nobody: its shard has all its copies without it.
+    v.primary(shard).is_none_or(|(m, _)| !m.stays())
         || v.in_sync(shard).len() < usize::from(desired.replicas)
         || v.staying(shard).count() != desired.copies()
-        || v.members(shard).iter().any(|m| m.told_to_go() && !m.has_ended())
 }
 
 /// The shards that lack nothing and wait for a successor that no worker takes. Emptying a worker goes on without them.

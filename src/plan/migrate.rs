@@ -1,7 +1,8 @@
 //! Moving slots on live data: what three rules (consolidate, scale in, even out) have in common.
 //!
 //! Everything is derived from what is seen: who owns what, which jobs run, which slots are half way. A change of mind is
-//! therefore nothing special. A source does one thing at a time; different sources work side by side.
+//! therefore nothing special. A source does one job after another, and has the next ones in hand before the first has ended;
+//! different sources work side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,10 @@ const JOB_BYTES: u64 = 64 << 20;
 
 /// The most keys that one job moves: deleting them takes time for each key, too.
 const JOB_KEYS: u64 = 100_000;
+
+/// Jobs that a source has at one time. It does them one after another (one snapshot at a time), so that it never idles until somebody
+/// looks again; and a hand-over, which waits for them, does not wait for long (decision 0036).
+const IN_HAND: usize = 3;
 
 /// The pause after a job that failed, in milliseconds; it doubles with each further one in a row.
 const PAUSE_MS: i64 = 500;
@@ -108,30 +113,66 @@ pub(super) fn propose(v: &View<'_>, wanted: &[Move], note: &str, plan: &mut Plan
         let start = usize::from(from.0) % moves.len().max(1);
         let order = moves.iter().cycle().skip(start).take(moves.len());
         let Some((source, owner)) = v.primary(from) else { continue };
-        if !source.stays() || owner.is_moving_slots() {
-            continue;
-        }
+        let mut room = if source.stays() { room(owner) } else { 0 };
         for m in order.filter(|m| !closing.contains(&m.from) && !closing.contains(&m.to)) {
-            if let Some(step) = begin(v, source, m, plan) {
-                plan.steps.push(Proposal::new(step, Why::Scale, note));
-                break;
-            }
+            let begun = begin(v, source, m, room, plan);
+            let by_hand = begun.iter().any(|step| matches!(step, Step::Carry { .. }));
+            room = if by_hand { 0 } else { room.saturating_sub(begun.len()) };
+            plan.steps.extend(begun.into_iter().map(|step| Proposal::new(step, Why::Scale, note)));
         }
     }
 }
 
-/// The step that begins a move, unless its target is not full or the last job failed a moment ago.
-fn begin(v: &View<'_>, source: &Member<'_>, m: &Move, plan: &mut Plan) -> Option<Step> {
+/// How many jobs the owner takes now. While slots come, or are half way, it begins none.
+fn room(owner: &NodeReport) -> usize {
+    let running = || owner.jobs.iter().filter(|j| j.state == JobState::Running);
+    if !owner.open_slots.is_empty() || running().any(|j| j.incoming) {
+        return 0;
+    }
+    IN_HAND.saturating_sub(running().count())
+}
+
+/// The steps that begin a move, at most `most`; none while its target is not full or after a job that failed a moment ago.
+fn begin(v: &View<'_>, source: &Member<'_>, m: &Move, most: usize, plan: &mut Plan) -> Vec<Step> {
+    if most == 0 {
+        return Vec::new();
+    }
     if let Some(why) = newcomers::not_full(v, m.to) {
         let message = format!("shard {} gets no slots yet: {why}", m.to);
         let told = Waiting { shard: Some(m.to), stage: Stage::MovingSlots, message };
         if !plan.waiting.contains(&told) {
             plan.waiting.push(told);
         }
-        return None;
+        return Vec::new();
     }
-    let (target, there) = newcomers::head(v, m.to)?;
-    step(source, target, there, &m.slots, plan)
+    let Some((target, there)) = newcomers::head(v, m.to) else { return Vec::new() };
+    steps(source, target, there, &m.slots, most, plan)
+}
+
+/// At most `most` jobs, or one stretch of work key by key where an end is older than jobs are. One at a time after a failure.
+fn steps(
+    source: &Member<'_>,
+    target: &Member<'_>,
+    there: &NodeReport,
+    slots: &Slots,
+    most: usize,
+    plan: &mut Plan,
+) -> Vec<Step> {
+    let (mut out, mut left) = (Vec::new(), slots.clone());
+    while out.len() < most && !left.is_empty() {
+        let blocked = plan.blocked.len();
+        let Some(next) = step(source, target, there, &left, plan) else { break };
+        let more = plan.blocked.len() == blocked;
+        if let Step::Migrate { slots, .. } = &next {
+            left = left.minus(slots);
+        }
+        let carried = matches!(next, Step::Carry { .. });
+        out.push(next);
+        if carried || !more {
+            break;
+        }
+    }
+    out
 }
 
 /// One job, or one stretch of work key by key where an end is older than jobs are.
@@ -151,14 +192,23 @@ pub(super) fn step(
     if !there.open_slots.is_empty() {
         return None;
     }
-    if let Some(blocked) = failed(node, &on, &to) {
-        let waits = blocked.1 > 0;
-        plan.blocked.push(blocked.0);
-        if waits {
+    if let Some((told, left)) = failed(node, &on, &to) {
+        // The next try is under way.
+        if is_giving(node, &to) {
+            return None;
+        }
+        plan.blocked.push(told);
+        if left > 0 {
             return None;
         }
     }
     Some(Step::Migrate { slots: first(slots, chunk(node)), on, to })
+}
+
+/// A job of the node to this target runs.
+fn is_giving(node: &NodeReport, to: &Target) -> bool {
+    let gives = |j: &Job| !j.incoming && j.other.as_ref() == Some(&to.node);
+    node.jobs.iter().any(|j| gives(j) && j.state == JobState::Running)
 }
 
 /// How many slots one job takes, by the average slot of the source.
@@ -172,8 +222,8 @@ fn chunk(node: &NodeReport) -> u16 {
 
 /// What the last job between the two said when it failed, and how many milliseconds are left until the next.
 fn failed(node: &NodeReport, on: &Target, to: &Target) -> Option<(Blocked, i64)> {
-    let between = |j: &&Job| !j.incoming && j.other.as_ref() == Some(&to.node);
-    let mut row = node.jobs.iter().filter(between).take_while(|j| j.state == JobState::Failed).peekable();
+    let ended = |j: &&Job| !j.incoming && j.other.as_ref() == Some(&to.node) && j.state != JobState::Running;
+    let mut row = node.jobs.iter().filter(ended).take_while(|j| j.state == JobState::Failed).peekable();
     let last = (*row.peek()?).clone();
     if last.age_ms > TOLD_MS {
         return None;

@@ -1,8 +1,9 @@
 //! Replace the unfit: a member from an earlier spec, or on a worker that is being emptied, leaves after its successor is
 //! in sync. Upgrade, resize and evacuation are this one thing.
 //!
-//! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica; the
-//! primary's role is handed over when nobody else is unfit, or at once when its worker is being emptied.
+//! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica. The primary's
+//! role is handed over when nobody else is unfit and while the surge is there (after a change of roles all others have to link to
+//! the new primary, decision 0037); or at once when its worker is being emptied.
 
 use super::heir::{hand_over, heirs};
 use super::{away, fill, place, purge};
@@ -64,7 +65,8 @@ fn one(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
 fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Option<&'v Member<'a>> {
     let why = v.unfit(primary).filter(|_| primary.stays())?;
     let others = v.staying(shard).filter(|m| m.pod.uid != primary.pod.uid);
-    let turn = why == Why::Evacuate || others.into_iter().all(|m| v.unfit(m).is_none());
+    let spare = v.in_sync(shard).len() > usize::from(v.s.desired.replicas);
+    let turn = why == Why::Evacuate || (spare && others.into_iter().all(|m| v.unfit(m).is_none()));
     heirs(v, shard).first().copied().filter(|heir| turn && v.unfit(heir).is_none())
 }
 

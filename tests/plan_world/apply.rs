@@ -342,12 +342,12 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         "limit" => n.memory.get_or_insert_default().limit = parse(value)?,
         "out" => drop(n.open_slots.outgoing.insert(far_end(value)?.0, far_end(value)?.1)),
         "in" => drop(n.open_slots.incoming.insert(far_end(value)?.0, far_end(value)?.1)),
-        "job" => {
+        "job" | "incoming" => {
             let (other, slots) = far_end(value)?;
             let failed = value.ends_with(":failed");
             let state = if failed { JobState::Failed } else { JobState::Running };
             let message = if failed { "it says why".to_owned() } else { String::new() };
-            n.jobs.push(Job { incoming: false, slots, other: Some(other), state, message, age_ms: 200 });
+            n.jobs.push(Job { incoming: key == "incoming", slots, other: Some(other), state, message, age_ms: 200 });
         }
         "version" => {
             n.version = value.parse()?;

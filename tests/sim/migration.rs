@@ -45,7 +45,9 @@ impl Valkey {
         if self.transfers.iter().filter(running).any(|t| t.slots.overlaps(slots)) {
             return Err("I am already migrating slot".into());
         }
-        let ends_at = now + rng.random_range(1..=20);
+        // One snapshot at a time: the others wait for it.
+        let begins = self.transfers.iter().filter(running).map(|t| t.ends_at).fold(now, i64::max);
+        let ends_at = begins + rng.random_range(1..=20);
         let (source, target, slots, message) = (on.clone(), to.clone(), slots.clone(), String::new());
         let state = JobState::Running;
         self.transfers.insert(0, Transfer { source, target, slots, ends_at, moved_at: now, state, message });

@@ -1,16 +1,17 @@
 //! Decides what redundancy was, second by second: looks at all nodes every 100 ms in the background and keeps what
-//! matters of each look. Reads only.
+//! matters of each look. While a shard has fewer copies than a moment ago it looks as often as it can, so that a blink is told
+//! from a loss. A node that is silent holds no look up: the next one begins beside it. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +22,14 @@ use crate::resp::{Access, SLOTS};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(100);
-/// How long one node has to answer: one that is silent for longer delays the next look.
+/// The same while a copy is missing that was there before, but no longer than [`HURRY`].
+const SOON: Duration = Duration::from_millis(20);
+/// How long it looks more often after a copy was missed.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long one node has to answer.
 const ANSWER: Duration = Duration::from_millis(250);
+/// Looks that may be under way at one time: one that waits for a silent node delays no other.
+const BESIDE: usize = 4;
 
 /// What is kept of one look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,14 +90,17 @@ impl Sampler {
         let (nodes, given) = watch::channel(nodes);
         let (shown, latest) = watch::channel(Truth::default());
         let (samples, stop, zero) = (Arc::default(), CancellationToken::new(), Instant::now());
-        let work = Work {
-            looker: Looker::new(access, limit),
+        let work = Arc::new(Work {
+            access,
+            limit,
+            idle: Mutex::default(),
             given,
             follow,
             shown,
             samples: Arc::clone(&samples),
+            hurry: Mutex::new(None),
             zero,
-        };
+        });
         let task = tokio::spawn(work.run(stop.clone()));
         SamplerHandle { nodes, latest, samples, zero, task, stop }
     }
@@ -102,35 +112,68 @@ impl Sampler {
 }
 
 struct Work {
-    looker: Looker,
+    access: Access,
+    limit: Duration,
+    /// Those that look at nothing now, with their connections.
+    idle: Mutex<Vec<Looker>>,
     given: watch::Receiver<Vec<SocketAddr>>,
     follow: Option<AddressMap>,
     shown: watch::Sender<Truth>,
     samples: Arc<Mutex<Vec<Sample>>>,
+    /// Until when it looks more often.
+    hurry: Mutex<Option<Instant>>,
     zero: Instant,
 }
 
 impl Work {
-    async fn run(mut self, stop: CancellationToken) {
-        let mut due = interval(EVERY);
+    async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut due = interval(SOON);
         due.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut looks = JoinSet::new();
+        let mut last: Option<Instant> = None;
         loop {
             tokio::select! {
-                _ = due.tick() => self.sample().await,
-                () = stop.cancelled() => return,
+                _ = due.tick() => {}
+                () = stop.cancelled() => break,
             }
+            while looks.try_join_next().is_some() {}
+            let pause = if self.hurries() { SOON } else { EVERY };
+            // A tick is never quite on time.
+            if looks.len() < BESIDE && last.is_none_or(|at| at.elapsed() + SOON / 2 >= pause) {
+                last = Some(Instant::now());
+                looks.spawn(Arc::clone(&self).sample());
+            }
+        }
+        looks.join_all().await;
+    }
+
+    fn hurries(&self) -> bool {
+        lock(&self.hurry).is_some_and(|until| Instant::now() < until)
+    }
+
+    async fn sample(self: Arc<Self>) {
+        let at = self.zero.elapsed();
+        let nodes: Vec<_> = self.nodes().into_iter().collect();
+        let idle = lock(&self.idle).pop();
+        let mut looker = idle.unwrap_or_else(|| Looker::new(self.access.clone(), self.limit));
+        let truth = Truth { seen: looker.ask(&nodes).await };
+        lock(&self.idle).push(looker);
+        if self.keep(Sample::of(&truth, at)) {
+            self.shown.send_replace(truth);
         }
     }
 
-    async fn sample(&mut self) {
-        let at = self.zero.elapsed();
-        let nodes: Vec<_> = self.nodes().into_iter().collect();
-        let truth = Truth { seen: self.looker.ask(&nodes).await };
-        let sample = Sample::of(&truth, at);
-        if let Ok(mut samples) = self.samples.lock() {
-            samples.push(sample);
+    /// In order of time: a look that waited for a silent node ends after later ones. Says whether it is the newest.
+    fn keep(&self, sample: Sample) -> bool {
+        let mut samples = lock(&self.samples);
+        let place = samples.partition_point(|other| other.at <= sample.at);
+        let before = place.checked_sub(1).and_then(|i| samples.get(i));
+        let lacks = |(shard, had): (&String, &usize)| sample.copies.get(shard).is_some_and(|n| n < had);
+        if before.is_some_and(|before| before.copies.iter().any(lacks)) {
+            *lock(&self.hurry) = Some(Instant::now() + HURRY);
         }
-        self.shown.send_replace(truth);
+        samples.insert(place, sample);
+        place + 1 == samples.len()
     }
 
     fn nodes(&self) -> BTreeSet<SocketAddr> {
@@ -167,10 +210,14 @@ impl SamplerHandle {
     pub async fn stop(mut self) -> Result<History> {
         self.stop.cancel();
         (&mut self.task).await.context("the sampler died")?;
-        let samples =
-            self.samples.lock().map(|mut samples| std::mem::take(&mut *samples)).unwrap_or_default();
+        let samples = std::mem::take(&mut *lock(&self.samples));
         Ok(History { samples, end: self.zero.elapsed() })
     }
+}
+
+/// The value, also after a panic elsewhere.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for SamplerHandle {

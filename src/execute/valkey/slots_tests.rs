@@ -92,12 +92,15 @@ async fn write(w: &World) {
 
 async fn move_all(w: &World, slots: &Slots, jobs: bool) {
     if jobs {
-        w.done(step(w, slots, true)).await;
-        let ended = |n: &[NodeReport]| {
-            n[0].jobs.iter().all(|j| j.state != JobState::Running) && !n[0].jobs.is_empty()
-        };
-        let nodes = w.until("the job has ended", ended).await;
-        assert_eq!(nodes[0].jobs[0].state, JobState::Done, "{:?}", nodes[0].jobs);
+        // The second is begun before the first has ended: the server does one after the other.
+        let (first, second) = (Slots::from_ranges(slots.ranges()[..1].iter().copied()), Slots::from_ranges(slots.ranges()[1..].iter().copied()));
+        for part in [&first, &second] {
+            w.done(step(w, part, true)).await;
+        }
+        let ended = |n: &[NodeReport]| n[0].jobs.len() == 2 && n[0].jobs.iter().all(|j| j.state != JobState::Running);
+        let nodes = w.until("both jobs have ended", ended).await;
+        let told: Vec<_> = nodes[0].jobs.iter().map(|j| (&j.slots, j.state)).collect();
+        assert_eq!(told, [(&second, JobState::Done), (&first, JobState::Done)], "{:?}", nodes[0].jobs);
         return;
     }
     // Half way, as after a crash of the operator: known to one end alone, then to both.
