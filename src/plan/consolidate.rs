@@ -25,7 +25,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                 ),
             });
             let idle = !node.is_moving_slots() && !there.is_moving_slots();
-            if idle && there.state_ok && View::acquainted(node, there) {
+            // In the moment of a change of roles both say that they lead: the one has not heard of the other yet.
+            let apart = !node.slots().overlaps(there.slots());
+            if idle && apart && there.state_ok && View::acquainted(node, there) {
                 let step = migrate::step(member, leader, there, node.slots(), &mut plan);
                 let note = format!("shard {shard} has two owners of slots");
                 plan.steps.extend(step.map(|s| Proposal::new(s, Why::Repair, note)));
