@@ -347,7 +347,14 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
             let failed = value.ends_with(":failed");
             let state = if failed { JobState::Failed } else { JobState::Running };
             let message = if failed { "it says why".to_owned() } else { String::new() };
-            n.jobs.push(Job { incoming: key == "incoming", slots, other: Some(other), state, message, age_ms: 200 });
+            n.jobs.push(Job {
+                incoming: key == "incoming",
+                slots,
+                other: Some(other),
+                state,
+                message,
+                age_ms: 200,
+            });
         }
         "version" => {
             n.version = value.parse()?;

@@ -93,11 +93,15 @@ async fn write(w: &World) {
 async fn move_all(w: &World, slots: &Slots, jobs: bool) {
     if jobs {
         // The second is begun before the first has ended: the server does one after the other.
-        let (first, second) = (Slots::from_ranges(slots.ranges()[..1].iter().copied()), Slots::from_ranges(slots.ranges()[1..].iter().copied()));
+        let (first, second) = (
+            Slots::from_ranges(slots.ranges()[..1].iter().copied()),
+            Slots::from_ranges(slots.ranges()[1..].iter().copied()),
+        );
         for part in [&first, &second] {
             w.done(step(w, part, true)).await;
         }
-        let ended = |n: &[NodeReport]| n[0].jobs.len() == 2 && n[0].jobs.iter().all(|j| j.state != JobState::Running);
+        let ended =
+            |n: &[NodeReport]| n[0].jobs.len() == 2 && n[0].jobs.iter().all(|j| j.state != JobState::Running);
         let nodes = w.until("both jobs have ended", ended).await;
         let told: Vec<_> = nodes[0].jobs.iter().map(|j| (&j.slots, j.state)).collect();
         assert_eq!(told, [(&second, JobState::Done), (&first, JobState::Done)], "{:?}", nodes[0].jobs);
