@@ -30,6 +30,11 @@ pub(super) fn present<'v, 'a>(v: &'v View<'a>, shard: Shard) -> impl Iterator<It
     v.staying(shard).filter(|m| !is_missing(v, m))
 }
 
+/// It was asked to leave and leads nothing: it is as good as gone, and what comes after it need not wait until it is.
+pub(super) fn is_leaving(m: &Member<'_>) -> bool {
+    m.node().is_some_and(|n| n.is_retiring() && n.slots().is_empty())
+}
+
 /// Workers with a missing member: nothing new is asked to go there, whatever Kubernetes still says of them.
 pub(super) fn suspects<'a>(v: &View<'a>) -> impl Iterator<Item = &'a WorkerName> {
     v.all().filter(|m| m.stays() && is_missing(v, m)).filter_map(|m| m.pod.worker.as_ref())

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::fill;
+use super::{away, fill};
 use crate::model::{Proposal, Shard, Step, View, Why};
 
 /// The shards that spend the budget now.
@@ -15,10 +15,11 @@ pub(super) fn disrupted(v: &View<'_>) -> BTreeSet<Shard> {
 
 fn impaired(v: &View<'_>, shard: Shard) -> bool {
     let desired = &v.s.desired;
-    // Who was told to go and leads nothing is missed by nobody: its shard has all its copies without it.
+    // Who was told to go, or asked to leave, and leads nothing is missed by nobody: its shard has all its copies without it.
+    let remaining = v.staying(shard).filter(|m| !away::is_leaving(m));
     v.primary(shard).is_none_or(|(m, _)| !m.stays())
         || v.in_sync(shard).len() < usize::from(desired.replicas)
-        || v.staying(shard).count() != desired.copies()
+        || remaining.count() != desired.copies()
 }
 
 /// The shards that lack nothing and wait for a successor that no worker takes. Emptying a worker goes on without them.

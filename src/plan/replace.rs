@@ -31,7 +31,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 
 /// Why members of the shard are to be replaced, the more pressing reason first.
 fn urgency(v: &View<'_>, shard: Shard) -> Option<Why> {
-    let mut reasons = v.staying(shard).filter_map(|m| v.unfit(m));
+    let mut reasons = v.staying(shard).filter(|m| !away::is_leaving(m)).filter_map(|m| v.unfit(m));
     let first = reasons.next()?;
     Some(if reasons.chain([first]).any(|w| w == Why::Evacuate) { Why::Evacuate } else { first })
 }
@@ -48,8 +48,9 @@ fn one(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
         plan.steps.extend(hand_over(primary, heir, why, note));
         return;
     }
-    let (have, wanted) = (away::present(v, shard).count(), v.s.desired.copies());
-    let unfit = v.staying(shard).filter(|m| v.unfit(m).is_some()).count();
+    let remaining = || away::present(v, shard).filter(|m| !away::is_leaving(m));
+    let (have, wanted) = (remaining().count(), v.s.desired.copies());
+    let unfit = remaining().filter(|m| v.unfit(m).is_some()).count();
     plan.waiting.push(Waiting {
         shard: Some(shard),
         stage: if have > wanted { Stage::Syncing } else { Stage::AddingPods },

@@ -1,5 +1,5 @@
 //! Decides what redundancy was, second by second: looks at all nodes every 100 ms in the background and keeps what
-//! matters of each look. While a shard has fewer copies than a moment ago it looks as often as it can, so that a blink is told
+//! matters of each look. While a shard has fewer copies than a moment ago it looks twice as often, so that a blink is told
 //! from a loss. A node that is silent holds no look up: the next one begins beside it. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ use crate::resp::{Access, SLOTS};
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(100);
 /// The same while a copy is missing that was there before, but no longer than [`HURRY`].
-const SOON: Duration = Duration::from_millis(20);
+const SOON: Duration = Duration::from_millis(50);
 /// How long it looks more often after a copy was missed.
 const HURRY: Duration = Duration::from_secs(1);
 /// How long one node has to answer.
