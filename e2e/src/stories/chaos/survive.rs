@@ -60,16 +60,11 @@ mod tests {
         };
         let facts = |viewer: usize| {
             let text: String = all.iter().map(|n| line(*n, viewer)).collect();
-            let replication = match viewer.checked_sub(10) {
-                Some(_) => {
-                    "role:slave\nmaster_link_status:up\nmaster_sync_in_progress:0\nloading:0\n".to_owned()
-                }
-                None => {
-                    let replica = 10 + viewer;
-                    format!(
-                        "role:master\nslave0:ip=127.0.1.{replica},port=7000,state=online,offset=1,lag=0\n"
-                    )
-                }
+            let replication = if viewer > 10 {
+                "role:slave\nmaster_link_status:up\nmaster_sync_in_progress:0\nloading:0\n".to_owned()
+            } else {
+                let replica = 10 + viewer;
+                format!("role:master\nslave0:ip=127.0.1.{replica},port=7000,state=online,offset=1,lag=0\n")
             };
             Facts {
                 shard: format!("shard{}", viewer % 10),
@@ -79,9 +74,13 @@ mod tests {
                 node_timeout_ms: Some(2000),
             }
         };
-        let seen = |n: &usize| match silent.contains(n) {
-            true => (addr(*n), Seen::Silent("connection refused".to_owned())),
-            false => (addr(*n), Seen::Answered(Box::new(facts(*n)))),
+        let seen = |n: &usize| {
+            let seen = if silent.contains(n) {
+                Seen::Silent("connection refused".to_owned())
+            } else {
+                Seen::Answered(Box::new(facts(*n)))
+            };
+            (addr(*n), seen)
         };
         Truth { seen: all.iter().map(seen).collect::<BTreeMap<_, _>>() }
     }
