@@ -39,7 +39,10 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         // request <pod or shard> from=<s>-<i> done
         ["request", wanted, rest @ ..] => request(s, wanted, rest),
         ["past", rest @ ..] => past(s, rest),
-        ["suspected", at] => suspected(s, place(at)?),
+        ["suspected", at] => {
+            suspected(s, place(at)?);
+            Ok(())
+        }
         ["vouched", id] => {
             s.vouched.insert(NodeId::new(*id));
             Ok(())

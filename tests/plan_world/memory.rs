@@ -33,7 +33,7 @@ pub(super) fn past(s: &mut Snapshot, words: &[&str]) -> Done {
 }
 
 /// Everybody suspects it.
-pub(super) fn suspected(s: &mut Snapshot, (shard, index): (Shard, u16)) -> Done {
+pub(super) fn suspected(s: &mut Snapshot, (shard, index): (Shard, u16)) {
     let id = node_id(shard, index);
     for seen in s.nodes.values_mut() {
         if let Seen::Now(n) = seen
@@ -42,5 +42,4 @@ pub(super) fn suspected(s: &mut Snapshot, (shard, index): (Shard, u16)) -> Done 
             p.suspected = true;
         }
     }
-    Ok(())
 }
