@@ -77,6 +77,7 @@ fn empty(replicas: u16) -> Snapshot {
         passwords: BTreeMap::new(),
         foreign: None,
         request: None,
+        vouched: BTreeSet::new(),
     }
 }
 
@@ -479,4 +480,21 @@ fn conditions_keep_the_conventions() {
         }
         assert_eq!(status.observed_generation, Some(1));
     }
+}
+
+#[test]
+fn what_a_person_vouches_for_is_answered_id_by_id() {
+    let mut s = formed(1);
+    // 1-0 and its Pod are gone, 2-0 answers, and nobody has ever heard of the third.
+    s.vouched = [id(1, 0), id(2, 0), id(9, 9)].into();
+    let pod = s.pods.remove(&pod_name(1, 0)).unwrap();
+    s.nodes.remove(&pod.uid);
+    s.ghosts.insert(id(1, 0), Seen::Silent(Silence::Timeout));
+    for (shard, index) in places(1).filter(|at| *at != (1, 0)) {
+        change(&mut s, shard, index, |n| n.peers.lines_mut().get_mut(&id(1, 0)).unwrap().suspected = true);
+    }
+    let first = said(&s, None);
+    golden("17-vouched", &first);
+    let again = said(&s, Some(&first.status));
+    assert!(again.events.iter().all(|e| !e.reason.contains("Vouch")), "it is told once");
 }

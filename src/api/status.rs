@@ -69,6 +69,11 @@ pub struct ValkeyClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_over: Option<HandOver>,
 
+    /// What became of each node id that the annotation valkey.io/gone vouches for. Absent without that annotation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["node"]))]
+    pub gone: Vec<GoneNode>,
+
     /// The shards in their order: who serves which slots, and where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["shard"]))]
@@ -93,6 +98,34 @@ pub struct HandOver {
     /// What it waits for, or why it was refused.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+/// A node of which a person says that its process does not run any more.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct GoneNode {
+    /// Id of the node.
+    pub node: String,
+
+    /// Believed, Refused or Unknown.
+    pub state: GoneState,
+
+    /// Why it is refused, or what an unknown id may be.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// What became of a person's word.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum GoneState {
+    /// It counts as proof that the process is dead.
+    Believed,
+    /// It cannot be so: a Pod of the node exists, or somebody hears it.
+    Refused,
+    /// No node of the cluster lists such an id: it is forgotten already, or mistyped.
+    Unknown,
 }
 
 /// How far a request is.

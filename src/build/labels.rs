@@ -27,6 +27,8 @@ pub const APART: &str = "valkey.io/apart";
 pub const GIVEN: &str = "valkey.io/given";
 /// Annotation of the cluster: a pod that shall lead its shard, or a shard (by its number) that another of its pods shall lead.
 pub const HAND_OVER: &str = "valkey.io/hand-over";
+/// Annotation of the cluster: ids of nodes, with commas between them, of which a person says that their processes do not run any more.
+pub const GONE: &str = "valkey.io/gone";
 /// Annotation of a pod: the worker that it was asked for.
 pub const WORKER: &str = "valkey.io/worker";
 /// Annotation of a pod: UID of the member that it was made to take the place of, when that was only to be moved.

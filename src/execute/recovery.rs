@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{sleep, timeout};
 
-use super::guard::Facts;
-use super::valkey::{Done, Hitch, PARALLEL, ValkeyExecutor, forget_at, refused, stale};
+use super::guard::{self, Facts};
+use super::valkey::{Done, Hitch, PARALLEL, ValkeyExecutor, forget_at, refused, silent, stale};
 use crate::model::step::{Promotion, Proof};
 use crate::model::{Link, NodeId, Slots, Target};
 use crate::parallel;
@@ -30,8 +30,11 @@ const BETWEEN: Duration = Duration::from_millis(20);
 /// for a silent address shows an open link at some of them, one that is refused never does.
 const AGREEING: u32 = 3;
 
-/// For one node to answer, and for one address to refuse.
+/// For one node to answer, and for one address to refuse, at the first look.
 const BRIEF: Duration = Duration::from_millis(300);
+
+/// Looks after which a witness is given no more time than at the one before.
+const DOUBLINGS: u32 = 2;
 
 /// What a forced failover claims.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +70,9 @@ pub struct Scene {
     pub candidate: Facts,
     /// Its replication link.
     pub link: Option<Link>,
-    /// What others say, with their replication links where they are replicas.
+    /// How many others were asked.
+    pub asked: usize,
+    /// What those say that answered, with their replication links where they are replicas.
     pub others: Vec<Witness>,
     /// What answers at the primary's address.
     pub there: There,
@@ -102,6 +107,7 @@ pub fn promote(s: &Scene, claim: Claim<'_>) -> Result<Option<()>, String> {
         Promotion::Refused | Promotion::Takeover(Proof::Refused) | Promotion::Empty(Proof::Refused) => {
             lost_by_all(s, link, dead)
         }
+        Promotion::Takeover(Proof::Vouched) | Promotion::Empty(Proof::Vouched) => heard_by_nobody(s, dead),
         Promotion::Takeover(_) | Promotion::Empty(_) => Ok(()),
     }?;
     if matches!(claim.by, Promotion::Empty(_)) && s.candidate.keys > 0 {
@@ -120,10 +126,28 @@ fn lost_by_all(s: &Scene, link: Link, dead: &NodeId) -> Result<(), String> {
         return Ok(());
     }
     // In a cluster of one primary and one replica there is no other node than the replica itself.
-    if s.others.is_empty() && line(&s.candidate, dead).is_none_or(unheard) {
+    if s.asked == 0 && line(&s.candidate, dead).is_none_or(unheard) {
         return Ok(());
     }
+    if s.others.is_empty() {
+        return Err("no other node answers in time".to_owned());
+    }
     Err(format!("no other node has lost {dead}"))
+}
+
+/// How long a witness has to answer: on a busy worker each of four round trips takes its time, and a look that nobody answered
+/// was for nothing. What is waited for in vain at the first look is waited for longer at the next.
+fn patience(look: u32) -> Duration {
+    BRIEF * 2_u32.pow(look.min(DOUBLINGS))
+}
+
+/// A person's word does not hold against a node that hears it.
+fn heard_by_nobody(s: &Scene, dead: &NodeId) -> Result<(), String> {
+    let hears = |(f, _): &&Witness| line(f, dead).is_some_and(|n| !unheard(n));
+    match s.others.iter().find(hears) {
+        Some((f, _)) => Err(format!("{} still hears {dead}", f.own.id)),
+        None => Ok(()),
+    }
 }
 
 fn suspected(s: &Scene, dead: &NodeId) -> Result<(), String> {
@@ -201,7 +225,7 @@ impl ValkeyExecutor {
             if look > 0 {
                 sleep(BETWEEN).await;
             }
-            let scene = self.scene(on, witnesses, at, claim.dead).await?;
+            let scene = self.scene(on, witnesses, at, claim.dead, patience(look)).await?;
             match promote(&scene, claim) {
                 Ok(None) => return Ok(()),
                 Ok(Some(())) => agreed += 1,
@@ -222,21 +246,27 @@ impl ValkeyExecutor {
         witnesses: &[Target],
         at: Option<IpAddr>,
         dead: &NodeId,
+        patience: Duration,
     ) -> Result<Scene, Hitch> {
         let mut reads: Vec<BoxFuture<'_, Option<Witness>>> = Vec::with_capacity(witnesses.len());
         for target in witnesses {
-            reads.push(async { timeout(BRIEF, self.with_link(target)).await.ok()?.ok() }.boxed());
+            reads.push(async { timeout(patience, self.with_link(target)).await.ok()?.ok() }.boxed());
         }
         let (candidate, others, there) =
             tokio::join!(self.with_link(on), parallel::all(reads, PARALLEL), self.there(at, dead));
         let (candidate, link) = candidate?;
-        Ok(Scene { candidate, link, others: others.into_iter().flatten().collect(), there })
+        let (asked, others) = (witnesses.len(), others.into_iter().flatten().collect());
+        Ok(Scene { candidate, link, asked, others, there })
     }
 
     async fn with_link(&self, target: &Target) -> Result<Witness, Hitch> {
-        let (node, facts) = self.facts(target).await?;
-        let info = commands::info(node.as_ref(), &["replication"]).await.map_err(|e| refused(target, &e))?;
-        let replication = info.replication().map_err(|e| refused(target, &e))?;
+        let node = self.node(target.ip).await.map_err(|e| silent(target, &e))?;
+        // Side by side: a dead primary costs its clients every round trip.
+        let (facts, info) =
+            tokio::join!(Facts::read(node.as_ref()), commands::info(node.as_ref(), &["replication"]));
+        let facts = facts.map_err(|e| silent(target, &e))?;
+        guard::identity(&facts, target).map_err(Hitch::Stale)?;
+        let replication = info.and_then(|i| i.replication()).map_err(|e| refused(target, &e))?;
         Ok((facts, link_of(&replication)))
     }
 

@@ -64,6 +64,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         low_timeout_budget: 0,
         applied: BTreeMap::new(),
         request: None,
+        vouched: BTreeSet::new(),
         past: past.clone(),
     }
 }

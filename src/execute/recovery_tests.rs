@@ -6,11 +6,14 @@ use crate::execute::guard::testing::{facts, id, slots};
 const UP: Link = Link { up: true, syncing: false, offset: 50 };
 const DOWN: Link = Link { up: false, syncing: false, offset: 50 };
 
+const CANDIDATE: &[&str] = &["b2 slave:a", "a1 master 0-9 !", "d4 master 10-19", "e5 master 20-29"];
+
 /// Primary a is dead; b (the candidate) and c copy from it, d and e own the other slots.
 fn scene(others: &[(&[&str], Option<Link>)]) -> Scene {
     Scene {
-        candidate: facts(9, &["b2 slave:a", "a1 master 0-9 !", "d4 master 10-19", "e5 master 20-29"]),
+        candidate: facts(9, CANDIDATE),
         link: Some(DOWN),
+        asked: others.len(),
         others: others.iter().map(|(view, link)| (facts(9, view), *link)).collect(),
         there: There::Nobody,
     }
@@ -33,6 +36,27 @@ fn a_refusal_needs_a_second_witness() {
     assert!(go(&scene(&[(HEARS, None)])).unwrap_err().starts_with("no other node has lost"));
     assert_eq!(go(&scene(&[(HEARS, None), (SUSPECTS, None)])), Ok(Some(())));
     assert_eq!(go(&scene(&[(HEARS, None), (SIBLING, Some(DOWN))])), Ok(Some(())));
+}
+
+#[test]
+fn witnesses_that_do_not_answer_in_time_are_no_witnesses() {
+    let dead = id('a');
+    let go = |s: &Scene| promote(s, claim(&dead, Promotion::Refused));
+    let pair = Scene { asked: 0, ..scene(&[]) };
+    assert_eq!(go(&pair), Ok(Some(())), "there is nobody else");
+    let slow = Scene { asked: 2, ..scene(&[]) };
+    assert!(go(&slow).unwrap_err().starts_with("no other node answers"));
+    assert_eq!([0, 1, 2, 7].map(patience), [300, 600, 1200, 1200].map(Duration::from_millis));
+}
+
+#[test]
+fn a_person_is_not_believed_against_a_node_that_hears_the_primary() {
+    let dead = id('a');
+    for by in [Promotion::Takeover(Proof::Vouched), Promotion::Empty(Proof::Vouched)] {
+        let go = |s: &Scene| promote(s, claim(&dead, by));
+        assert_eq!(go(&Scene { candidate: facts(0, CANDIDATE), ..scene(&[(SUSPECTS, None)]) }), Ok(Some(())));
+        assert!(go(&scene(&[(SUSPECTS, None), (HEARS, None)])).unwrap_err().contains("still hears"));
+    }
 }
 
 #[test]

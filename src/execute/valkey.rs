@@ -399,7 +399,7 @@ pub(super) fn stale(on: &Target, why: &str) -> Hitch {
     Hitch::Stale(format!("{}: {why}", on.pod))
 }
 
-fn silent(on: &Target, e: &WireError) -> Hitch {
+pub(super) fn silent(on: &Target, e: &WireError) -> Hitch {
     Hitch::Stale(format!("{} could be asked a moment ago and cannot now: {e}", on.pod))
 }
 

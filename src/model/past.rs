@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::ids::{Moment, NodeId, PodUid, Shard, Version, WorkerName};
 use super::peers::distinct;
-use super::snapshot::{NodeReport, Role, Seen, Snapshot};
+use super::snapshot::{NodeReport, Pod, Role, Seen, Snapshot};
 use super::step::Step;
 use super::view::View;
 
@@ -35,6 +35,9 @@ pub struct Past {
     pub synced: BTreeMap<NodeId, Synced>,
     /// Changes of roles that were asked for a short time ago: one that is on its way cannot be seen.
     pub changes: Vec<Change>,
+    /// Node → the worker that its process is on, while somebody lists it: the Pod goes with a worker that is removed or tainted, and
+    /// with it the only word of where the process was.
+    pub homes: BTreeMap<NodeId, WorkerName>,
     /// Pod → since when its node has not answered.
     pub silent: BTreeMap<PodUid, Moment>,
     /// Since when somebody lists slots under an id that does not answer.
@@ -76,7 +79,10 @@ impl Past {
             let lists: Vec<_> = distinct(reports.iter().copied()).collect();
             let listed = |id: &NodeId| lists.iter().any(|n| n.peers.contains_key(id));
             self.synced.retain(|id, _| there.contains(id) || listed(id));
+            self.homes.retain(|id, _| there.contains(id) || listed(id));
         }
+        let home = |p: &Pod| Some((s.nodes.get(&p.uid)?.now()?.id.clone(), p.worker.clone()?));
+        self.homes.extend(s.pods.values().filter_map(home));
         let addresses: BTreeMap<&NodeId, IpAddr> =
             s.pods.values().filter_map(|p| Some((&s.nodes.get(&p.uid)?.now()?.id, p.ip?))).collect();
         let by_id: BTreeMap<&NodeId, &NodeReport> = reports.iter().map(|n| (&n.id, *n)).collect();

@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub applied: Applied,
     /// The hand-over that a person asks for, if one is.
     pub request: Option<Request>,
+    /// Ids of which a person says that their processes do not run any more.
+    pub vouched: BTreeSet<NodeId>,
     /// What this process remembers of earlier looks; empty after a restart.
     pub past: Past,
 }

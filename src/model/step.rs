@@ -331,6 +331,8 @@ pub enum Proof {
     OutOfService,
     /// Its address refuses the operator, and another node has lost it as well.
     Refused,
+    /// A person vouches for it by its id, and nobody hears it.
+    Vouched,
 }
 
 /// What makes a Pod safe to delete; the guard reads it again.

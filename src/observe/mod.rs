@@ -38,6 +38,9 @@ use valkey::{Bounds, Probe};
 /// For so many milliseconds after a slot owner was lost a pass is about nothing else.
 const URGENT_MS: i64 = 5_000;
 
+/// Ids that a person may vouch for at one time.
+const MOST_VOUCHED: usize = 100;
+
 /// The facts of one pass over one cluster.
 pub async fn observe(
     ctx: &Ctx,
@@ -97,6 +100,7 @@ pub async fn observe(
         low_timeout_budget: low_timeout_budget(ctx, &desired, whole),
         applied,
         request: request(cr, &latest),
+        vouched: vouched(cr),
         past,
         desired,
     };
@@ -158,6 +162,13 @@ fn request(cr: &ValkeyCluster, status: &ValkeyClusterStatus) -> Option<Request> 
     let done = noted.is_some_and(|h| h.state == HandOverState::Done);
     let from = noted.and_then(|h| h.from.clone()).map(PodName::new);
     Some(Request { wanted, from, done })
+}
+
+/// The ids that the annotation vouches for. A person writes them one by one: what is more than anybody would is left out.
+fn vouched(cr: &ValkeyCluster) -> BTreeSet<NodeId> {
+    let text = cr.annotations().get(labels::GONE).map(String::as_str).unwrap_or_default();
+    let ids = text.split([',', ' ']).map(str::trim).filter(|id| !id.is_empty()).take(MOST_VOUCHED);
+    ids.map(|id| NodeId::new(id.to_ascii_lowercase())).collect()
 }
 
 /// The shards that have slots, as recorded last.

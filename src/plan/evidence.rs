@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::vouch;
 use crate::model::step::Proof;
 use crate::model::{
     List, Member, NodeId, NodeReport, Peer, Phase, PodUid, Role, Seen, Shard, Silence, Slots, View,
+    WorkerName,
 };
 
 /// How the silence of a node looks to the operator.
@@ -42,14 +44,14 @@ pub(super) struct Absent<'v, 'a> {
 
 /// The slot owners that do not answer, in the order of their ids.
 pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
-    let ids = v.unaccounted().iter().copied();
+    missing(v).map(|(id, slots)| about(v, id, slots)).collect()
+}
+
+/// The ids of these, with the slots that they are listed with.
+fn missing<'a>(v: &View<'a>) -> impl Iterator<Item = (&'a NodeId, Slots)> {
     // What somebody who answers owns is his: who lists it otherwise has not heard the news.
-    let owned = v.owned();
-    ids.filter_map(|id| {
-        let slots = v.listed_slots(id).minus(owned);
-        (!slots.is_empty()).then(|| about(v, id, slots))
-    })
-    .collect()
+    let owners = v.unaccounted().iter().map(move |id| (*id, v.listed_slots(id).minus(v.owned())));
+    owners.filter(|(_, slots)| !slots.is_empty())
 }
 
 /// What is known of an id that no answering member has.
@@ -62,7 +64,7 @@ pub(super) fn about<'v, 'a>(v: &'v View<'a>, id: &'a NodeId, slots: Slots) -> Ab
 
 /// While slots have no owner that answers, the Pods that ended tell who is dead: nobody else does.
 pub(super) fn proofs<'a>(v: &View<'a>) -> BTreeSet<&'a PodUid> {
-    if absent(v).is_empty() {
+    if missing(v).next().is_none() {
         return BTreeSet::new();
     }
     let addresses = v.unaccounted().iter().filter_map(|id| v.lists().address(id));
@@ -70,7 +72,7 @@ pub(super) fn proofs<'a>(v: &View<'a>) -> BTreeSet<&'a PodUid> {
 }
 
 /// The Pod that has this address and whose node does not answer; of several the youngest.
-fn pod_at<'v, 'a>(v: &'v View<'a>, ip: IpAddr) -> Option<&'v Member<'a>> {
+pub(super) fn pod_at<'v, 'a>(v: &'v View<'a>, ip: IpAddr) -> Option<&'v Member<'a>> {
     let here = v.at(ip).iter().filter(|m| m.node().is_none() && *m.seen != Seen::Never);
     let ended = v.at(ip).iter().filter(|m| matches!(m.pod.phase, Phase::Finished { .. }));
     here.chain(ended).max_by_key(|m| m.pod.created)
@@ -93,7 +95,7 @@ fn how(v: &View<'_>, id: &NodeId, at: Option<IpAddr>, pod: Option<&Member<'_>>) 
     }
 }
 
-impl Absent<'_, '_> {
+impl<'a> Absent<'_, 'a> {
     /// An answering node, this one apart, has no sign of life from it or does not list it at all.
     pub(super) fn is_unheard(&self, v: &View<'_>, except: Option<&NodeId>) -> bool {
         let mut lists = v.lists().iter().filter(|list| list.line(self.id).is_none_or(Peer::unheard));
@@ -114,11 +116,28 @@ impl Absent<'_, '_> {
 
     /// What proves that it is dead.
     pub(super) fn proof(&self, v: &View<'_>) -> Option<Proof> {
-        if let Some(proof) = self.pod.and_then(|m| proof_of(v, m)) {
+        if let Some(proof) = self.told(v) {
             return Some(proof);
         }
         let lost = self.how == How::Closed && !self.is_heard() && self.is_unheard(v, None);
         lost.then_some(Proof::Refused)
+    }
+
+    /// The proof that somebody else than a node has given: Kubernetes, or a person.
+    pub(super) fn told(&self, v: &View<'_>) -> Option<Proof> {
+        let proof = match self.pod {
+            Some(m) => proof_of(v, m),
+            None => self.home(v).and_then(|worker| proof_at(v, worker)),
+        };
+        proof.or_else(|| vouch::is_believed(v, self.id).then_some(Proof::Vouched))
+    }
+
+    /// The worker that its process is on, as far as that is known: the Pod may be gone, and a process never moves.
+    pub(super) fn home(&self, v: &View<'a>) -> Option<&'a WorkerName> {
+        match self.pod {
+            Some(m) => m.pod.worker.as_ref(),
+            None => v.s.past.homes.get(self.id),
+        }
     }
 
     /// The shard that it belongs to: that of its Pod, else that of its replicas.
@@ -132,7 +151,11 @@ pub(super) fn proof_of(v: &View<'_>, m: &Member<'_>) -> Option<Proof> {
     if matches!(m.pod.phase, Phase::Finished { .. }) {
         return Some(Proof::Ended);
     }
-    let worker = m.pod.worker.as_ref()?;
+    proof_at(v, m.pod.worker.as_ref()?)
+}
+
+/// What Kubernetes proves of every process on this worker.
+fn proof_at(v: &View<'_>, worker: &WorkerName) -> Option<Proof> {
     match v.s.workers.get(worker) {
         None => Some(Proof::NoWorker),
         Some(w) if w.out_of_service => Some(Proof::OutOfService),

@@ -2,10 +2,11 @@
 //!
 //! Never a slot owner before its replica is promoted (measured: its slots vanish everywhere and no election can
 //! start), never a node that still answers (8.1 and newer meet it again every few seconds), and never a node
-//! that a live replica still follows.
+//! that a live replica still follows, never what may be the last copy of a silent owner's slots.
 
+use super::evidence::about;
 use crate::model::{
-    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Stage, Step, View, Waiting, Why,
+    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Slots, Stage, Step, View, Waiting, Why,
 };
 
 /// Ids that are forgotten in one pass at the most: each asks every node, and the next pass follows at once.
@@ -58,7 +59,7 @@ fn follows(node: &NodeReport, id: &NodeId) -> bool {
 }
 
 /// Why the id has to stay listed for now.
-fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
+fn obstacle<'a>(v: &View<'a>, id: &'a NodeId) -> Option<String> {
     if let Some(pod) = pod_at_its_address(v, id) {
         return Some(format!("Pod {pod} exists at its address and does not answer"));
     }
@@ -73,6 +74,9 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
     if !v.listed_slots(id).is_empty() && !nothing_to_lose(v) {
         return Some("it owns slots until a replica is promoted".to_owned());
     }
+    if let Some(owner) = last_copy_of(v, id) {
+        return Some(format!("it may have the last copy of the slots of node {}", short(owner)));
+    }
     // A replacement with its slots is not introduced to nodes that list the dead owner, and its follower cannot be
     // pointed at a replacement that it does not know: while nothing can be lost the others forget first.
     let others = || v.answering().any(|(_, n)| n.peers.contains_key(id) && !follows(n, id));
@@ -80,6 +84,16 @@ fn obstacle(v: &View<'_>, id: &NodeId) -> Option<String> {
         return None;
     }
     v.followers(id).first().map(|m| format!("{} still follows it", m.pod.name))
+}
+
+/// The slot owner that does not answer, none of whose replicas does, and of which this one may be a copy: who forgets it takes
+/// what is merely cut off for lost.
+fn last_copy_of<'a>(v: &View<'a>, id: &'a NodeId) -> Option<&'a NodeId> {
+    let owner = v.lists().about(id).find_map(|p| p.replica_of.as_ref())?;
+    let nobodys = || !v.listed_slots(owner).minus(v.owned()).is_empty();
+    let alone = v.s.whole && v.by_id(owner).is_none() && v.followers(owner).is_empty();
+    let dead = || about(v, id, Slots::none()).proof(v).is_some();
+    (alone && nobodys() && !dead()).then_some(owner)
 }
 
 /// Before the formation is complete, and with no key anywhere, even a slot owner is only a name.

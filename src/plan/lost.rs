@@ -13,7 +13,7 @@ use super::fill::{is_served, served_shards};
 use super::forget::short;
 use crate::model::{
     Blocked, Code, Member, NodeId, Phase, Plan, Proposal, Seen, Shard, Slots, Stage, Step, Target, View,
-    Waiting, Why,
+    Waiting, Why, WorkerName,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -144,9 +144,9 @@ fn unseen(v: &View<'_>, m: &Member<'_>, slots: &Slots) -> Option<Blocked> {
         code: Code::Unproven,
         shard: Some(m.pod.shard),
         message: format!(
-            "slots {slots} have no owner, and {} is silent and not proven dead: if its worker is off for good, say so: \
-             kubectl taint node <worker> node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
-            m.pod.name
+            "slots {slots} have no owner, and {} is silent and not proven dead: if its worker is off for good, say so: {}",
+            m.pod.name,
+            super::vouch::taint(m.pod.worker.as_ref().map_or("<worker>", WorkerName::as_str))
         ),
     })
 }

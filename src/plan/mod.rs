@@ -43,6 +43,7 @@ mod stranded;
 mod tally;
 pub mod trim;
 pub mod users;
+pub mod vouch;
 
 use crate::model::plan::Attempts;
 use crate::model::{Plan, Snapshot, View};

@@ -8,12 +8,14 @@
 //! One at a time: candidates that stand together deny each other votes, and one that is under way cannot be seen.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
-use super::evidence::{Absent, How, absent, answering_owners, holds_nothing, proof_of, quorum, votes};
+use super::evidence::{Absent, How, about, absent, answering_owners, holds_nothing, quorum, votes};
 use super::forget::short;
+use super::vouch;
 use crate::model::step::{Promotion, Proof};
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Plan, Proposal, Stage, Step, Target, View, Waiting, Why,
+    Blocked, Code, Member, NodeId, NodeReport, Plan, Proposal, Slots, Stage, Step, Target, View, Waiting, Why,
 };
 
 /// Nodes, apart from the other replicas, that are asked again before a failover is forced.
@@ -81,7 +83,7 @@ fn verdict(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     }
     let suspected = gone.how == How::Silent && gone.is_suspected(v);
     // The link to a worker without power stays open until its own time-out.
-    let certain = gone.pod.is_some_and(|m| proof_of(v, m).is_some());
+    let certain = gone.told(v).is_some();
     match heir(v, gone, suspected || certain) {
         Some((heir, offset)) => with_heir(v, gone, heir, offset, suspected),
         None => without_heir(v, gone),
@@ -200,6 +202,7 @@ fn words(proof: Proof) -> &'static str {
         Proof::NoWorker => "its worker was removed",
         Proof::OutOfService => "its worker is tainted as out of service",
         Proof::Refused => "it refuses, and others have lost it, too",
+        Proof::Vouched => "a person vouches for that",
     }
 }
 
@@ -217,7 +220,7 @@ fn step(v: &View<'_>, gone: &Absent<'_, '_>, heir: Heir) -> Step {
     Step::Promote { on, dead: gone.id.clone(), at: gone.at, by, offset, witnesses }
 }
 
-/// The end of the last copy is not proven, and nobody can elect: only a person knows.
+/// That an owner, or what may be a copy of it, is dead is not proven, and nobody can elect: only a person knows.
 fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     if gone.how == How::Closed {
         return Verdict::Wait("no other node has lost it yet");
@@ -225,8 +228,6 @@ fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     if gone.pod.is_some_and(|m| v.s.past.silent_for(&m.pod.uid, v.s.now) < PATIENCE_MS) {
         return Verdict::Wait("it is silent");
     }
-    let worker = gone.pod.and_then(|m| m.pod.worker.as_ref());
-    let worker = worker.map_or_else(|| "its worker".to_owned(), |w| format!("worker {w}"));
     let why = if gone.heirs.is_empty() {
         "no copy of them answers"
     } else if answering_owners(v).count() < quorum(v) {
@@ -234,10 +235,40 @@ fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     } else {
         return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
     };
+    let owner = gone.proof(v).is_none().then_some(gone.id);
+    let copies = super::lost::copies_elsewhere(v, gone).filter(|_| gone.heirs.is_empty());
+    let open: Vec<Absent<'_, '_>> =
+        owner.into_iter().chain(copies).map(|id| about(v, id, Slots::none())).collect();
+    if open.is_empty() {
+        return Verdict::Nothing;
+    }
+    let names: Vec<&str> = open.iter().map(|a| short(a.id)).collect();
+    let (nodes, are) = if names.len() == 1 { ("node", "is") } else { ("nodes", "are") };
     Verdict::Blocked(format!(
-        "slots {} are without an owner: node {} is silent and not proven dead, and {why}; if {worker} is off for good, \
-         say so: kubectl taint node <worker> node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        "slots {} are without an owner: {nodes} {} {are} silent and not proven dead, and {why}; {}",
         gone.slots,
-        short(gone.id)
+        names.join(", "),
+        way_out(v, &open)
     ))
+}
+
+/// What a person would type who knows that these are dead.
+fn way_out(v: &View<'_>, open: &[Absent<'_, '_>]) -> String {
+    let worker =
+        |a: &Absent<'_, '_>| a.home(v).filter(|w| v.s.workers.contains_key(*w)).map(ToString::to_string);
+    let workers: BTreeSet<String> = open.iter().filter_map(worker).collect();
+    let mut ways: Vec<String> = workers
+        .iter()
+        .map(|w| format!("if worker {w} is off for good, say so: {}", vouch::taint(w)))
+        .collect();
+    let ids: Vec<&NodeId> = open.iter().filter(|a| worker(a).is_none()).map(|a| a.id).collect();
+    if !ids.is_empty() {
+        let names: Vec<&str> = ids.iter().map(|id| short(id)).collect();
+        ways.push(format!(
+            "if the process of {} does not run any more, say so: {}",
+            names.join(", "),
+            vouch::command(v, &ids)
+        ));
+    }
+    ways.join("; ")
 }

@@ -9,7 +9,10 @@ use super::{
     trouble::{listed, step_reason},
 };
 use crate::{
-    api::{ValkeyClusterStatus, status::HandOverState},
+    api::{
+        ValkeyClusterStatus,
+        status::{GoneState, HandOverState},
+    },
     model::{
         Done, Object, Outcome, Proposal, Step, Why,
         step::{Promotion, Removable},
@@ -29,6 +32,7 @@ pub(super) fn events(
     all.extend(hand_overs(status, previous));
     all.extend(transitions(status, previous));
     all.extend(requested(status, previous));
+    all.extend(vouched(status, previous));
     all
 }
 
@@ -201,6 +205,24 @@ fn requested(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStatus
             Some(EventNote { warning: true, reason: "HandOverRefused".to_owned(), note: now.message.clone() })
         }
     }
+}
+
+/// What became of each id that a person vouches for. One that is not known any more is forgotten, which was told.
+fn vouched(
+    status: &ValkeyClusterStatus,
+    previous: Option<&ValkeyClusterStatus>,
+) -> impl Iterator<Item = EventNote> {
+    let before = previous.map(|p| p.gone.as_slice()).unwrap_or_default();
+    status.gone.iter().filter(move |now| !before.contains(now)).filter_map(|now| match now.state {
+        GoneState::Believed => {
+            Some(normal("NodeVouchedFor", format!("A person vouches for the end of node {}", now.node)))
+        }
+        GoneState::Refused => {
+            let note = format!("valkey.io/gone: {}", now.message);
+            Some(EventNote { warning: true, reason: "VouchRefused".to_owned(), note })
+        }
+        GoneState::Unknown => None,
+    })
 }
 
 /// The pass before saw no primary; one of the replicas that it saw has taken over.

@@ -17,13 +17,14 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use crate::{
     api::{
         State, ValkeyCluster, ValkeyClusterStatus,
-        status::{HandOver, HandOverState},
+        status::{GoneNode, GoneState, HandOver, HandOverState},
     },
     build::labels::leader_selector,
     model::{Done, Moment, Outcome, Plan, Shape, Snapshot, Step, View},
     plan::{
         purge,
         request::{Verdict, verdict},
+        vouch,
     },
 };
 use health::Health;
@@ -88,6 +89,7 @@ pub fn report(
         shape: purged(done).or_else(|| purge::shape(&view)).map(|s| s.to_string()),
         operation: operation::operation(&health, previous),
         hand_over: hand_over(&view),
+        gone: vouched(&view),
         topology: topology::topology(&health, previous),
         conditions,
     };
@@ -109,6 +111,22 @@ fn hand_over(view: &View<'_>) -> Option<HandOver> {
         Verdict::Done(message) => (HandOverState::Done, from, message),
     };
     Some(HandOver { request: request.wanted.clone(), state, from: from.map(|f| f.to_string()), message })
+}
+
+/// What became of the ids that a person vouches for.
+fn vouched(view: &View<'_>) -> Vec<GoneNode> {
+    let told = vouch::verdicts(view).map(|(id, verdict)| {
+        let (state, message) = match verdict {
+            vouch::Verdict::Believed => (GoneState::Believed, String::new()),
+            vouch::Verdict::Refused(why) => (GoneState::Refused, why),
+            vouch::Verdict::Unknown => {
+                let why = "no node lists this id: it is forgotten already, or mistyped (an id has 40 digits)";
+                (GoneState::Unknown, why.to_owned())
+            }
+        };
+        GoneNode { node: id.to_string(), state, message }
+    });
+    told.collect()
 }
 
 /// The status of a spec that cannot be planned for, with the sentence that says what to change. What was known stays.

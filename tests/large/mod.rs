@@ -121,6 +121,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         certificates: None,
         unchangeable: None,
         request: None,
+        vouched: BTreeSet::new(),
         drifted: BTreeSet::new(),
         foreign: None,
         credentials_known: true,

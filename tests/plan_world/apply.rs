@@ -1,7 +1,6 @@
 //! The lines that say what differs. Unknown words are errors: a case must not test less than it says.
 
 use valkey_cluster_operator::build::tls as files;
-use valkey_cluster_operator::model::past::Change;
 use valkey_cluster_operator::model::{
     Certificates, ClientAuth, Fingerprint, Given, Job, JobState, Link, Moment, NodeId, NodeReport, Object,
     Peer, Phase, PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Tls, Trouble, Trust,
@@ -9,6 +8,7 @@ use valkey_cluster_operator::model::{
 };
 
 use super::accounts::{node_users, passwords, user};
+use super::memory::{past, suspected};
 use super::places::{request, spread};
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
 
@@ -19,7 +19,7 @@ pub(super) fn pair(word: &str) -> (&str, &str) {
     word.split_once('=').unwrap_or((word, ""))
 }
 
-fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+pub(super) fn parse<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("cannot be read: {text:?}"))
 }
 
@@ -38,8 +38,13 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         }
         // request <pod or shard> from=<s>-<i> done
         ["request", wanted, rest @ ..] => request(s, wanted, rest),
-        ["past", "refused", worker] => {
-            s.past.refused.insert(WorkerName::new(*worker), Moment(NOW));
+        ["past", rest @ ..] => past(s, rest),
+        ["suspected", at] => {
+            suspected(s, place(at)?);
+            Ok(())
+        }
+        ["vouched", id] => {
+            s.vouched.insert(NodeId::new(*id));
             Ok(())
         }
         ["spec", rest @ ..] => rest.iter().try_for_each(|w| spec(s, w)),
@@ -110,25 +115,6 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
                     n.peers.lines_mut().remove(&id);
                 }
             });
-            Ok(())
-        }
-        ["past", "lost"] => {
-            s.past = valkey_cluster_operator::model::Past::default();
-            Ok(())
-        }
-        ["past", "headless", ago] => {
-            s.past.headless = Some(Moment(NOW - parse::<i64>(ago)?));
-            Ok(())
-        }
-        ["past", "flight", id, ago] => {
-            let (at, dead) = (Moment(NOW - parse::<i64>(ago)?), Some(NodeId::new(*id)));
-            s.past.changes.push(Change { at, shard: Shard(0), heir: NodeId::new("heir"), dead });
-            Ok(())
-        }
-        ["past", "silent", at, ago] => {
-            let (shard, index) = place(at)?;
-            let uid = PodUid::new(format!("u{shard}-{index}"));
-            s.past.silent.insert(uid, Moment(NOW - parse::<i64>(ago)?));
             Ok(())
         }
         _ => Err("unknown line".to_owned()),

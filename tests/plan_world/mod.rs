@@ -20,6 +20,9 @@
 //! passwords new                  # those that the system users have now; passwords new former, passwords asked
 //! unpodded 1-0                  # its Pod object is gone, its process answers as before
 //! past lost                      # the process has just started: nothing is remembered
+//! past home 1-0 w2               # the worker that a node is known to be on
+//! suspected 1-0                  # by everybody
+//! vouched n1-0                   # a person says that this process does not run any more
 //! ghost dead ip=10.0.9.9 slots=0-99 seen=Refused by=0-0,1-0    # an id that no Pod accounts for
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -28,6 +31,7 @@ mod accounts;
 mod apply;
 #[path = "../bare/mod.rs"]
 mod bare;
+mod memory;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +129,7 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         low_timeout_budget: 40,
         applied: BTreeMap::new(),
         request: None,
+        vouched: BTreeSet::new(),
         past: Past::default(),
     }
 }

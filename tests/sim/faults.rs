@@ -59,6 +59,7 @@ impl World {
                     object.worker.out_of_service = true;
                 }
             }
+            Action::Vouch => self.vouch(),
             Action::KillShard(s) => self.kill_all(|shard, _| shard == Shard(*s)),
             Action::KillPrimaries(n) => self.kill_all(|shard, leads| leads && shard.0 < *n),
             Action::KillAll => self.kill_all(|_, _| true),
@@ -184,6 +185,13 @@ impl World {
         for id in doomed {
             self.die(&id, Cause::Environment);
         }
+    }
+
+    /// All that somebody who lives lists, and that do not run.
+    fn vouch(&mut self) {
+        let listed = self.valkey.nodes.values().filter(|n| n.cluster == 0).flat_map(|n| n.view.keys());
+        let dead = listed.filter(|id| !self.valkey.nodes.contains_key(*id)).cloned();
+        self.resource.vouched = dead.collect();
     }
 
     fn delete_by_person(&mut self, who: &Who, force: bool) {

@@ -67,7 +67,7 @@ impl World {
         };
         let link_of_it = link(&candidate.own.id);
         let others = others.map(|f| (link(&f.own.id), f)).map(|(l, f)| (f, l)).collect();
-        Ok(Scene { candidate, link: link_of_it, others, there })
+        Ok(Scene { candidate, link: link_of_it, asked: witnesses.len(), others, there })
     }
 
     /// Where an id may be forgotten; what one node knows may forbid it for all.

@@ -53,6 +53,7 @@ impl World {
             low_timeout_budget: 40,
             applied: applied.clone(),
             request: None,
+            vouched: self.resource.vouched.clone(),
             past: past.clone(),
         }
     }

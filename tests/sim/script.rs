@@ -52,6 +52,8 @@ pub(crate) enum Action {
     Boot(u16),
     /// A person vouches that the worker is off.
     Fence(u16),
+    /// A person vouches for the end of every process that others list and that has ended.
+    Vouch,
     /// SIGKILL of every member of a shard at one moment.
     KillShard(u16),
     /// SIGKILL of the primaries of the first so many shards at one moment.
@@ -132,6 +134,7 @@ impl fmt::Display for Action {
             Action::Power(w) => write!(f, "power-off w{w}"),
             Action::Boot(w) => write!(f, "boot w{w}"),
             Action::Fence(w) => write!(f, "out-of-service w{w}"),
+            Action::Vouch => write!(f, "vouch for the dead"),
             Action::KillShard(s) => write!(f, "kill shard {s}"),
             Action::KillPrimaries(n) => write!(f, "kill primaries {n}"),
             Action::KillAll => write!(f, "kill everything"),
@@ -283,6 +286,7 @@ fn action(text: &str) -> Result<Action, String> {
         ["power-off", _] => Action::Power(short(1)?),
         ["boot", _] => Action::Boot(short(1)?),
         ["out-of-service", _] => Action::Fence(short(1)?),
+        ["vouch", "for", "the", "dead"] => Action::Vouch,
         ["operators", _] => Action::Operators(n(1)?),
         ["crash", "after", _] => Action::Crash(n(2)?),
         ["stale", _, "for", _] => Action::Stale(n(1)?, n(3)?),

@@ -70,6 +70,7 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Cut(_) => "worker cut off",
         Action::Power(_) => "worker without power",
         Action::Fence(_) => "worker vouched for as out of service",
+        Action::Vouch => "dead vouched for by their ids",
         Action::KillShard(_) => "every copy of a shard killed",
         Action::KillPrimaries(_) => "several primaries killed",
         Action::KillAll => "everything killed",

@@ -37,6 +37,8 @@ pub(crate) struct Resource {
     pub served: BTreeSet<Shard>,
     /// What `status.shape` records.
     pub shape: Option<Shape>,
+    /// The annotation by which a person vouches for the end of processes.
+    pub vouched: BTreeSet<NodeId>,
 }
 
 /// What the next passes are made to suffer.
@@ -117,7 +119,14 @@ impl World {
         Self {
             now: 0,
             rng: StdRng::seed_from_u64(start.seed),
-            resource: Resource { desired, formed: false, whole: false, served: BTreeSet::new(), shape: None },
+            resource: Resource {
+                desired,
+                formed: false,
+                whole: false,
+                served: BTreeSet::new(),
+                shape: None,
+                vouched: BTreeSet::new(),
+            },
             kube,
             valkey: Valkey::default(),
             clients: Clients::default(),

@@ -222,6 +222,7 @@ impl World {
             low_timeout_budget: if self.whole { 0 } else { FAST_NODES },
             applied,
             request: None,
+            vouched: BTreeSet::new(),
             past: Past::default(),
         };
         let view = View::new(&snapshot);
