@@ -201,7 +201,8 @@ async fn stops_what_is_wrong(w: &mut World) {
     w.stale(Step::AssignSlots { on: w.on(0), slots: Slots::all() }, "holds 10 keys").await;
     w.stale(Step::AssignSlots { on: w.on(1), slots: Slots::all() }, "lists slots").await;
     w.stale(Step::Retire { on: w.on(0) }, "has become a primary").await;
-    w.stale(Step::Forget { id: w.ids[2].clone(), on: vec![w.on(0), w.on(1), w.on(3)] }, "it is alive").await;
+    w.stale(Step::Forget { id: w.ids[2].clone(), on: [w.on(0), w.on(1), w.on(3)].into() }, "it is alive")
+        .await;
     let bad = BTreeMap::from([("maxmemory".to_owned(), "plenty".to_owned())]);
     let outcome = w.executor.run(&Step::Configure { on: w.on(0), settings: bad, only_empty: false }).await;
     assert!(
@@ -258,12 +259,12 @@ async fn loses_a_replica(w: &mut World) {
     assert!(lost.at - killed < Duration::from_millis(100));
     assert_eq!(w.executor.removable(w.servers[0].ip, Removable::NotRunning).await, Ok(()));
     let gone = w.ids[0].clone();
-    let others = || vec![w.on(1), w.on(2), w.on(3)];
+    let others = || [w.on(1), w.on(2), w.on(3)].into();
     w.done(Step::Forget { id: gone.clone(), on: others() }).await;
     w.until("nobody lists it", |n| n.iter().all(|n| !n.peers.contains_key(&gone))).await;
     w.done(Step::Forget { id: gone.clone(), on: others() }).await;
     w.stale(Step::Admit { on: w.on(0) }, "cannot now").await;
-    let outcome = w.executor.run(&Step::Forget { id: gone, on: vec![w.on(0), w.on(1)] }).await;
+    let outcome = w.executor.run(&Step::Forget { id: gone, on: [w.on(0), w.on(1)].into() }).await;
     assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("pod-0")), "{outcome:?}");
     let nodes = w.until("three answer", |n| n.len() == 3).await;
     assert_eq!(nodes.iter().map(|n| n.keys).max(), Some(10));
