@@ -14,6 +14,8 @@ use crate::valkey::commands::Failover;
 use crate::valkey::testing::{REAL_PORTS, RealServer, real_programs};
 use crate::valkey::{Change, FredConnector, LinkSettings, Links};
 
+#[path = "brief_real_tests.rs"]
+mod brief;
 #[path = "recovery_real_tests.rs"]
 mod recovery;
 
@@ -139,6 +141,7 @@ async fn a_life_on_real_servers() {
         w.see().await;
         eprintln!("{}: formed in {took:?}, a look at 4 nodes {:?}", nodes[0].version, looked.elapsed());
         assert!(took < Duration::from_secs(6), "ten times what it takes on an idle machine: {took:?}");
+        brief::shows_what_a_whole_one_does(&w).await;
         stops_what_is_wrong(&mut w).await;
         loses_a_replica(&mut w).await;
     }
