@@ -38,6 +38,28 @@ fn slots_move_between_primaries_that_know_each_other() {
 }
 
 #[test]
+fn who_has_nothing_to_lose_follows_whomever_it_is_told() {
+    let go = |f: &Facts| replicate(f, &id('b'));
+    assert_eq!(go(&facts(0, &["a1 slave:c", "b2 master 0-4", "c3 master 5-9"])), Ok(Some(())));
+    assert_eq!(
+        go(&facts(9, &["a1 slave:c", "b2 master 0-9"])),
+        Ok(Some(())),
+        "nobody knows its primary any more"
+    );
+    no(go(&facts(9, &["a1 slave:c", "b2 master 0-4", "c3 master 5-9"])), "still owns slots");
+}
+
+#[test]
+fn a_newcomer_shakes_hands_with_addresses_that_are_known() {
+    let grown = facts(5, &["a1 master 0-9", "b2 master 10-19", "d4 master 20-29"]);
+    let nobody = BTreeSet::new();
+    assert_eq!(introduce(&grown, &facts(0, &["c3 master", "e2 handshake"]), &nobody), Ok(Some(())));
+    let mut nowhere = facts(0, &["c3 master", "e2 handshake"]);
+    nowhere.others[0].ip = None;
+    no(introduce(&grown, &nowhere, &nobody), "could merge two clusters");
+}
+
+#[test]
 fn a_job_begins_while_no_slot_is_half_way() {
     let some = slots("0-4");
     assert_eq!(migrate(&source(), &target(), &some), Ok(Some(some.clone())));

@@ -169,8 +169,9 @@ impl Looks {
             (*numbers, now.values().fold(Arc::clone(lines), |all, lines| agreed(&all, lines)))
         });
         let all = before.chain(now.clone()).collect();
-        now.into_iter().for_each(|kind| self.lists.push_front(kind));
-        self.lists.truncate(KINDS);
+        self.lists.extend(now);
+        let old = self.lists.len().saturating_sub(KINDS);
+        self.lists.drain(..old);
         all
     }
 

@@ -115,7 +115,7 @@ impl Cluster {
         }
     }
 
-    fn shards(&self) -> Shards {
+    fn shards() -> Shards {
         let of = (0..SHARDS * COPIES).map(|n| (uid(n), Shard(n / COPIES))).collect();
         let addresses = (0..SHARDS * COPIES).map(|n| (uid(n), ip(n))).collect();
         Shards { of, addresses, restless: BTreeSet::new() }
@@ -126,7 +126,7 @@ impl Cluster {
         let first = self.looks.first(&all(), SAMPLING, Moment(0)).unwrap();
         let numbered = |n: u16| (uid(n), self.answer(n, first.whole.contains(&uid(n))));
         let answers = (0..SHARDS * COPIES).map(numbered).collect();
-        let shards = self.shards();
+        let shards = Self::shards();
         let second = self.looks.second(&first, &answers, &shards, |_| long);
         let asked = (0..SHARDS * COPIES).filter(|n| second.whole.contains(&uid(*n)));
         let more = asked.map(|n| (uid(n), self.answer(n, true))).collect();
@@ -224,7 +224,7 @@ fn what_was_changed_and_what_is_waited_for_is_asked_for_everything() {
         Step::Configure { on: on(50), settings: BTreeMap::new(), only_empty: false },
     ];
     let waiting = [Waiting { shard: Some(Shard(0)), stage: Stage::Syncing, message: String::new() }];
-    c.looks.owe(steps.iter(), &waiting, &c.shards());
+    c.looks.owe(steps.iter(), &waiting, &Cluster::shards());
     let (first, ..) = c.look(false);
     let owed: BTreeSet<PodUid> = [0, 1, 10, 11, 20, 21, 30, 31].into_iter().map(uid).collect();
     assert!(first.is_superset(&owed) && first.len() <= owed.len() + 4, "{first:?}");
@@ -233,7 +233,7 @@ fn what_was_changed_and_what_is_waited_for_is_asked_for_everything() {
 
 #[test]
 fn shards_with_more_or_fewer_members_than_wanted_are_restless() {
-    let mut shards = Cluster::new().shards();
+    let mut shards = Cluster::shards();
     shards.restless.insert(Shard(5));
     let mut c = Cluster::new();
     c.look(false);
