@@ -49,7 +49,7 @@ mutants:
 # What one plan costs, and what one look at 1,500 nodes does
 bench:
     cargo bench --workspace --profile dev --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --bench planner
-    cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test many_nodes -- --ignored --nocapture
+    NODES=1500 cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test many_nodes -- --nocapture
 
 # Rewrite the expected texts of all tests, to be read in the diff
 bless *args:

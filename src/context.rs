@@ -18,7 +18,7 @@ use crate::build::labels;
 use crate::hints::AllHints;
 use crate::kube_client::Clients;
 use crate::lease::Leadership;
-use crate::model::{ClusterKey, PodUid};
+use crate::model::{ClusterKey, PodUid, Sampling};
 use crate::telemetry::Metrics;
 use crate::valkey::{Change, Connector, Event, FredConnector, LinkSettings, Links, Ports};
 use crate::watch::wakes::owner;
@@ -48,6 +48,8 @@ pub struct Ctx {
     pub hints: AllHints,
     /// Where Valkey listens.
     pub ports: Ports,
+    /// How large a cluster is looked at briefly.
+    pub sampling: Sampling,
 }
 
 impl Ctx {
@@ -77,6 +79,7 @@ impl Ctx {
             links,
             hints: AllHints::default(),
             ports: Ports::default(),
+            sampling: Sampling::default(),
         }
     }
 

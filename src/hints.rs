@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::Secret;
 use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
 use crate::model::users;
-use crate::model::{Attempts, Past, PodName, Traffic};
+use crate::model::{Attempts, Looks, Past, PodName, Traffic};
 use crate::observe::access;
 use crate::observe::certificates::{Secured, Wire};
 use crate::observe::passwords::Known;
-use crate::valkey::Access;
+use crate::valkey::{Access, Kept};
 
 /// Nodes of all clusters together that may run with the lowest node-timeout at one time: 100 on two cores
 /// drown in pings, 30 form in 0.5 s (both measured).
@@ -30,6 +30,10 @@ pub struct Hints {
     pub attempts: Attempts,
     /// What earlier looks have shown.
     pub past: Past,
+    /// Whom the next look at a large cluster asks for everything.
+    pub looks: Looks,
+    /// The connections that its nodes are asked over.
+    pub kept: Kept,
     /// What was seen to move, for the metrics.
     pub traffic: Traffic,
     /// See [`Applied`].

@@ -13,6 +13,13 @@ fn shards() -> u16 {
         .map_or(60, |v| v.parse().unwrap_or_else(|_| panic!("SHARDS is a number, not {v:?}")))
 }
 
+/// Most of what was seen of the nodes was inferred: it is the brief look that these lives rest on.
+fn was_brief(w: &Large) {
+    let (inferred, all) = w.inferred;
+    println!("{inferred} of {all} reports had a list that was inferred");
+    assert!(2 * inferred > all);
+}
+
 /// Every copy of a shard in a zone of its own.
 fn cluster(replicas: u16) -> Large {
     Large::new(large::settled(shards(), replicas))
@@ -26,6 +33,7 @@ fn an_upgrade_stays_within_its_budget() {
     w.until_quiet(40 * u32::from(shards()));
     println!("{} shards upgraded in {} passes, {} at one moment", shards(), w.passes, w.most_disrupted);
     assert!(w.most_disrupted <= usize::from(shards() / 4), "{} shards at one moment", w.most_disrupted);
+    was_brief(&w);
 }
 
 #[test]
@@ -34,6 +42,7 @@ fn a_fifth_more_shards_take_their_share_of_the_slots() {
     w.s.desired.shards = shards() + shards() / 5;
     w.until_quiet(4000);
     println!("{} shards became {} in {} passes", shards(), w.s.desired.shards, w.passes);
+    was_brief(&w);
 }
 
 #[test]

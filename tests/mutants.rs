@@ -36,8 +36,8 @@ const SURVIVORS: &[(&str, &str)] = &[
     ("admission: the delay after a failure", "it says how soon something is tried again, never what is done"),
     (
         "guard ",
-        "it refuses what changes between a look and its effect, which few lives bring about; `src/execute/*_tests.rs` are meant to \
-         hold each, which was not checked one by one",
+        "it refuses what changes between a look and its effect, which few lives bring about; `src/execute/guard_tests.rs` and \
+         `guard_refusals_tests.rs` have each of its sentences, so that one left out fails there",
     ),
 ];
 

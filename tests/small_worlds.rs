@@ -48,6 +48,7 @@ fn one(shards: u16, replicas: u16, deep: usize, most: usize) {
         version,
         seed: 1,
         reuse_addresses: true,
+        brief: false,
         zones: 0,
         strict: false,
         strict_zones: false,

@@ -70,6 +70,7 @@ fn world(spec: &ValkeyClusterSpec, seed: u64, trace: Trace) -> World {
         version,
         seed,
         reuse_addresses: true,
+        brief: false,
         zones: 0,
         strict: false,
         strict_zones: false,

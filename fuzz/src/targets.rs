@@ -12,7 +12,9 @@ use valkey_cluster_operator::api::{self, ValkeyCluster};
 use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::{NodeId, SLOTS, Slots, users};
 use valkey_cluster_operator::valkey::error::WireError;
-use valkey_cluster_operator::valkey::parse::{AclUser, ClusterInfo, Info, cluster_nodes, jobs, shown};
+use valkey_cluster_operator::valkey::parse::{
+    AclUser, ClusterInfo, Info, cluster_nodes, jobs, shown, slots_of_stats,
+};
 use valkey_cluster_operator::valkey::reply::Reply;
 
 /// What is fed, and where it begins.
@@ -27,11 +29,12 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 7] = [
     Target { name: "nodes", recorded: Some("-nodes-"), run: nodes },
     Target { name: "cluster-info", recorded: Some("-cluster-info-"), run: cluster_info },
     Target { name: "info", recorded: Some("-info-"), run: info },
     Target { name: "jobs", recorded: None, run: migrations },
+    Target { name: "slot-stats", recorded: None, run: slot_stats },
     Target { name: "users", recorded: None, run: acl },
     Target { name: "spec", recorded: None, run: spec },
 ];
@@ -112,6 +115,17 @@ fn migrations(text: &str) {
             sound(&job.slots);
             assert!(job.age_ms >= 0, "{}", job.age_ms);
         }
+    }
+}
+
+/// `CLUSTER SLOT-STATS`: a line is a slot and what is told of it.
+fn slot_stats(text: &str) {
+    let one = |line: &str| Reply::List(line.split(' ').map(word).collect());
+    let all = Reply::List(text.lines().map(one).collect());
+    for reply in [all, Reply::List(text.lines().map(word).collect()), word(text)] {
+        let Some(found) = understood(slots_of_stats(&reply)) else { continue };
+        sound(&found);
+        assert!(usize::from(found.len()) <= text.lines().count());
     }
 }
 

@@ -5,6 +5,9 @@ use super::*;
 use crate::model::{PodName, PodUid, Shard};
 use crate::valkey::parse::testdata::LINES;
 
+#[path = "guard_refusals_tests.rs"]
+mod refusals;
+
 fn nobody() -> BTreeSet<IpAddr> {
     BTreeSet::new()
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::context::Ctx;
 use crate::hints::{Hints, lock};
-use crate::model::{Done, Outcome, Plan, Snapshot, Step};
+use crate::model::{Done, Outcome, Plan, Shards, Snapshot, Step};
 use crate::standby;
 use valkey::ValkeyExecutor;
 
@@ -35,7 +35,7 @@ pub async fn execute(
     });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;
-    remember(hints, s, &done);
+    remember(hints, s, plan, &done);
     done
 }
 
@@ -64,8 +64,10 @@ impl Executor<'_> {
 }
 
 /// Failures are remembered for the spacing of the next try.
-fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, done: &[Done]) {
+fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, plan: &Plan, done: &[Done]) {
     let mut h = lock(hints);
+    let shards = Shards::new(s.pods.values(), s.desired.copies());
+    h.looks.owe(done.iter().map(|d| &d.proposal.step), &plan.waiting, &shards);
     for d in done {
         match &d.outcome {
             Outcome::Done => {

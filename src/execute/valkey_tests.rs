@@ -14,6 +14,8 @@ use crate::valkey::commands::Failover;
 use crate::valkey::testing::{REAL_PORTS, RealServer, real_programs};
 use crate::valkey::{Change, FredConnector, LinkSettings, Links};
 
+#[path = "brief_real_tests.rs"]
+mod brief;
 #[path = "recovery_real_tests.rs"]
 mod recovery;
 
@@ -139,6 +141,7 @@ async fn a_life_on_real_servers() {
         w.see().await;
         eprintln!("{}: formed in {took:?}, a look at 4 nodes {:?}", nodes[0].version, looked.elapsed());
         assert!(took < Duration::from_secs(6), "ten times what it takes on an idle machine: {took:?}");
+        brief::shows_what_a_whole_one_does(&w).await;
         stops_what_is_wrong(&mut w).await;
         loses_a_replica(&mut w).await;
     }
@@ -201,7 +204,8 @@ async fn stops_what_is_wrong(w: &mut World) {
     w.stale(Step::AssignSlots { on: w.on(0), slots: Slots::all() }, "holds 10 keys").await;
     w.stale(Step::AssignSlots { on: w.on(1), slots: Slots::all() }, "lists slots").await;
     w.stale(Step::Retire { on: w.on(0) }, "has become a primary").await;
-    w.stale(Step::Forget { id: w.ids[2].clone(), on: vec![w.on(0), w.on(1), w.on(3)] }, "it is alive").await;
+    w.stale(Step::Forget { id: w.ids[2].clone(), on: [w.on(0), w.on(1), w.on(3)].into() }, "it is alive")
+        .await;
     let bad = BTreeMap::from([("maxmemory".to_owned(), "plenty".to_owned())]);
     let outcome = w.executor.run(&Step::Configure { on: w.on(0), settings: bad, only_empty: false }).await;
     assert!(
@@ -258,12 +262,12 @@ async fn loses_a_replica(w: &mut World) {
     assert!(lost.at - killed < Duration::from_millis(100));
     assert_eq!(w.executor.removable(w.servers[0].ip, Removable::NotRunning).await, Ok(()));
     let gone = w.ids[0].clone();
-    let others = || vec![w.on(1), w.on(2), w.on(3)];
+    let others = || [w.on(1), w.on(2), w.on(3)].into();
     w.done(Step::Forget { id: gone.clone(), on: others() }).await;
     w.until("nobody lists it", |n| n.iter().all(|n| !n.peers.contains_key(&gone))).await;
     w.done(Step::Forget { id: gone.clone(), on: others() }).await;
     w.stale(Step::Admit { on: w.on(0) }, "cannot now").await;
-    let outcome = w.executor.run(&Step::Forget { id: gone, on: vec![w.on(0), w.on(1)] }).await;
+    let outcome = w.executor.run(&Step::Forget { id: gone, on: [w.on(0), w.on(1)].into() }).await;
     assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("pod-0")), "{outcome:?}");
     let nodes = w.until("three answer", |n| n.len() == 3).await;
     assert_eq!(nodes.iter().map(|n| n.keys).max(), Some(10));

@@ -17,6 +17,8 @@ pub struct List<'a> {
     pub of: Vec<(Member<'a>, &'a NodeReport)>,
     /// How many of them own slots.
     owners: usize,
+    /// How many of those were asked for it in this pass.
+    witnesses: usize,
     /// How many of those can vote.
     voters: usize,
     /// How many ids it lists with slots.
@@ -49,9 +51,9 @@ impl<'a> List<'a> {
         .collect()
     }
 
-    /// Slot owners that it is the list of.
-    pub fn owners(&self) -> usize {
-        self.owners
+    /// Slot owners that gave it in this pass: what is inferred of others is no word of theirs.
+    pub fn witnesses(&self) -> usize {
+        self.witnesses
     }
 
     /// Slot owners that it is the list of, and that do not load their data.
@@ -92,10 +94,11 @@ impl<'a> Lists<'a> {
                 list.of.push((member, node));
             } else {
                 let (lines, of) = (node.peers.lines(), vec![(member, node)]);
-                all.push(List { lines, of, owners: 0, voters: 0, listed_owners: 0 });
+                all.push(List { lines, of, owners: 0, witnesses: 0, voters: 0, listed_owners: 0 });
             }
             if let Some(list) = all.get_mut(i) {
                 list.owners += usize::from(owns);
+                list.witnesses += usize::from(owns && !node.peers.is_inferred());
                 list.voters += usize::from(owns && !node.loading);
             }
         }

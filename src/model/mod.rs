@@ -1,10 +1,12 @@
 //! The pure vocabulary: what is wanted, what was seen, and what may be done about the difference.
 
+pub mod brief;
 pub mod certificates;
 pub mod demands;
 pub mod desired;
 pub mod ids;
 pub mod lists;
+pub mod looks;
 pub mod moves;
 pub mod past;
 pub mod peers;
@@ -19,6 +21,7 @@ pub mod users;
 pub mod view;
 mod words;
 
+pub use brief::{Answer, Brief, Numbers};
 pub use certificates::{Certificates, Given, Trust};
 pub use demands::Demands;
 pub use desired::{ClientAuth, Desired, Exporter, Metadata, Scheduling, Spread, SpreadMode, Template, Tls};
@@ -26,6 +29,7 @@ pub use ids::{
     ClusterKey, Fingerprint, Moment, NodeId, PodName, PodUid, Revision, Shard, Version, WorkerName, Zone,
 };
 pub use lists::{List, Lists};
+pub use looks::{Looks, Sampling, Shards};
 pub use moves::{Job, JobState, Memory, OpenSlots};
 pub use past::{Past, Synced};
 pub use peers::Peers;

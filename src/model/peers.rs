@@ -15,18 +15,26 @@ pub struct Peers {
     lines: Arc<BTreeMap<NodeId, Peer>>,
     /// Whose list it is, where the lines hold one about that node, too.
     own: Option<NodeId>,
+    /// The node was not asked for it: others who see the cluster alike say this.
+    inferred: bool,
 }
 
 impl Peers {
     /// The list of this node, with a line about everybody, itself included.
     #[must_use]
     pub fn shared(lines: Arc<BTreeMap<NodeId, Peer>>, own: NodeId) -> Self {
-        Self { lines, own: Some(own) }
+        Self { lines, own: Some(own), inferred: false }
     }
 
-    /// The same lines as the list of another node that has them, too.
-    fn of(&self, own: NodeId) -> Self {
-        Self::shared(Arc::clone(&self.lines), own)
+    /// The list of this node, as those have it who see the cluster alike.
+    #[must_use]
+    pub fn inferred(lines: Arc<BTreeMap<NodeId, Peer>>, own: NodeId) -> Self {
+        Self { lines, own: Some(own), inferred: true }
+    }
+
+    /// The node was not asked for it in this pass.
+    pub fn is_inferred(&self) -> bool {
+        self.inferred
     }
 
     /// Both have the same line about everybody, each about itself included.
@@ -74,6 +82,11 @@ impl Peers {
         Arc::make_mut(&mut self.lines)
     }
 
+    /// The lines, to be shared.
+    pub(super) fn every_line(&self) -> Arc<BTreeMap<NodeId, Peer>> {
+        Arc::clone(&self.lines)
+    }
+
     /// The lines, the one about the node itself included where the list is shared.
     pub(super) fn lines(&self) -> &BTreeMap<NodeId, Peer> {
         &self.lines
@@ -87,7 +100,7 @@ impl Peers {
 
 impl FromIterator<(NodeId, Peer)> for Peers {
     fn from_iter<T: IntoIterator<Item = (NodeId, Peer)>>(lines: T) -> Self {
-        Self { lines: Arc::new(lines.into_iter().collect()), own: None }
+        Self { lines: Arc::new(lines.into_iter().collect()), own: None, inferred: false }
     }
 }
 
@@ -97,7 +110,7 @@ pub fn share<'a>(seen: impl Iterator<Item = &'a mut Seen<NodeReport>>) {
     for seen in seen {
         let Seen::Now(node) = seen else { continue };
         match lists.iter().find(|list| list.says_the_same_as(&node.peers)) {
-            Some(list) => node.peers = list.of(node.id.clone()),
+            Some(list) => node.peers.lines = list.every_line(),
             None => lists.push(node.peers.clone()),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::certificates::Given;
 use super::demands::Demands;
@@ -302,8 +303,8 @@ pub enum Step {
     Forget {
         /// The id.
         id: NodeId,
-        /// Where.
-        on: Vec<Target>,
+        /// Where. Shared: in a large cluster the same nodes list many that are gone.
+        on: Arc<[Target]>,
     },
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What cannot be seen is recorded, never raised: one silent node must not stop work on the others.
 
+pub mod brief;
 pub mod certificates;
 mod events;
 pub mod kube;
@@ -28,11 +29,13 @@ use crate::model::peers::distinct;
 use crate::model::snapshot::serving;
 use crate::model::users::Applied;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Seen, Shard,
-    Snapshot, View, Worker, WorkerName, settings,
+    Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Request, Sampling, Seen, Shard,
+    Shards, Snapshot, View, Worker, WorkerName, settings,
 };
+use crate::plan::away::AWAY_MS;
 use crate::valkey::{Access, Tls};
 use crate::watch::wakes::owner;
+use brief::{Around, Asking};
 use valkey::{Bounds, Probe};
 
 /// For so many milliseconds after a slot owner was lost a pass is about nothing else.
@@ -62,7 +65,7 @@ pub async fn observe(
         let h = lock(hints);
         (h.past.clone(), h.access())
     };
-    let nodes = nodes(ctx, &desired, &pods, &past, access.as_ref()).await;
+    let nodes = nodes(ctx, (&desired, now), &pods, (cr, hints), access.as_ref()).await;
     // A dead primary does not wait for the API server: what only that one knows is looked up in the next pass.
     let urgent =
         an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
@@ -276,9 +279,9 @@ where
 /// Asks every running Pod's node. Of two Pods at one address the younger has it.
 async fn nodes(
     ctx: &Ctx,
-    desired: &Desired,
+    (desired, now): (&Desired, Moment),
     pods: &BTreeMap<PodName, Pod>,
-    past: &Past,
+    (cr, hints): (&ValkeyCluster, &std::sync::Mutex<Hints>),
     access: Option<&Access>,
 ) -> BTreeMap<PodUid, Seen<NodeReport>> {
     let Some(access) = access else { return BTreeMap::new() };
@@ -291,18 +294,37 @@ async fn nodes(
             }
         }
     }
+    let Noted { whole, latest, .. } = noted(ctx, cr, desired, hints);
+    // Taken out meanwhile: a pass that is given up forgets it.
+    let (past, mut looks, kept) = {
+        let mut h = lock(hints);
+        (h.past.clone(), std::mem::take(&mut h.looks), h.kept.clone())
+    };
     let port = ctx.ports.client;
-    let probes: Vec<Probe> = at
-        .iter()
-        .map(|(ip, p)| Probe {
-            uid: p.uid.clone(),
-            addr: SocketAddr::new(*ip, port),
-            silent: past.silent.contains_key(&p.uid),
-        })
-        .collect();
-    let asked = settings::asked(desired, pods.values());
-    let mut seen =
-        valkey::observe_nodes(&probes, &asked, access, ctx.connector.as_ref(), &Bounds::default()).await;
+    let probe = |(ip, p): (&IpAddr, &&Pod)| Probe {
+        uid: p.uid.clone(),
+        addr: SocketAddr::new(*ip, port),
+        silent: past.silent.contains_key(&p.uid),
+    };
+    let probes: Vec<Probe> = at.iter().map(probe).collect();
+    let asking = Asking {
+        settings: &settings::asked(desired, pods.values()),
+        access,
+        connector: ctx.connector.as_ref(),
+        kept: &kept,
+        bounds: Bounds::default(),
+        // While a cluster forms everybody is asked for everything.
+        sampling: Sampling { above: if whole { ctx.sampling.above } else { usize::MAX }, ..ctx.sampling },
+        memory: served(&latest).len() != usize::from(desired.shards),
+    };
+    let long = past.silent.keys().filter(|uid| past.silent_for(uid, now) >= AWAY_MS);
+    let around = Around {
+        now,
+        shards: &Shards::new(pods.values(), desired.copies()),
+        long_silent: &long.cloned().collect(),
+    };
+    let mut seen = brief::observe(&probes, &mut looks, &around, &asking).await;
+    lock(hints).looks = looks;
     for pod in at.values() {
         if let Some(seen) = seen.get_mut(&pod.uid) {
             seen.only_of(&pod.name);

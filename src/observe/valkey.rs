@@ -3,7 +3,7 @@
 //! Reads only. A node that does not answer is recorded with the kind of its silence; nothing here is an error, so that
 //! one silent node never stops work on the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use futures::future::BoxFuture;
 use crate::build::credentials::{IMPORT_RIGHT, REPLICATION_USER, digest};
 use crate::model::peers;
 use crate::model::settings::JOBS_SINCE;
+use crate::model::users::Digest;
 use crate::model::{
-    Job, Link, NodeId, NodeReport, OpenSlots, Peer, Peers, PodUid, Role, Seen, Silence, SlotRange, Slots,
+    Job, Link, NodeId, NodeReport, Numbers, OpenSlots, Peer, Peers, PodUid, Role, Seen, Silence, SlotRange,
+    Slots,
 };
 use crate::parallel;
 use crate::valkey::error::WireError;
@@ -106,15 +108,25 @@ async fn all<K: Ord + Clone + Send + Sync>(
     connector: &dyn Connector,
     bounds: &Bounds,
 ) -> BTreeMap<K, Seen<NodeReport>> {
-    let limits = Limits { connect: bounds.connect, reply: bounds.reply, ..access.limits };
-    let access = Access { limits, ..access.clone() };
-    let brief = Access { limits: Limits { connect: bounds.again, ..limits }, ..access.clone() };
+    let access = bounded(access, bounds);
+    let brief = again(&access, bounds);
     let mut asks: Vec<BoxFuture<'_, Seen<NodeReport>>> = Vec::with_capacity(targets.len());
     for (_, addr, silent) in targets {
         asks.push(seen(*addr, asked, if *silent { &brief } else { &access }, connector).boxed());
     }
     let seen = parallel::all(asks, bounds.parallel).await;
     targets.iter().map(|(key, ..)| (*key).clone()).zip(seen).collect()
+}
+
+/// Access with the limits of a look.
+pub(super) fn bounded(access: &Access, bounds: &Bounds) -> Access {
+    let limits = Limits { connect: bounds.connect, reply: bounds.reply, ..access.limits };
+    Access { limits, ..access.clone() }
+}
+
+/// The same for a node that did not answer the last time, either.
+pub(super) fn again(access: &Access, bounds: &Bounds) -> Access {
+    Access { limits: Limits { connect: bounds.again, ..access.limits }, ..access.clone() }
 }
 
 async fn seen(
@@ -144,8 +156,12 @@ async fn ask(
 
 /// One node's report, in one burst.
 pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, WireError> {
-    let settings: Vec<&str> =
-        ["CONFIG", "GET", PRIMARY_PASSWORD].into_iter().chain(asked.iter().map(String::as_str)).collect();
+    whole(node, asked).await.map(|(report, _)| report)
+}
+
+/// One node's report, in one burst, with the numbers that it gives of the whole.
+pub(super) async fn whole(node: &dyn Node, asked: &[String]) -> Result<(NodeReport, Numbers), WireError> {
+    let settings = settings(asked);
     let mut burst = vec![
         vec!["CLUSTER", "NODES"],
         vec!["CLUSTER", "INFO"],
@@ -183,9 +199,19 @@ pub async fn report(node: &dyn Node, asked: &[String]) -> Result<NodeReport, Wir
         list => Some(shown(&list)?),
     };
     let mut config = if asked.is_empty() { BTreeMap::new() } else { next()?.texts()? };
-    let primary_password = config.remove(PRIMARY_PASSWORD).map(|p| digest(p.as_bytes()));
+    let primary_password = primary_password(&mut config);
     let report = assemble(nodes, cluster, &info, jobs, admitted, config)?;
-    Ok(NodeReport { users, primary_password, ..report })
+    Ok((NodeReport { users, primary_password, ..report }, cluster.numbers()))
+}
+
+/// What asks for these settings.
+pub(super) fn settings(asked: &[String]) -> Vec<&str> {
+    ["CONFIG", "GET", PRIMARY_PASSWORD].into_iter().chain(asked.iter().map(String::as_str)).collect()
+}
+
+/// Of the password only the digest is kept.
+pub(super) fn primary_password(config: &mut BTreeMap<String, String>) -> Option<Digest> {
+    config.remove(PRIMARY_PASSWORD).map(|p| digest(p.as_bytes()))
 }
 
 fn assemble(
@@ -201,10 +227,7 @@ fn assemble(
         WireError::Protocol(format!("CLUSTER NODES has {} lines of its own", lines.len()))
     })?;
     let replication = info.replication()?;
-    let online_replicas: BTreeSet<_> = match &replication {
-        Replication::Primary { replicas, .. } => replicas.iter().filter(|r| r.online).map(|r| r.ip).collect(),
-        Replication::Replica { .. } => BTreeSet::new(),
-    };
+    let online_replicas = replication.online().into_iter().collect();
     let lines = others.into_iter().chain([own.clone()]).map(|n| (n.id.clone(), peer(n)));
     Ok(NodeReport {
         peers: Peers::shared(Arc::new(lines.collect()), own.id.clone()),

@@ -44,7 +44,7 @@ pub(super) fn suspects<'a>(v: &View<'a>) -> impl Iterator<Item = &'a WorkerName>
 fn is_missing(v: &View<'_>, m: &Member<'_>) -> bool {
     v.s.whole && m.pod.phase == Phase::Running && is_silent(v, m) && v.primary(m.pod.shard).is_some() && {
         let hears = |list: &List<'_>| list.lines().any(|(_, p)| p.ip == m.pod.ip && !p.failed);
-        v.lists().iter().filter(|list| !hears(list)).map(List::owners).sum::<usize>() >= quorum(v)
+        v.lists().iter().filter(|list| !hears(list)).map(List::witnesses).sum::<usize>() >= quorum(v)
     }
 }
 

@@ -4,9 +4,13 @@
 //! start), never a node that still answers (8.1 and newer meet it again every few seconds), and never a node
 //! that a live replica still follows, never what may be the last copy of a silent owner's slots.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::evidence::about;
 use crate::model::{
-    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Slots, Stage, Step, View, Waiting, Why,
+    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Slots, Stage, Step, Target, View, Waiting,
+    Why,
 };
 
 /// Ids that are forgotten in one pass at the most: each asks every node, and the next pass follows at once.
@@ -14,6 +18,7 @@ const MOST: usize = 64;
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
+    let mut listing = Listing::default();
     for id in v.unaccounted() {
         let obstacle = match obstacle(v, id) {
             None if plan.steps.len() < MOST => None,
@@ -24,7 +29,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             // Listed by nobody but members that are leaving: it goes with them.
             _ if !is_listed(v, id) => {}
             None => plan.steps.push(Proposal::new(
-                Step::Forget { id: (*id).clone(), on: who_lists(v, id).filter_map(Member::target).collect() },
+                Step::Forget { id: (*id).clone(), on: listing.of(v, id) },
                 Why::Repair,
                 "no Pod has this node any more",
             )),
@@ -48,6 +53,22 @@ fn who_lists<'v, 'a>(v: &'v View<'a>, id: &'v NodeId) -> impl Iterator<Item = &'
     let lists = v.lists().iter().filter(move |list| list.line(id).is_some()).flat_map(|list| &list.of);
     let may = move |(m, n): &&'v (Member<'a>, &'a NodeReport)| m.stays() && n.id != *id && !follows(n, id);
     lists.filter(may).map(|(m, _)| m).filter(|m| m.pod.ip.is_some())
+}
+
+/// Those who list one id are nearly always those who list the next one, too: they are written down once.
+#[derive(Default)]
+struct Listing(BTreeMap<Vec<usize>, Arc<[Target]>>);
+
+impl Listing {
+    fn of(&mut self, v: &View<'_>, id: &NodeId) -> Arc<[Target]> {
+        let collect = || who_lists(v, id).filter_map(Member::target).collect();
+        // Who follows it is left out.
+        if !v.followers(id).is_empty() {
+            return collect();
+        }
+        let lists = v.lists().iter().enumerate().filter(|(_, list)| list.line(id).is_some());
+        Arc::clone(self.0.entry(lists.map(|(place, _)| place).collect()).or_insert_with(collect))
+    }
 }
 
 fn is_listed(v: &View<'_>, id: &NodeId) -> bool {

@@ -106,11 +106,18 @@ fn any_unbound(v: &View<'_>, shard: Shard) -> bool {
 
 /// The best worker that the hard rules leave.
 pub(super) fn best(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands) -> Option<WorkerName> {
-    let open = tally.open.iter().enumerate().filter(|(_, w)| allowed(v, tally, shard, demands, w));
+    let open =
+        tally.open.iter().enumerate().filter(|(place, w)| allowed(v, tally, (shard, demands), *place, w));
     open.min_by_key(|(place, w)| (score(v, tally, shard, *place, w), &w.name)).map(|(_, w)| w.name.clone())
 }
 
-fn allowed(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands, w: &Worker) -> bool {
+fn allowed(
+    v: &View<'_>,
+    tally: &Tally<'_>,
+    (shard, demands): (Shard, &Demands),
+    place: usize,
+    w: &Worker,
+) -> bool {
     let scheduling = &v.s.desired.template.scheduling;
     let strict = |mode: SpreadMode| mode == SpreadMode::Required;
     let zone = w.zone.as_ref();
@@ -118,26 +125,26 @@ fn allowed(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands, w: 
         let least = tally.open_zones().map(count).min().unwrap_or(0);
         zone.is_some_and(|z| count(z) <= least)
     };
-    let fewest = || tally.open.iter().map(|w| tally.members_on(&w.name)).min().unwrap_or(0);
+    let fewest = || (0..tally.open.len()).map(|other| tally.members_on(other)).min().unwrap_or(0);
     demands.zone.as_ref().is_none_or(|z| zone == Some(z))
         && !demands.not_on.contains(&w.name)
         && zone.is_none_or(|z| !demands.not_in.contains(z))
-        && (!strict(scheduling.node.shard) || tally.shard_on(shard, &w.name) == 0)
+        && (!strict(scheduling.node.shard) || tally.shard_on(shard, place) == 0)
         && (!strict(scheduling.zone.shard) || in_zone(&|z| tally.shard_in(shard, z)))
-        && (!strict(scheduling.node.pods) || tally.members_on(&w.name) <= fewest())
+        && (!strict(scheduling.node.pods) || tally.members_on(place) <= fewest())
         && (!strict(scheduling.zone.pods) || in_zone(&|z| tally.members_in(z)))
 }
 
 fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker) -> Score {
-    let crowd = crowd(v, tally, shard, w);
-    let all = tally.members_on(&w.name) + tally.leaving_on(None, &w.name);
+    let crowd = crowd(v, tally, shard, place, w);
+    let all = tally.members_on(place) + tally.leaving_on(None, place);
     Score {
         full: w.room.is_some_and(|room| all >= room),
         shard_on_worker: crowd.shard_on_worker,
-        killed_by_worker: tally.killed_on(&w.name),
+        killed_by_worker: tally.killed_on(place),
         shard_in_zone: crowd.shard_in_zone,
         shunned: w.shunned,
-        leaving_on_worker: tally.leaving_on(Some(shard), &w.name),
+        leaving_on_worker: tally.leaving_on(Some(shard), place),
         members_on_worker: crowd.members_on_worker,
         members_in_zone: crowd.members_in_zone,
         ring: tally.ring(place),
@@ -157,16 +164,17 @@ pub(super) struct Crowd {
     pub members_in_zone: usize,
 }
 
-pub(super) fn crowd(v: &View<'_>, tally: &Tally<'_>, shard: Shard, w: &Worker) -> Crowd {
+/// On the worker with this number in the tally.
+pub(super) fn crowd(v: &View<'_>, tally: &Tally<'_>, shard: Shard, number: usize, w: &Worker) -> Crowd {
     let scheduling = &v.s.desired.template.scheduling;
     let cares = |mode: SpreadMode, count: usize| if mode == SpreadMode::Disabled { 0 } else { count };
     let (node, zone) = (scheduling.node, scheduling.zone);
     // Pinning is the whole say over zones.
     let here = w.zone.as_ref().filter(|_| scheduling.pinned.is_empty());
     Crowd {
-        shard_on_worker: cares(node.shard, tally.shard_on(shard, &w.name)),
+        shard_on_worker: cares(node.shard, tally.shard_on(shard, number)),
         shard_in_zone: cares(zone.shard, here.map_or(0, |z| tally.shard_in(shard, z))),
-        members_on_worker: cares(node.pods, tally.members_on(&w.name)),
+        members_on_worker: cares(node.pods, tally.members_on(number)),
         members_in_zone: cares(zone.pods, here.map_or(0, |z| tally.members_in(z))),
     }
 }

@@ -7,24 +7,70 @@ use super::discard::was_killed;
 use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 
 /// The counts. A Pod without a worker counts where it was asked to go.
+///
+/// Workers are counted by number: every new Pod of a pass looks at all of them, and names take long to compare.
 #[derive(Debug)]
 pub(super) struct Tally<'a> {
-    /// The workers that a member may be asked for, by name.
+    /// The workers that a member may be asked for, by name. Their numbers are their places here.
     pub open: Vec<&'a Worker>,
     /// The zones of these, sorted.
     open_zones: Vec<&'a Zone>,
     zones: BTreeMap<&'a WorkerName, &'a Zone>,
-    on: BTreeMap<Shard, BTreeMap<WorkerName, usize>>,
+    numbers: BTreeMap<WorkerName, usize>,
+    names: Vec<WorkerName>,
+    on: OnWorkers,
     within: BTreeMap<Shard, BTreeMap<Zone, usize>>,
-    all_on: BTreeMap<WorkerName, usize>,
     all_within: BTreeMap<Zone, usize>,
     /// Members that are about to be replaced: they repel only among equals.
-    leaving: BTreeMap<Shard, BTreeMap<WorkerName, usize>>,
-    all_leaving: BTreeMap<WorkerName, usize>,
+    leaving: OnWorkers,
     /// Where members were killed a moment ago.
-    killed: BTreeMap<WorkerName, usize>,
+    killed: Vec<usize>,
     /// Among the open workers the one that got a member last.
     last: Option<usize>,
+}
+
+/// How many are on each worker, of a shard and of all.
+#[derive(Debug, Default)]
+struct OnWorkers {
+    /// The few workers that have some of the shard, by their numbers.
+    of: BTreeMap<Shard, Vec<(usize, usize)>>,
+    all: Vec<usize>,
+}
+
+impl OnWorkers {
+    fn add(&mut self, shard: Shard, worker: usize) {
+        let of = self.of.entry(shard).or_default();
+        match of.iter_mut().find(|(w, _)| *w == worker) {
+            Some((_, n)) => *n += 1,
+            None => of.push((worker, 1)),
+        }
+        one_more(&mut self.all, worker);
+    }
+
+    fn take(&mut self, shard: Shard, worker: usize) {
+        let of = self.of.get_mut(&shard).and_then(|of| of.iter_mut().find(|(w, _)| *w == worker));
+        for n in of.map(|(_, n)| n).into_iter().chain(self.all.get_mut(worker)) {
+            *n = n.saturating_sub(1);
+        }
+    }
+
+    fn of(&self, shard: Shard, worker: usize) -> usize {
+        let of = self.of.get(&shard).and_then(|of| of.iter().find(|(w, _)| *w == worker));
+        of.map_or(0, |(_, n)| *n)
+    }
+
+    fn all(&self, worker: usize) -> usize {
+        self.all.get(worker).copied().unwrap_or(0)
+    }
+}
+
+fn one_more(counts: &mut Vec<usize>, worker: usize) {
+    if counts.len() <= worker {
+        counts.resize(worker + 1, 0);
+    }
+    if let Some(n) = counts.get_mut(worker) {
+        *n += 1;
+    }
 }
 
 impl<'a> Tally<'a> {
@@ -34,28 +80,30 @@ impl<'a> Tally<'a> {
         let open = v.s.workers.values().filter(|w| w.open && !suspects.contains(&&w.name));
         let open: Vec<&Worker> = open.collect();
         let open_zones: BTreeSet<&Zone> = open.iter().filter_map(|w| w.zone.as_ref()).collect();
+        let names: Vec<WorkerName> = open.iter().map(|w| w.name.clone()).collect();
         let mut tally = Self {
             open_zones: open_zones.into_iter().collect(),
             open,
             zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
-            on: BTreeMap::new(),
+            numbers: names.iter().cloned().zip(0..).collect(),
+            names,
+            on: OnWorkers::default(),
             within: BTreeMap::new(),
-            all_on: BTreeMap::new(),
             all_within: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            all_leaving: BTreeMap::new(),
-            killed: BTreeMap::new(),
+            leaving: OnWorkers::default(),
+            killed: Vec::new(),
             last: None,
         };
-        for worker in v.all().filter(|m| was_killed(m)).filter_map(|m| m.pod.worker.clone()) {
-            *tally.killed.entry(worker).or_default() += 1;
+        for worker in v.all().filter(|m| was_killed(m)).filter_map(|m| m.pod.worker.as_ref()) {
+            let worker = tally.numbered(worker);
+            one_more(&mut tally.killed, worker);
         }
         for m in v.all().filter(|m| !matches!(m.pod.phase, Phase::Finished { .. })) {
             if m.stays() && v.unfit(m).is_none() {
                 tally.add(m.pod.shard, at(m), m.pod.place.pinned.as_ref());
             } else if let Some(worker) = at(m) {
-                *tally.leaving.entry(m.pod.shard).or_default().entry(worker.clone()).or_default() += 1;
-                *tally.all_leaving.entry(worker.clone()).or_default() += 1;
+                let worker = tally.numbered(worker);
+                tally.leaving.add(m.pod.shard, worker);
             }
         }
         tally
@@ -65,9 +113,9 @@ impl<'a> Tally<'a> {
     pub(super) fn add(&mut self, shard: Shard, worker: Option<&WorkerName>, zone: Option<&Zone>) {
         let zone = worker.and_then(|w| self.zones.get(w).copied()).or(zone).cloned();
         if let Some(worker) = worker {
-            *self.on.entry(shard).or_default().entry(worker.clone()).or_default() += 1;
-            *self.all_on.entry(worker.clone()).or_default() += 1;
-            self.last = self.open.binary_search_by(|w| w.name.cmp(worker)).ok();
+            let worker = self.numbered(worker);
+            self.on.add(shard, worker);
+            self.last = Some(worker).filter(|place| *place < self.open.len());
         }
         if let Some(zone) = zone {
             *self.within.entry(shard).or_default().entry(zone.clone()).or_default() += 1;
@@ -77,22 +125,38 @@ impl<'a> Tally<'a> {
 
     /// One member less, as if it were not there.
     pub(super) fn take(&mut self, shard: Shard, worker: &WorkerName) {
-        fn less<K: Ord>(map: &mut BTreeMap<K, usize>, key: &K) {
+        fn less(map: &mut BTreeMap<Zone, usize>, key: &Zone) {
             if let Some(n) = map.get_mut(key) {
                 *n = n.saturating_sub(1);
             }
         }
-        less(self.on.entry(shard).or_default(), worker);
-        less(&mut self.all_on, worker);
+        let number = self.numbered(worker);
+        self.on.take(shard, number);
         if let Some(zone) = self.zones.get(worker).copied() {
             less(self.within.entry(shard).or_default(), zone);
             less(&mut self.all_within, zone);
         }
     }
 
+    /// The number of a worker, which gets one if it has none.
+    fn numbered(&mut self, worker: &WorkerName) -> usize {
+        if let Some(number) = self.numbers.get(worker) {
+            return *number;
+        }
+        self.numbers.insert(worker.clone(), self.names.len());
+        self.names.push(worker.clone());
+        self.names.len() - 1
+    }
+
+    /// The number of a worker; one that nobody has heard of has none that counts anything.
+    pub(super) fn number(&self, worker: &WorkerName) -> usize {
+        self.numbers.get(worker).copied().unwrap_or(usize::MAX)
+    }
+
     /// The workers that have a copy of the shard.
     pub(super) fn workers_of(&self, shard: Shard) -> impl Iterator<Item = &WorkerName> {
-        self.on.get(&shard).into_iter().flatten().filter(|(_, n)| **n > 0).map(|(w, _)| w)
+        let on = self.on.of.get(&shard).into_iter().flatten().filter(|(_, n)| *n > 0);
+        on.filter_map(|(worker, _)| self.names.get(*worker))
     }
 
     /// The zones that have an open worker.
@@ -101,8 +165,8 @@ impl<'a> Tally<'a> {
     }
 
     /// Copies of the shard on the worker.
-    pub(super) fn shard_on(&self, shard: Shard, worker: &WorkerName) -> usize {
-        self.on.get(&shard).and_then(|on| on.get(worker)).copied().unwrap_or(0)
+    pub(super) fn shard_on(&self, shard: Shard, worker: usize) -> usize {
+        self.on.of(shard, worker)
     }
 
     /// Copies of the shard in the zone.
@@ -111,8 +175,8 @@ impl<'a> Tally<'a> {
     }
 
     /// Members on the worker.
-    pub(super) fn members_on(&self, worker: &WorkerName) -> usize {
-        self.all_on.get(worker).copied().unwrap_or(0)
+    pub(super) fn members_on(&self, worker: usize) -> usize {
+        self.on.all(worker)
     }
 
     /// Members in the zone.
@@ -121,17 +185,12 @@ impl<'a> Tally<'a> {
     }
 
     /// Members on the worker that leave, of this shard or of all.
-    pub(super) fn leaving_on(&self, shard: Option<Shard>, worker: &WorkerName) -> usize {
-        match shard {
-            Some(shard) => self.leaving.get(&shard).and_then(|on| on.get(worker)),
-            None => self.all_leaving.get(worker),
-        }
-        .copied()
-        .unwrap_or(0)
+    pub(super) fn leaving_on(&self, shard: Option<Shard>, worker: usize) -> usize {
+        shard.map_or_else(|| self.leaving.all(worker), |shard| self.leaving.of(shard, worker))
     }
 
     /// Members that the worker has just killed for want of memory, or evicted.
-    pub(super) fn killed_on(&self, worker: &WorkerName) -> usize {
+    pub(super) fn killed_on(&self, worker: usize) -> usize {
         self.killed.get(worker).copied().unwrap_or(0)
     }
 

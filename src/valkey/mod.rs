@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod error;
 pub mod fred;
+pub mod kept;
 pub mod link;
 pub mod links;
 pub mod node;
@@ -16,6 +17,7 @@ pub mod tls;
 
 pub use self::fred::FredConnector;
 pub use error::WireError;
+pub use kept::Kept;
 pub use link::{Change, Event, LinkSettings};
 pub use links::{LinkCounts, Links};
 pub use node::{Access, Connector, Limits, Node};

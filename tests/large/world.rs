@@ -10,9 +10,11 @@ use std::sync::Arc;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::Removable;
 use valkey_cluster_operator::model::{
-    Attempts, Link, Moment, NodeId, NodeReport, Peer, Peers, Phase, Plan, Pod, PodName, PodUid, Role, Seen,
-    Shard, Silence, Slots, Snapshot, Step, Target, Zone,
+    Answer, Attempts, Brief, Link, Looks, Moment, NodeId, NodeReport, Numbers, Peer, Peers, Phase, Plan, Pod,
+    PodName, PodUid, Role, Sampling, Seen, Shard, Shards, Silence, Slots, Snapshot, Step, Target, Zone,
+    peers,
 };
+use valkey_cluster_operator::plan::away::AWAY_MS;
 use valkey_cluster_operator::plan::plan;
 
 /// Milliseconds between two passes.
@@ -32,6 +34,9 @@ pub(crate) struct Large {
     known: BTreeMap<NodeId, Peer>,
     due: BTreeMap<u32, Vec<Due>>,
     next: u32,
+    looks: Looks,
+    /// Reports whose lists were inferred, and all.
+    pub inferred: (usize, usize),
     /// The most shards at once that had a copy more or less than wanted.
     pub most_disrupted: usize,
 }
@@ -47,7 +52,8 @@ impl Large {
     pub(crate) fn new(s: Snapshot) -> Self {
         let known = super::whole_list(&s);
         let (attempts, due) = (Attempts::default(), BTreeMap::new());
-        Self { s, passes: 0, attempts, known, due, next: 0x0B00_0000, most_disrupted: 0 }
+        let (looks, inferred) = (Looks::default(), (0, 0));
+        Self { s, passes: 0, attempts, known, due, next: 0x0B00_0000, looks, inferred, most_disrupted: 0 }
     }
 
     /// Passes until nothing is left to do for two seconds.
@@ -68,9 +74,13 @@ impl Large {
             self.happens(due);
         }
         self.look();
-        let snapshot = self.s.clone();
+        let mut snapshot = self.s.clone();
+        snapshot.nodes = self.briefly();
         self.s.past.see(&snapshot);
-        let found = plan(&self.s, &self.attempts);
+        snapshot.past = self.s.past.clone();
+        let found = plan(&snapshot, &self.attempts);
+        let shards = Shards::new(snapshot.pods.values(), snapshot.desired.copies());
+        self.looks.owe(found.steps.iter().map(|p| &p.step), &found.waiting, &shards);
         for p in &found.steps {
             self.does(&p.step);
             self.attempts.done(&p.step);
@@ -123,6 +133,76 @@ impl Large {
         }
         self.s.served =
             (0..self.s.desired.shards.max(self.shards())).map(Shard).filter(|s| self.leads(*s)).collect();
+    }
+
+    /// The nodes as the operator sees them in a cluster of this size: a few whole, the others briefly.
+    fn briefly(&mut self) -> BTreeMap<PodUid, Seen<NodeReport>> {
+        let asked = self.s.nodes.iter().filter(|(_, seen)| **seen != Seen::Never);
+        let asked: BTreeSet<PodUid> = asked.map(|(uid, _)| uid.clone()).collect();
+        let Some(first) = self.looks.first(&asked, Sampling::default(), self.s.now) else {
+            return self.s.nodes.clone();
+        };
+        let all = self.numbers();
+        let answer = |uid: &PodUid, whole: bool| (uid.clone(), self.answer(&self.s.nodes[uid], all, whole));
+        let answers = asked.iter().map(|uid| answer(uid, first.whole.contains(uid))).collect();
+        let shards = Shards::new(self.s.pods.values(), self.s.desired.copies());
+        let past = &self.s.past;
+        let long = |uid: &PodUid| past.silent_for(uid, self.s.now) >= AWAY_MS;
+        let second = self.looks.second(&first, &answers, &shards, long);
+        let more = second.whole.iter().map(|uid| (uid.clone(), self.answer(&self.s.nodes[uid], all, true)));
+        let more = more.collect();
+        let mut seen = self.looks.end(second, answers, more);
+        let never = self.s.nodes.iter().filter(|(_, seen)| **seen == Seen::Never);
+        seen.extend(never.map(|(uid, seen)| (uid.clone(), seen.clone())));
+        peers::share(seen.values_mut());
+        let inferred = seen.values().filter_map(Seen::now).filter(|n| n.peers.is_inferred()).count();
+        self.inferred = (self.inferred.0 + inferred, self.inferred.1 + seen.len());
+        seen
+    }
+
+    /// What everybody who lists everybody gives in numbers.
+    fn numbers(&self) -> Numbers {
+        let owners = self.known.values().filter(|p| !p.slots.is_empty());
+        let slots = Slots::from_ranges(owners.clone().flat_map(|p| p.slots.ranges().iter().copied()));
+        Numbers {
+            known_nodes: u32::try_from(self.known.len()).unwrap(),
+            size: u32::try_from(owners.count()).unwrap(),
+            current_epoch: self.known.values().map(|p| p.epoch).max().unwrap_or(0),
+            slots_assigned: slots.len(),
+        }
+    }
+
+    fn answer(&self, seen: &Seen<NodeReport>, all: Numbers, whole: bool) -> Answer {
+        let report = match seen {
+            Seen::Now(report) => report.clone(),
+            Seen::Silent(why) => return Answer::Silent(*why),
+            Seen::Never => panic!("it has no address to be asked at"),
+        };
+        let alone = Numbers { known_nodes: 1, size: 0, current_epoch: 0, slots_assigned: 0 };
+        let numbers = if report.peers.is_empty() { alone } else { all };
+        if whole {
+            return Answer::Whole(Box::new(report), numbers);
+        }
+        let copies = match &report.role {
+            Role::Primary { .. } => None,
+            Role::Replica { of, link } => {
+                let at = self.known.get(of).and_then(|p| p.ip);
+                Some((at.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), *link))
+            }
+        };
+        Answer::Brief(Box::new(Brief {
+            numbers,
+            copies,
+            slots: report.slots().clone(),
+            id: report.id,
+            state_ok: report.state_ok,
+            epoch: report.epoch,
+            online_replicas: report.online_replicas,
+            keys: report.keys,
+            memory: None,
+            primary_password: report.primary_password,
+            config: report.config,
+        }))
     }
 
     fn shards(&self) -> u16 {

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use valkey_cluster_operator::model::{
-    Link, Memory, NodeId, NodeReport, Past, Peer, Peers, Phase, Pod, PodName, PodUid, Role, Seen, Silence,
-    Snapshot,
+    Answer, Brief, Link, Looks, Memory, NodeId, NodeReport, Numbers, Past, Peer, Peers, Phase, Pod, PodName,
+    PodUid, Role, Sampling, Seen, Shards, Silence, Snapshot,
 };
 use valkey_cluster_operator::model::{peers as lists, settings};
+use valkey_cluster_operator::plan::away::AWAY_MS;
 
 use super::TICK_MS;
 use super::valkey::{Node, Valkey};
@@ -16,9 +17,9 @@ use super::world::World;
 
 impl World {
     /// Looks at everything, now.
-    pub(crate) fn snapshot(&self, applied: &Applied, past: &Past) -> Snapshot {
+    pub(crate) fn snapshot(&self, applied: &Applied, past: &Past, looks: &mut Looks) -> Snapshot {
         let pods = self.kube.pods.iter().map(|(n, o)| (n.clone(), o.pod.clone())).collect();
-        self.snapshot_with(pods, applied, past)
+        self.snapshot_with(pods, applied, past, looks)
     }
 
     /// Looks at the nodes through these Pods, which may be those of a while ago.
@@ -27,8 +28,9 @@ impl World {
         pods: BTreeMap<PodName, Pod>,
         applied: &Applied,
         past: &Past,
+        looks: &mut Looks,
     ) -> Snapshot {
-        let nodes = self.ask_pods(&pods);
+        let nodes = self.ask_pods(&pods, past, looks);
         let ghosts = self.ghosts(&nodes);
         Snapshot {
             now: self.moment(),
@@ -59,7 +61,12 @@ impl World {
     }
 
     /// Asks every running Pod's node. Of two Pods at one address the younger has it.
-    fn ask_pods(&self, pods: &BTreeMap<PodName, Pod>) -> BTreeMap<PodUid, Seen<NodeReport>> {
+    fn ask_pods(
+        &self,
+        pods: &BTreeMap<PodName, Pod>,
+        past: &Past,
+        looks: &mut Looks,
+    ) -> BTreeMap<PodUid, Seen<NodeReport>> {
         let mut at: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
         for pod in pods.values().filter(|p| p.phase == Phase::Running) {
             if let Some(ip) = pod.ip {
@@ -69,14 +76,75 @@ impl World {
                 }
             }
         }
-        let ask = |(ip, pod): (IpAddr, &Pod)| {
-            let mut seen = self.ask(ip);
-            seen.only_of(&pod.name);
-            (pod.uid.clone(), seen)
+        let at: BTreeMap<PodUid, (IpAddr, &Pod)> =
+            at.into_iter().map(|(ip, pod)| (pod.uid.clone(), (ip, pod))).collect();
+        // As the operator does: while the cluster forms it asks everybody for everything.
+        let above = if self.resource.whole { self.sampling.above } else { usize::MAX };
+        let mut seen = match looks.first(
+            &at.keys().cloned().collect(),
+            Sampling { above, ..self.sampling },
+            self.moment(),
+        ) {
+            None => at.iter().map(|(uid, (ip, _))| (uid.clone(), self.ask(*ip))).collect(),
+            Some(first) => {
+                let answers = at
+                    .iter()
+                    .map(|(uid, (ip, _))| (uid.clone(), self.answer(*ip, !first.whole.contains(uid))));
+                let answers: BTreeMap<PodUid, Answer> = answers.collect();
+                let shards = Shards::new(pods.values(), self.resource.desired.copies());
+                let long = |uid: &PodUid| past.silent_for(uid, self.moment()) >= AWAY_MS;
+                let second = looks.second(&first, &answers, &shards, long);
+                let more = second.whole.iter().map(|uid| (uid.clone(), self.answer(at[uid].0, false)));
+                let more = more.collect();
+                looks.end(second, answers, more)
+            }
         };
-        let mut seen: BTreeMap<_, _> = at.into_iter().map(ask).collect();
+        for (uid, seen) in &mut seen {
+            seen.only_of(&at[uid].1.name);
+        }
         lists::share(seen.values_mut());
         seen
+    }
+
+    /// What a node says that is asked briefly, or for everything.
+    fn answer(&self, ip: IpAddr, briefly: bool) -> Answer {
+        let report = match self.ask(ip) {
+            Seen::Now(report) => report,
+            Seen::Silent(why) => return Answer::Silent(why),
+            Seen::Never => unreachable!("it was asked"),
+        };
+        let node = &self.valkey.nodes[&report.id];
+        let owned = node.view.values().fold(node.slots.clone(), |all, e| all.or(&e.slots));
+        let owners = node.view.values().filter(|e| !e.slots.is_empty()).count();
+        let numbers = Numbers {
+            known_nodes: u32::try_from(node.view.len()).unwrap() + 1,
+            size: u32::try_from(owners + usize::from(!node.slots.is_empty())).unwrap(),
+            current_epoch: node.current_epoch,
+            slots_assigned: owned.len(),
+        };
+        if !briefly {
+            return Answer::Whole(Box::new(report), numbers);
+        }
+        let copies = match &report.role {
+            Role::Primary { .. } => None,
+            Role::Replica { of, link } => {
+                let at = node.view.get(of).and_then(|e| e.ip);
+                Some((at.unwrap_or(IpAddr::from([0, 0, 0, 0])), *link))
+            }
+        };
+        Answer::Brief(Box::new(Brief {
+            numbers,
+            copies,
+            slots: report.slots().clone(),
+            id: report.id,
+            state_ok: report.state_ok,
+            epoch: report.epoch,
+            online_replicas: report.online_replicas,
+            keys: report.keys,
+            memory: None,
+            primary_password: report.primary_password,
+            config: report.config,
+        }))
     }
 
     /// Asks whoever listens at the address; another cluster's process does not take our password.

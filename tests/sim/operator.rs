@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rand::Rng;
 use valkey_cluster_operator::execute::lanes::nothing_rests_on;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Outcome, Past, Plan, Proposal, Snapshot, Step, View,
+    Attempts, Desired, Lane, Looks, NodeReport, Outcome, Past, Plan, Proposal, Seen, Shards, Snapshot, Step,
+    View,
 };
 use valkey_cluster_operator::plan;
 
@@ -26,6 +27,7 @@ pub(crate) struct Operator {
     pub attempts: Attempts,
     pub applied: Applied,
     pub past_looks: Past,
+    pub looks: Looks,
     pub generation: i64,
     pub next_pass: i64,
     /// Until then a step that failed may still be held back.
@@ -66,6 +68,8 @@ impl World {
                 .iter()
                 .any(|(p, o)| matches!(p.step, Step::Purge { .. }) && !matches!(o, Outcome::Stale(_)));
             self.record(&View::new(&snapshot), purged);
+            let shards = Shards::new(snapshot.pods.values(), snapshot.desired.copies());
+            operator.looks.owe(outcomes.iter().map(|(p, _)| &p.step), &plan.waiting, &shards);
             // Whatever was asked for is done.
             self.watch.purgeable &= !(plan.quiet() && fresh && !self.resource.desired.paused);
             operator.next_pass = self.now + World::period(plan.quiet());
@@ -73,6 +77,11 @@ impl World {
         self.operators[number] = operator;
         self.tally.one(tally::PASSES);
         self.tally.many(tally::STEPS, outcomes.len() as u64);
+        let inferred = |n: &&NodeReport| n.peers.is_inferred();
+        self.tally.many(
+            tally::BRIEF,
+            snapshot.nodes.values().filter_map(Seen::now).filter(inferred).count() as u64,
+        );
         let pass = Pass { plan, outcomes, crashed, fresh };
         self.note_pass(number, &pass);
         pass
@@ -98,7 +107,7 @@ impl World {
     }
 
     fn look(&mut self, operator: &mut Operator) -> (Arc<Snapshot>, bool) {
-        let fresh = Arc::new(self.snapshot(&operator.applied, &operator.past_looks));
+        let fresh = Arc::new(self.snapshot(&operator.applied, &operator.past_looks, &mut operator.looks));
         operator.past.push_front(Arc::clone(&fresh));
         operator.past.truncate(MEMORY);
         let back = |age: usize, past: &VecDeque<Arc<Snapshot>>| past.get(age.min(past.len() - 1)).cloned();
@@ -128,7 +137,7 @@ impl World {
             self.mischief.stale_pods = (left > 0).then_some((age, left));
             self.tally.one(tally::STALE_PODS);
             let pods = old.pods.clone();
-            let seen = self.snapshot_with(pods, &operator.applied, &operator.past_looks);
+            let seen = self.snapshot_with(pods, &operator.applied, &operator.past_looks, &mut operator.looks);
             return (Arc::new(seen), false);
         }
         (fresh, true)

@@ -31,6 +31,7 @@ pub(crate) fn script(seed: u64) -> Script {
         version: versions[rng.random_range(0..2)],
         seed,
         reuse_addresses: rng.random_bool(0.6),
+        brief: more.random_bool(0.4) || std::env::var_os("BRIEF").is_some(),
     };
     // Half of the lives are troubled while they form, the others when they run.
     let span = if rng.random_bool(0.5) { 80 } else { 900 };

@@ -1,7 +1,8 @@
 //! Lives as text: how the world begins, and what happens to it when.
 //!
 //! ```text
-//! cluster 3x1 workers 3 seed 7          # shards x replicas; zones 2, strict (copies of a shard never share a worker), strict-zones
+//! cluster 3x1 workers 3 seed 7          # shards x replicas; zones 2, strict (copies of a shard never share a worker), strict-zones,
+//!                                       # brief (the operator looks as it does at large clusters)
 //! at 12.5 kill primary 0                # seconds since the beginning
 //! quiet replicas 2                      # as soon as the operator has been quiet for a while
 //! ```
@@ -164,10 +165,11 @@ impl fmt::Display for Script {
         let gentle = if self.gentle { " gentle" } else { "" };
         let strict = if s.strict { " strict" } else { "" };
         let zoned = if s.strict_zones { " strict-zones" } else { "" };
+        let brief = if s.brief { " brief" } else { "" };
         let zones = if s.zones > 0 { format!(" zones {}", s.zones) } else { String::new() };
         writeln!(
             f,
-            "cluster {}x{} workers {} seed {} version {}{reuse}{gentle}{zones}{strict}{zoned}",
+            "cluster {}x{} workers {} seed {} version {}{reuse}{gentle}{zones}{strict}{zoned}{brief}",
             s.shards, s.replicas, s.workers, s.seed, s.version
         )?;
         for (when, action) in &self.events {
@@ -214,6 +216,7 @@ fn start(line: &str) -> Result<(Start, bool), String> {
         version: Version::new(9, 1, 2),
         seed: 1,
         reuse_addresses: false,
+        brief: false,
     };
     while let Some(word) = words.next() {
         match word {
@@ -224,6 +227,7 @@ fn start(line: &str) -> Result<(Start, bool), String> {
             "strict" => start.strict = true,
             "strict-zones" => start.strict_zones = true,
             "reuse-addresses" => start.reuse_addresses = true,
+            "brief" => start.brief = true,
             "gentle" => gentle = true,
             _ => return Err(format!("unknown word {word:?} in {line:?}")),
         }

@@ -98,6 +98,7 @@ pub(crate) const REFUSED: &str = "step refused";
 pub(crate) const ANSWER_LOST: &str = "step done, answer lost";
 pub(crate) const SLOW: &str = "pass with 100 ms between its steps";
 pub(crate) const PASSES: &str = "~ passes of the operator";
+pub(crate) const BRIEF: &str = "~ nodes looked at briefly";
 pub(crate) const STEPS: &str = "~ steps executed";
 pub(crate) const SECONDS: &str = "~ seconds lived";
 pub(crate) const HAND_OVERS: &str = "~ hand-overs";

@@ -9,8 +9,8 @@ use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
-    Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Scheduling, Shape, Shard, Slots,
-    Spread, SpreadMode, Template, Version, WorkerName, Zone,
+    Desired, Moment, NodeId, Object, Phase, PodName, PodUid, Revision, Sampling, Scheduling, Shape, Shard,
+    Slots, Spread, SpreadMode, Template, Version, WorkerName, Zone,
 };
 
 use valkey_cluster_operator::plan::users::of_file;
@@ -76,6 +76,8 @@ pub(crate) struct World {
     pub tally: Tally,
     /// What of the operator is left out.
     pub mutant: Mutant,
+    /// From how many nodes on the operator looks briefly.
+    pub sampling: Sampling,
     lineages: u64,
 }
 
@@ -101,6 +103,8 @@ pub(crate) struct Start {
     pub version: Version,
     pub seed: u64,
     pub reuse_addresses: bool,
+    /// The operator looks briefly, as it does at large clusters.
+    pub brief: bool,
 }
 
 impl World {
@@ -138,6 +142,7 @@ impl World {
             trace,
             tally: Tally::default(),
             mutant: Mutant::None,
+            sampling: Sampling { above: if start.brief { 1 } else { usize::MAX }, owners: 1, others: 1 },
             lineages: 0,
         }
     }

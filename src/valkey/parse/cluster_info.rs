@@ -1,5 +1,6 @@
 //! `CLUSTER INFO`: the asked node's opinion of the whole.
 
+use crate::model::Numbers;
 use crate::valkey::error::WireError;
 
 use super::info::Info;
@@ -36,6 +37,16 @@ impl ClusterInfo {
             current_epoch: info.number("cluster_current_epoch")?,
             my_epoch: info.number("cluster_my_epoch")?,
         })
+    }
+
+    /// What nodes give alike that see their cluster alike.
+    pub fn numbers(&self) -> Numbers {
+        Numbers {
+            known_nodes: self.known_nodes,
+            size: self.size,
+            current_epoch: self.current_epoch,
+            slots_assigned: self.slots_assigned,
+        }
     }
 }
 
