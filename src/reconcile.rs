@@ -86,7 +86,7 @@ fn patience(w: &Waiting) -> Duration {
     Duration::from_millis(match w.stage {
         Stage::Electing => 30,
         Stage::HandingOver | Stage::MovingSlots | Stage::DroppingKeys => 50,
-        Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing => 100,
+        Stage::JoiningNodes | Stage::AssigningSlots | Stage::Agreeing | Stage::SwitchingTls => 100,
         Stage::Syncing | Stage::RemovingPods => 200,
         Stage::AddingPods => 250,
         Stage::LoadingCertificates => 500,

@@ -43,6 +43,7 @@ mod stranded;
 mod tally;
 pub mod trim;
 pub mod users;
+pub mod wire;
 
 use crate::model::plan::Attempts;
 use crate::model::{Plan, Snapshot, View};
@@ -56,6 +57,7 @@ const RULES: &[(&str, Rule)] = &[
     ("certificates", certificates::rule),
     ("live", live::rule),
     ("users", users::rule),
+    ("wire", wire::rule),
     ("forget", forget::rule),
     ("adopt", adopt::rule),
     ("form", form::rule),

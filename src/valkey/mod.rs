@@ -18,7 +18,7 @@ pub use self::fred::FredConnector;
 pub use error::WireError;
 pub use link::{Change, Event, LinkSettings};
 pub use links::{LinkCounts, Links};
-pub use node::{Access, Connector, Limits, Node};
+pub use node::{Access, Connector, Limits, Node, Ways};
 pub use reply::Reply;
 pub use tls::Tls;
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::{
     Link, Memory, NodeId, NodeReport, Past, Peer, Peers, Phase, Pod, PodName, PodUid, Role, Seen, Silence,
     Snapshot,
@@ -30,10 +31,15 @@ impl World {
     ) -> Snapshot {
         let nodes = self.ask_pods(&pods);
         let ghosts = self.ghosts(&nodes);
+        let (desired, certificates) = self.secured(&pods);
         Snapshot {
             now: self.moment(),
-            desired: self.resource.desired.clone(),
-            revision: self.revision(),
+            revision: if desired == self.resource.desired {
+                self.revision()
+            } else {
+                build::revision(&desired)
+            },
+            desired,
             formed: self.resource.formed,
             whole: self.resource.whole,
             served: self.resource.served.clone(),
@@ -41,8 +47,7 @@ impl World {
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,
-            certificates: self.kube.secrets.certificates.clone(),
-            unchangeable: None,
+            certificates,
             accounts: Some(self.vault.accounts()),
             passwords: BTreeMap::new(),
             pods,
