@@ -70,7 +70,8 @@ impl Hints {
             Wire::Plain => None,
             Wire::Tls(tls) => Some(tls.clone()),
         };
-        self.credentials.as_ref().map(|credentials| access(credentials, tls))
+        let ways = self.secured.ways.clone();
+        self.credentials.as_ref().map(|credentials| Access { ways, ..access(credentials, tls) })
     }
 
     /// This is the Secret of the system users, and these are the passwords in it.

@@ -89,7 +89,7 @@ fn patience(w: &Waiting) -> Duration {
         // A newcomer is known and in sync within 0.1 to 0.25 s of its MEET (measured on 8.0.1 and 9.1.2); where that takes
         // longer, for the data that there is, the pauses grow.
         Stage::JoiningNodes | Stage::Agreeing | Stage::Syncing => 50,
-        Stage::AssigningSlots | Stage::RemovingPods => 100,
+        Stage::AssigningSlots | Stage::RemovingPods | Stage::SwitchingTls => 100,
         Stage::AddingPods => 250,
         Stage::LoadingCertificates => 500,
     })

@@ -25,7 +25,7 @@ use crate::model::{self, ClusterKey, Phase};
 use crate::observe::{self, access};
 use crate::parallel;
 use crate::valkey::error::WireError;
-use crate::valkey::{Access, Tls, commands};
+use crate::valkey::{Access, Tls, Ways, commands};
 use crate::watch::SecretMeta;
 
 /// How many clusters are cleared up after at the same moment.
@@ -142,6 +142,10 @@ async fn release(pods: &[Arc<Pod>], credentials: &Credentials, tls: Option<&Tls>
     let (plain, encrypted) =
         (access(credentials, None), tls.map(|tls| access(credentials, Some(tls.clone()))));
     let held: Vec<_> = pods.iter().filter_map(|p| observe::kube::pod(p)).collect();
+    let encrypted = encrypted.map(|access| {
+        let aside = held.iter().filter_map(|p| Some((p.ip?, false))).collect();
+        Access { ways: Ways { aside, ..Ways::default() }, ..access }
+    });
     let mut told: Vec<BoxFuture<'_, ()>> = Vec::with_capacity(held.len());
     for pod in &held {
         let Some(access) = (if pod.encrypted { encrypted.as_ref() } else { Some(&plain) }) else { continue };

@@ -72,7 +72,6 @@ fn empty(replicas: u16) -> Snapshot {
         applied: BTreeMap::new(),
         credentials_known: true,
         certificates: None,
-        unchangeable: None,
         accounts: None,
         passwords: BTreeMap::new(),
         foreign: None,

@@ -195,12 +195,14 @@ fn the_bus_is_for_members_alone_and_clients_are_those_that_the_spec_names() {
         ("member", &MEMBER, 6379, true, true),
         ("member", &MEMBER, 16379, true, true),
         ("operator", &OPERATOR, 6379, true, true),
+        ("operator", &OPERATOR, 6380, true, true),
         ("operator", &OPERATOR, 16379, false, false),
         ("application", &APPLICATION, 6379, true, true),
         ("application", &APPLICATION, 16379, false, false),
         ("application", &APPLICATION, 9121, true, true),
         ("application", &APPLICATION, 22, false, false),
         ("namesake", &NAMESAKE, 6379, true, false),
+        ("namesake", &NAMESAKE, 6380, true, false),
         ("namesake", &NAMESAKE, 16379, false, false),
     ];
     for (who, from, port, without, with) in cases {

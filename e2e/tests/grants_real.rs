@@ -18,8 +18,8 @@ use std::time::Duration;
 use common::{alone, call, roots, until};
 use e2e::debs::ValkeyRoot;
 use e2e::processes::{Config, Processes};
-use e2e::resp::Reply;
-use valkey_cluster_operator::build::credentials::{OPERATOR_USER, REPLICATION_USER, rights};
+use e2e::resp::{Access as Login, Connection, Credentials, Reply};
+use valkey_cluster_operator::build::credentials::{EXPORTER_USER, OPERATOR_USER, REPLICATION_USER, rights};
 use valkey_cluster_operator::valkey::{Access, Connector, FredConnector, Node, commands};
 
 const LIMIT: Duration = Duration::from_secs(1);
@@ -63,6 +63,7 @@ async fn work(node: &dyn Node, other: SocketAddr) {
     let _ = commands::acl_getuser(node, "app").await;
     let _ = commands::acl_list(node).await;
     let _ = commands::acl_deluser(node, "app").await;
+    let _ = node.call(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     let _ = commands::memory_usage(node, &[b"key".to_vec()]).await;
     let (host, port) = (other.ip().to_string(), other.port().to_string());
     let _ =
@@ -95,6 +96,61 @@ async fn without_any_one_of_its_rights_the_operator_is_refused_something() {
                 }
             }
         }
+    }
+}
+
+/// What `redis_exporter` (<https://github.com/oliver006/redis_exporter>) sends for a scrape of a cluster's node, told not to ask for settings.
+const SCRAPE: [&[&str]; 7] = [
+    &["CLIENT", "SETNAME", "redis_exporter"],
+    &["PING"],
+    &["INFO", "ALL"],
+    &["CLUSTER", "INFO"],
+    &["LATENCY", "LATEST"],
+    &["LATENCY", "HISTOGRAM"],
+    &["SLOWLOG", "LEN"],
+];
+/// What it sends as well and goes without: the one shows the password of replication, the other what clients have sent.
+const WITHHELD: [&[&str]; 2] = [&["CONFIG", "GET", "*"], &["SLOWLOG", "GET", "1"]];
+
+/// Which of these the exporter's user is refused.
+async fn scraped(at: SocketAddr, commands: &[&[&str]]) -> Vec<String> {
+    let login = Credentials { user: Some(EXPORTER_USER.to_owned()), password: Some(PASSWORD.to_owned()) };
+    let mut open = Connection::open(&Login::default().with_login(login), at, LIMIT).await.unwrap();
+    let mut refused = Vec::new();
+    for command in commands {
+        let reply = open.call(command, LIMIT).await.unwrap();
+        let words = command.iter().take(2).map(|w| w.to_ascii_lowercase()).collect::<Vec<_>>();
+        match reply.error() {
+            Some(why) if why.starts_with("NOPERM") => refused.push(words.join("|")),
+            Some(why) => panic!("{command:?}: {why}"),
+            None => {}
+        }
+    }
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_of_its_rights_an_exporter_is_refused() {
+    let _alone = alone().await;
+    for root in roots() {
+        let granted: Vec<&str> =
+            rights(EXPORTER_USER).filter(|right| right.starts_with(['+', '~', '&'])).collect();
+        assert!(granted.iter().all(|right| right.starts_with('+')), "neither keys nor channels: {granted:?}");
+        for without in granted {
+            let servers = servers(root, EXPORTER_USER, without, "");
+            let found = scraped(servers.addr(0), &SCRAPE).await;
+            let of = without.trim_start_matches('+');
+            let is = |f: &String| f == of || f.split('|').next() == Some(of);
+            assert!(
+                found.len() == 1 && found.iter().all(is),
+                "Valkey {} without {without}: {found:?}",
+                root.version
+            );
+        }
+        let servers = servers(root, EXPORTER_USER, "", "");
+        assert!(scraped(servers.addr(0), &SCRAPE).await.is_empty(), "Valkey {}", root.version);
+        let withheld = scraped(servers.addr(0), &WITHHELD).await;
+        assert_eq!(withheld, ["config|get", "slowlog|get"], "Valkey {}", root.version);
     }
 }
 

@@ -262,6 +262,8 @@ pub enum OperationKind {
     Purging,
     /// Nodes load other certificates.
     RotatingCertificates,
+    /// Nodes are switched from plain text to TLS, or back.
+    SwitchingTls,
 }
 
 impl fmt::Display for OperationKind {

@@ -26,7 +26,7 @@ const FORMER: &str = "_operator.previous";
 /// What the operator needs and no more: look, form, configure, admit. Measured on Valkey 8.0.1 and 9.1.2: formation,
 /// failover and settings. No `acl|load`: it would bring back the file, with the replication user off.
 const OPERATOR_RIGHTS: &str = "resetchannels -@all +ping +info +role +dbsize +cluster +config|get +config|set \
-                               +client|id +acl|setuser +acl|deluser +acl|getuser +acl|list";
+                               +client|id +client|kill +acl|setuser +acl|deluser +acl|getuser +acl|list";
 /// What moving slots key by key asks of the operator's user, who is also whom a source greets its target as (`MIGRATE … AUTH2`):
 /// measured on Valkey 8.0.1 and 8.1.1.
 const CARRY_RIGHTS: &str = "+migrate +select +restore-asking +memory|usage ~*";

@@ -20,7 +20,7 @@ use super::{
     install::{HTTP_PORT, namespaced, selector},
     labels::{CLUSTER_UID, OPERATOR, common_name, metadata, owned_by},
 };
-use crate::model::Desired;
+use crate::model::{Desired, wire::ASIDE_PORT};
 
 /// Port of the metrics exporter.
 pub const METRICS_PORT: i32 = 9121;
@@ -32,8 +32,13 @@ pub fn policy(desired: &Desired) -> NetworkPolicy {
         [] => None,
         named => Some([&[members(), operator()], named].concat()),
     };
-    let ingress =
-        vec![rule(CLIENT_PORT, clients), rule(BUS_PORT, Some(vec![members()])), rule(METRICS_PORT, None)];
+    let ingress = vec![
+        rule(CLIENT_PORT, clients.clone()),
+        // Nobody listens there but while the cluster is on its way to TLS or from it.
+        rule(i32::from(ASIDE_PORT), clients),
+        rule(BUS_PORT, Some(vec![members()])),
+        rule(METRICS_PORT, None),
+    ];
     NetworkPolicy {
         metadata: ObjectMeta {
             owner_references: Some(owned_by(&desired.key)),

@@ -53,7 +53,6 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
         foreign: None,
         credentials_known: true,
         certificates: None,
-        unchangeable: None,
         accounts: None,
         passwords: BTreeMap::new(),
         pods: pods.into_iter().map(|p| (p.name.clone(), p)).collect(),

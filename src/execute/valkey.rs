@@ -4,6 +4,7 @@
 //! in between is never spoken to by mistake.
 
 mod slots;
+mod switch;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +90,7 @@ impl ValkeyExecutor {
     pub async fn run(&self, step: &Step) -> Outcome {
         let done = match step {
             Step::Configure { on, settings, only_empty } => self.configure(on, settings, *only_empty).await,
+            Step::Switch { on, to } => self.switch(on, *to).await,
             Step::SetUser { on, user, rules } => self.set_user(on, user, rules).await,
             Step::RemoveUser { on, user } => self.remove_user(on, user).await,
             Step::LogIn { on } => self.log_in(on).await,

@@ -19,6 +19,7 @@ pub mod step;
 pub mod traffic;
 pub mod users;
 pub mod view;
+pub mod wire;
 mod words;
 
 pub use brief::{Answer, Brief, Numbers};
@@ -42,3 +43,4 @@ pub use snapshot::{
 pub use step::{Lane, Object, Step, Target};
 pub use traffic::{Moved, Traffic};
 pub use view::{Member, View};
+pub use wire::Mode;

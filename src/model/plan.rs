@@ -94,8 +94,6 @@ pub enum Code {
     ForeignOperator,
     /// The certificate that the spec names is missing or cannot be used.
     CertificateRefused,
-    /// The spec asks for what a running cluster cannot become.
-    Unchangeable,
     /// A slot owner is silent, nobody can elect its heir, and that it is dead is not proven.
     Unproven,
 }
@@ -141,6 +139,8 @@ pub enum Stage {
     Agreeing,
     /// Nodes load certificates.
     LoadingCertificates,
+    /// Nodes are switched from plain text to TLS, or back.
+    SwitchingTls,
     /// A shard has no primary: the election is under way.
     Electing,
     /// A replica takes over from a primary that is to leave.

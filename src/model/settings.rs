@@ -66,8 +66,11 @@ pub fn asked<'a>(desired: &'a Desired, pods: impl IntoIterator<Item = &'a Pod>) 
         "shutdown-on-sigterm",
     ];
     let mut keys: Vec<String> = managed.iter().map(|k| (*k).to_owned()).collect();
-    if desired.template.tls.is_some() {
-        keys.extend(super::certificates::SETTINGS.map(str::to_owned));
+    let pods: Vec<&Pod> = pods.into_iter().collect();
+    if desired.template.tls.is_some() || pods.iter().any(|p| p.encrypted) {
+        keys.extend(
+            super::certificates::SETTINGS.into_iter().chain(super::wire::SETTINGS).map(str::to_owned),
+        );
     }
     let noted = pods.into_iter().flat_map(|p| p.before.keys());
     let more: BTreeSet<&String> = desired.config.keys().filter(|k| is_live(k)).chain(noted).collect();

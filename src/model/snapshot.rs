@@ -40,8 +40,6 @@ pub struct Snapshot {
     pub credentials_known: bool,
     /// The certificates of a cluster that speaks TLS; none of one that does not.
     pub certificates: Option<Certificates>,
-    /// What the spec asks for and a running cluster cannot become, as a sentence; the plan is for what it is.
-    pub unchangeable: Option<String>,
     /// What servers may know of them; none when they are not at hand.
     pub accounts: Option<Accounts>,
     /// The passwords of each user of the spec that has some, or what is missing, as a sentence.

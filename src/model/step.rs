@@ -9,6 +9,7 @@ use super::demands::Demands;
 use super::ids::{Fingerprint, NodeId, PodName, PodUid, Shard, WorkerName};
 use super::shape::Shape;
 use super::slots::Slots;
+use super::wire::Mode;
 
 /// A node to talk to: the address is only good while this Pod UID and this node id are behind it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -176,6 +177,13 @@ pub enum Step {
         on: Vec<Target>,
         /// What the data is spread for from then on.
         shape: Shape,
+    },
+    /// Makes nodes speak plain text or TLS, all in one burst: in between they do not hear each other.
+    Switch {
+        /// The nodes.
+        on: Vec<Target>,
+        /// What they shall speak.
+        to: Mode,
     },
     /// Sets configuration live and reads it back.
     Configure {
@@ -384,6 +392,7 @@ impl Step {
         match self {
             Step::Apply(Object::Budget | Object::Policy)
             | Step::Purge { .. }
+            | Step::Switch { .. }
             | Step::Renew
             | Step::Settle => Lane::Aside,
             Step::Latch | Step::Apply(_) | Step::Certify(_) => Lane::First,
@@ -459,6 +468,10 @@ impl Step {
             Step::Restore { on, .. } => format!("restore {}", on.uid),
             Step::Certify(_) => "certify".to_owned(),
             Step::Purge { shape, .. } => format!("purge for {shape}"),
+            Step::Switch { on, to } => {
+                let list: Vec<&str> = on.iter().map(|t| t.uid.as_str()).collect();
+                format!("switch {} to {to}", list.join(" "))
+            }
             Step::Latch
             | Step::Apply(_)
             | Step::Renew

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::ids::Fingerprint;
-use super::step::Step;
+use super::step::{Step, Target};
 
 impl Step {
     /// A short name for metrics and events: a closed set.
@@ -24,6 +24,7 @@ impl Step {
             Step::Carry { .. } => "Carry",
             Step::Close { .. } => "Close",
             Step::Purge { .. } => "Purge",
+            Step::Switch { .. } => "Switch",
             Step::Configure { .. } => "Configure",
             Step::SetUser { .. } => "SetUser",
             Step::RemoveUser { .. } => "RemoveUser",
@@ -45,6 +46,10 @@ impl Step {
             Step::Restore { .. } => "Restore",
         }
     }
+}
+
+fn pods(of: &[Target]) -> String {
+    of.iter().map(|t| t.pod.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Step {
@@ -83,6 +88,7 @@ impl fmt::Display for Step {
             Step::Carry { on, to, slots } => write!(f, "carry {} to {} {slots}", on.pod, to.pod),
             Step::Close { on, slots } => write!(f, "close {slots} on {}", on.pod),
             Step::Purge { on, shape } => write!(f, "purge {} primaries for {shape}", on.len()),
+            Step::Switch { on, to } => write!(f, "switch {} to {to}", pods(on)),
             Step::Configure { on, settings, .. } => {
                 let list: Vec<String> = settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "configure {} {}", on.pod, list.join(" "))
@@ -96,10 +102,7 @@ impl fmt::Display for Step {
             Step::Admit { on } => write!(f, "admit {}", on.pod),
             Step::AssignSlots { on, slots } => write!(f, "slots {} {slots}", on.pod),
             Step::SetEpoch { on, epoch } => write!(f, "epoch {} {epoch}", on.pod),
-            Step::Meet { on, with } => {
-                let list: Vec<&str> = with.iter().map(|t| t.pod.as_str()).collect();
-                write!(f, "meet {} with {}", on.pod, list.join(" "))
-            }
+            Step::Meet { on, with } => write!(f, "meet {} with {}", on.pod, pods(with)),
             Step::Replicate { on, primary } => write!(f, "replicate {} of {primary}", on.pod),
             Step::Retire { on } => write!(f, "retire {}", on.pod),
             Step::Keep { on } => write!(f, "keep {}", on.pod),

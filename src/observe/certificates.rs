@@ -3,7 +3,8 @@
 //! Asked for only when no slot owner is missing (a dead primary waits for no API server); a failure to read leaves what is
 //! remembered, so that certificates never keep anything else from being done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -15,9 +16,10 @@ use crate::context::Ctx;
 use crate::error::Result;
 use crate::hints::{Hints, lock};
 use crate::model::{
-    Certificates, ClientAuth, ClusterKey, Desired, Fingerprint, Given, Moment, Pod, PodName, Tls, Trust,
+    Certificates, ClusterKey, Desired, Fingerprint, Given, Mode, Moment, NodeReport, Phase, Pod, PodName,
+    PodUid, Seen, Trust,
 };
-use crate::valkey;
+use crate::valkey::{self, Ways};
 
 /// A certificate whose Secret stays the same is looked at again after this many milliseconds: it may expire, or begin to be valid.
 const AGAIN_MS: i64 = 60_000;
@@ -39,6 +41,10 @@ pub enum Wire {
 pub struct Secured {
     /// How nodes are spoken to.
     pub wire: Wire,
+    /// Which are spoken to otherwise.
+    pub ways: Ways,
+    /// Where members were heard that can speak TLS: aside, or at the usual port.
+    aside: BTreeMap<PodUid, bool>,
     source: Option<Source>,
     /// The nodes' Secret.
     given: Option<Read>,
@@ -146,39 +152,66 @@ pub fn client(stock: &Stock, own: &Fingerprint) -> Option<valkey::Tls> {
     }
 }
 
-/// What a running cluster is, whatever the spec asks: TLS is decided when its first Pods are made, since nodes that speak it and
-/// nodes that do not can neither copy from each other nor serve the same clients. With a sentence, when the spec asks otherwise.
-pub fn as_it_is(desired: Desired, pods: &BTreeMap<PodName, Pod>) -> (Desired, Option<String>) {
+/// What is asked for now: a cluster that runs in plain text goes on so, and is repaired so, until the certificate that its spec names can
+/// be used. No member is made that could not be told from one with a good certificate.
+pub fn as_it_is(desired: Desired, pods: &BTreeMap<PodName, Pod>, hints: &Mutex<Hints>) -> Desired {
     let mut desired = desired;
-    let wanted = desired.template.tls.is_some();
-    let Some(encrypted) = pods.values().map(|p| p.encrypted).reduce(|a, b| a || b).filter(|e| *e != wanted)
-    else {
-        return (desired, None);
+    let plain = !pods.is_empty() && pods.values().all(|p| !p.encrypted);
+    if plain && lock(hints).secured.source.as_ref().is_none_or(|s| s.held.is_err()) {
+        desired.template.tls = None;
+    }
+    desired
+}
+
+/// Some of it speaks TLS, or is to.
+fn concerned(desired: &Desired, pods: &BTreeMap<PodName, Pod>) -> bool {
+    desired.template.tls.is_some() || pods.values().any(|p| p.encrypted)
+}
+
+/// Who is spoken to otherwise than by TLS at the usual port. A Pod without certificates can speak nothing but plain text: that is what the API server
+/// says of it, so that nobody on the way can make the operator show its password to a Pod that has some.
+fn ways(desired: &Desired, pods: &BTreeMap<PodName, Pod>, aside: &BTreeMap<PodUid, bool>) -> Ways {
+    let on_the_way = desired.template.tls.is_none() || pods.values().any(|p| !p.encrypted);
+    let running = || pods.values().filter(|p| p.phase == Phase::Running);
+    let can: BTreeSet<IpAddr> = running().filter(|p| p.encrypted).filter_map(|p| p.ip).collect();
+    let bare = running().filter(|p| !p.encrypted).filter_map(|p| p.ip).filter(|ip| !can.contains(ip));
+    let first = |p: &Pod| match aside.get(&p.uid) {
+        // One that was heard at the usual port, and that nobody switches, is not looked for elsewhere.
+        Some(false) if !on_the_way => None,
+        heard => Some(on_the_way || heard == Some(&true)),
     };
-    let instead = "create another ValkeyCluster and move the clients there";
-    let (tls, message) = if encrypted {
-        (
-            Some(Tls { secret: None, client_auth: ClientAuth::Optional }),
-            format!(
-                "spec.networking.tls cannot be taken from a running cluster, which goes on with TLS: write it again, or {instead}"
-            ),
-        )
-    } else {
-        (
-            None,
-            format!(
-                "spec.networking.tls cannot be given to a running cluster, which goes on in plain text: remove it, or {instead}"
-            ),
-        )
-    };
-    desired.template.tls = tls;
-    (desired, Some(message))
+    Ways {
+        bare: bare.collect(),
+        aside: running().filter(|p| p.encrypted).filter_map(|p| Some((p.ip?, first(p)?))).collect(),
+    }
+}
+
+/// Where each was heard, for the next look.
+pub fn heard(
+    pods: &BTreeMap<PodName, Pod>,
+    nodes: &BTreeMap<PodUid, Seen<NodeReport>>,
+    hints: &Mutex<Hints>,
+) {
+    let aside = &mut lock(hints).secured.aside;
+    aside.retain(|uid, _| nodes.contains_key(uid));
+    for pod in pods.values().filter(|p| p.encrypted) {
+        if let Some(node) = nodes.get(&pod.uid).and_then(Seen::now) {
+            aside.insert(pod.uid.clone(), Mode::of(node) != Some(Mode::Tls));
+        }
+    }
 }
 
 /// Makes sure that it is known how to speak to the nodes; reads only when nothing is remembered.
-pub async fn prepare(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hints>) -> Result<()> {
-    if desired.template.tls.is_none() {
-        lock(hints).secured.wire = Wire::Plain;
+pub async fn prepare(
+    ctx: &Ctx,
+    desired: &Desired,
+    pods: &BTreeMap<PodName, Pod>,
+    now: Moment,
+    hints: &Mutex<Hints>,
+) -> Result<()> {
+    if !concerned(desired, pods) {
+        let secured = &mut lock(hints).secured;
+        (secured.wire, secured.ways) = (Wire::Plain, Ways::default());
         return Ok(());
     }
     if !matches!(lock(hints).secured.wire, Wire::Tls(_)) {
@@ -186,12 +219,24 @@ pub async fn prepare(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hi
         read_source(ctx, desired, now, hints).await?;
         lock(hints).secured.connect();
     }
+    let secured = &mut lock(hints).secured;
+    secured.ways = ways(desired, pods, &secured.aside);
+    // Nothing is known of certificates, and nobody has any: there is plain text, or there is nothing yet.
+    if matches!(secured.wire, Wire::Unknown) && !pods.is_empty() && pods.values().all(|p| !p.encrypted) {
+        secured.wire = Wire::Plain;
+    }
     Ok(())
 }
 
 /// Reads again what may have changed.
-pub async fn refresh(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hints>) {
-    if desired.template.tls.is_none() {
+pub async fn refresh(
+    ctx: &Ctx,
+    desired: &Desired,
+    pods: &BTreeMap<PodName, Pod>,
+    now: Moment,
+    hints: &Mutex<Hints>,
+) {
+    if !concerned(desired, pods) {
         return;
     }
     let name = labels::certificates_name(&desired.key.name);
@@ -206,8 +251,12 @@ pub async fn refresh(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hi
 }
 
 /// What the planner may know; none of a cluster without TLS.
-pub fn certificates(desired: &Desired, hints: &Mutex<Hints>) -> Option<Certificates> {
-    desired.template.tls.is_some().then(|| lock(hints).secured.shown())
+pub fn certificates(
+    desired: &Desired,
+    pods: &BTreeMap<PodName, Pod>,
+    hints: &Mutex<Hints>,
+) -> Option<Certificates> {
+    concerned(desired, pods).then(|| lock(hints).secured.shown())
 }
 
 async fn read_given(ctx: &Ctx, desired: &Desired, hints: &Mutex<Hints>) -> Result<()> {
@@ -248,4 +297,85 @@ async fn read_source(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hi
     };
     lock(hints).secured.source = Some(Source { at: now, name, version, held });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Place, Revision, Shard, Tls};
+
+    fn pod(name: &str, ip: &str, encrypted: bool) -> (PodName, Pod) {
+        let pod = Pod {
+            name: PodName::new(name),
+            uid: PodUid::new(name),
+            shard: Shard(0),
+            index: 0,
+            revision: Revision::new("r"),
+            failures: 0,
+            worker: None,
+            ip: ip.parse().ok(),
+            phase: Phase::Running,
+            terminating: false,
+            disrupted: false,
+            gate: None,
+            before: BTreeMap::new(),
+            encrypted,
+            nudged: None,
+            leads: false,
+            place: Place::default(),
+            given: String::new(),
+            created: Moment(0),
+            trouble: None,
+        };
+        (pod.name.clone(), pod)
+    }
+
+    fn asks_for(tls: bool) -> Desired {
+        let mut desired = Desired::default();
+        desired.template.tls =
+            tls.then(|| Tls { secret: None, client_auth: crate::model::ClientAuth::Optional });
+        desired
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn plain_text_is_for_pods_that_were_made_without_certificates() {
+        let pods = BTreeMap::from([
+            pod("a", "10.0.0.1", false),
+            pod("b", "10.0.0.2", true),
+            // An address that has changed hands belongs to the one that can.
+            pod("c", "10.0.0.2", false),
+        ]);
+        let found = ways(&asks_for(true), &pods, &BTreeMap::new());
+        assert_eq!(found.bare, BTreeSet::from([ip("10.0.0.1")]));
+        assert_eq!(found.aside, BTreeMap::from([(ip("10.0.0.2"), true)]));
+    }
+
+    #[test]
+    fn a_settled_cluster_is_asked_at_one_port() {
+        let pods = BTreeMap::from([
+            pod("a", "10.0.0.1", true),
+            pod("b", "10.0.0.2", true),
+            pod("c", "10.0.0.3", true),
+        ]);
+        let heard = BTreeMap::from([(PodUid::new("a"), false), (PodUid::new("b"), true)]);
+        let found = ways(&asks_for(true), &pods, &heard);
+        // Of the third nothing is known: the operator has just started.
+        assert_eq!(found.aside, BTreeMap::from([(ip("10.0.0.2"), true), (ip("10.0.0.3"), false)]));
+        let found = ways(&asks_for(false), &pods, &heard);
+        assert_eq!(found.aside.len(), 3, "they are being switched back");
+    }
+
+    #[test]
+    fn a_cluster_in_plain_text_goes_on_so_until_its_certificate_can_be_used() {
+        let pods = BTreeMap::from([pod("a", "10.0.0.1", false)]);
+        let hints = Mutex::new(Hints::default());
+        assert_eq!(as_it_is(asks_for(true), &pods, &hints).template.tls, None, "nothing is known of it yet");
+        assert!(as_it_is(asks_for(true), &BTreeMap::new(), &hints).template.tls.is_some(), "a new one waits");
+        let pods = BTreeMap::from([pod("a", "10.0.0.1", true)]);
+        assert!(as_it_is(asks_for(true), &pods, &hints).template.tls.is_some(), "TLS is never taken back");
+    }
 }

@@ -59,20 +59,22 @@ pub async fn observe(
     let ours = here.iter().filter(|pod| owner(&***pod).is_some_and(|o| o.uid == key.uid));
     let mut pods: BTreeMap<PodName, Pod> =
         ours.filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
-    let (desired, unchangeable) = certificates::as_it_is(desired, &pods);
-    certificates::prepare(ctx, &desired, now, hints).await?;
+    certificates::prepare(ctx, &desired, &pods, now, hints).await?;
     let (past, access) = {
         let h = lock(hints);
         (h.past.clone(), h.access())
     };
     let nodes = nodes(ctx, (&desired, now), &pods, (cr, hints), access.as_ref()).await;
+    certificates::heard(&pods, &nodes, hints);
     // A dead primary does not wait for the API server: what only that one knows is looked up in the next pass.
     let urgent =
         an_owner_is_missing(&nodes) && past.headless.is_none_or(|since| now.since(since) < URGENT_MS);
     if !urgent {
         events::explain(ctx, &key.namespace, now, &mut pods).await;
-        certificates::refresh(ctx, &desired, now, hints).await;
+        certificates::refresh(ctx, &desired, &pods, now, hints).await;
     }
+    let certificates = certificates::certificates(&desired, &pods, hints);
+    let desired = certificates::as_it_is(desired, &pods, hints);
     let (accounts, passwords) = passwords::look(ctx, &desired, hints, urgent).await;
     let Noted { formed, whole, latest, applied, mut taken } = noted(ctx, cr, &desired, hints);
     taken.extend(here.iter().map(|pod| PodName::new(pod.name_any())).filter(|n| !pods.contains_key(n)));
@@ -91,8 +93,7 @@ pub async fn observe(
         drifted,
         foreign,
         credentials_known: credentials.is_some(),
-        certificates: certificates::certificates(&desired, hints),
-        unchangeable,
+        certificates,
         accounts,
         passwords,
         pods,

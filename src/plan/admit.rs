@@ -21,6 +21,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let moving: BTreeSet<Shard> = steps.iter().filter_map(|p| ends(&p.step)).flatten().collect();
     let mut gate = Gate::new(v);
     let unnoted = unnoted(&steps, v, attempts);
+    let switching = steps.iter().any(|p| matches!(p.step, Step::Switch { .. }) && p.why == Why::Settings);
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
     for p in steps {
         if p.why == Why::Balance && busy {
@@ -31,7 +32,7 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
             Step::HandOver { on, .. } => moving.contains(&on.shard) && !leaving.contains(&on.shard),
             step => ends(step).into_iter().flatten().any(|shard| leaving.contains(&shard)),
         };
-        if overtaken {
+        if overtaken || (switching && needs_the_bus(&p.step)) {
             continue;
         }
         match refusal(v, &p, attempts) {
@@ -59,6 +60,18 @@ fn each_once(steps: Vec<Proposal>) -> Vec<Proposal> {
     let mut seen = BTreeSet::new();
     let first: Vec<bool> = steps.iter().map(|p| seen.insert(&p.step)).collect();
     steps.into_iter().zip(first).filter_map(|(p, first)| first.then_some(p)).collect()
+}
+
+/// It rests on nodes that hear each other, which they do not while they are switched between plain text and TLS.
+fn needs_the_bus(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::HandOver { .. }
+            | Step::Migrate { .. }
+            | Step::Carry { .. }
+            | Step::Meet { .. }
+            | Step::Replicate { .. }
+    )
 }
 
 /// The shards that slots begin to move from and to.
@@ -118,8 +131,8 @@ fn refusal(v: &View<'_>, p: &Proposal, attempts: &Attempts) -> Option<Blocked> {
             "spec.paused is true: nothing is changed until it is set to false".to_owned(),
         );
     }
-    if let (Step::CreatePod { .. }, Some(Certificates { wanted: Err(why), given: None, .. })) =
-        (&p.step, &v.s.certificates)
+    if let (Step::CreatePod { .. }, Some(Certificates { wanted: Err(why), given: None, .. }), true) =
+        (&p.step, &v.s.certificates, v.s.desired.template.tls.is_some())
     {
         return blocked(Code::CertificateRefused, why.clone());
     }

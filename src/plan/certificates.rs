@@ -14,16 +14,16 @@ use crate::model::{
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
-    if let Some(message) = &v.s.unchangeable {
-        plan.blocked.push(Blocked { code: Code::Unchangeable, shard: None, message: message.clone() });
-    }
     let Some(certificates) = &v.s.certificates else { return plan };
     if let (Some(given), true) = (&certificates.given, certificates.missing) {
         plan.steps.push(certify(given.clone(), "the Secret with the certificates of the nodes is gone"));
         return plan;
     }
     match (&certificates.wanted, &certificates.given) {
-        (Err(why), given) => plan.blocked.push(refused(why, given.is_some())),
+        (Err(why), given) => {
+            let bare = v.all().next().is_some() && v.all().all(|m| !m.pod.encrypted);
+            plan.blocked.push(refused(why, bare, given.is_some()));
+        }
         (Ok(wanted), None) => {
             let given = Given { now: wanted.clone(), before: None };
             plan.steps.push(certify(given, "nodes need a certificate before they start"));
@@ -42,8 +42,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-fn refused(why: &str, given: bool) -> Blocked {
-    let until = if given { "; until then the nodes keep the certificate that they have" } else { "" };
+fn refused(why: &str, plain: bool, given: bool) -> Blocked {
+    let until = match (plain, given) {
+        (true, _) => "; until then the cluster goes on in plain text",
+        (false, true) => "; until then the nodes keep the certificate that they have",
+        (false, false) => "",
+    };
     Blocked { code: Code::CertificateRefused, shard: None, message: format!("{why}{until}") }
 }
 
@@ -52,7 +56,7 @@ fn certify(given: Given, why: &str) -> Proposal {
 }
 
 fn loading(v: &View<'_>, behind: usize) -> Waiting {
-    let all = v.all().count();
+    let all = v.all().filter(|m| m.pod.encrypted).count();
     let message = format!("{} of {all} nodes have loaded the certificates", all - behind);
     Waiting { shard: None, stage: Stage::LoadingCertificates, message }
 }
@@ -60,7 +64,7 @@ fn loading(v: &View<'_>, behind: usize) -> Waiting {
 /// Nodes that do not run with what they are given, or do not say so.
 pub fn behind(v: &View<'_>) -> usize {
     let Some(given) = v.s.certificates.as_ref().and_then(|c| c.given.as_ref()) else { return 0 };
-    v.all().filter(|m| !runs_with(v, m, &given.now)).count()
+    v.all().filter(|m| m.pod.encrypted && !runs_with(v, m, &given.now)).count()
 }
 
 /// A Pod without a worker starts with what there is then; one that has ended loads nothing any more.
@@ -85,9 +89,8 @@ fn differing(v: &View<'_>, node: &NodeReport, trust: &Trust) -> BTreeMap<String,
 /// resume without asking anew, for five minutes (seen on 9.1.2).
 pub(super) fn load(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &mut Plan) {
     let given = v.s.certificates.as_ref().and_then(|c| c.given.as_ref());
-    let (Some(given), Some(tls), Some(on)) = (given, &v.s.desired.template.tls, member.target()) else {
-        return;
-    };
+    let (Some(given), Some(on), true) = (given, member.target(), member.pod.encrypted) else { return };
+    let auth = v.s.desired.template.tls.as_ref().map(|tls| tls::auth_clients(tls.client_auth));
     let mut why = "the spec asks otherwise whether clients show a certificate";
     if !differing(v, node, &given.now).is_empty() {
         why = "other certificates are given to the nodes";
@@ -97,10 +100,10 @@ pub(super) fn load(v: &View<'_>, member: &Member<'_>, node: &NodeReport, plan: &
             let step = Step::Nudge { name, uid, shard: member.pod.shard, of };
             plan.steps.push(Proposal::new(step, Why::Settings, "its kubelet brings the files sooner"));
         }
-    } else if settings::holds(node, AUTH_CLIENTS, tls::auth_clients(tls.client_auth), &v.s.applied) {
+    } else if auth.is_none_or(|auth| settings::holds(node, AUTH_CLIENTS, auth, &v.s.applied)) {
         return;
     }
     let mut settings = tls::settings(&given.now);
-    settings.insert(AUTH_CLIENTS.to_owned(), tls::auth_clients(tls.client_auth).to_owned());
+    settings.extend(auth.map(|auth| (AUTH_CLIENTS.to_owned(), auth.to_owned())));
     plan.steps.push(Proposal::new(Step::Configure { on, settings, only_empty: false }, Why::Settings, why));
 }

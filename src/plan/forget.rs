@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use super::evidence::about;
 use crate::model::{
-    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Slots, Stage, Step, Target, View, Waiting,
-    Why,
+    Member, NodeId, NodeReport, Plan, Proposal, Role, Silence, Slots, Stage, Step, Target, View, Waiting, Why,
 };
 
 /// Ids that are forgotten in one pass at the most: each asks every node, and the next pass follows at once.

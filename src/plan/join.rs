@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::form;
+use super::{form, wire};
 use crate::model::{
     Blocked, Code, Member, NodeId, NodeReport, Plan, PodUid, Proposal, Stage, Step, Target, View, Waiting,
     Why,
@@ -19,14 +19,15 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     }
     // A primary that was told to go leads until it has handed over, to somebody that it has to know.
     let takes_part = |m: &Member<'_>, n: &NodeReport| m.stays() || !n.slots().is_empty();
-    let members: Vec<_> =
-        v.answering().filter(|(m, n)| takes_part(m, n) && n.admitted && !n.loading).collect();
+    let all: Vec<_> = v.answering().filter(|(m, n)| takes_part(m, n) && n.admitted && !n.loading).collect();
+    let speaks = wire::now(v);
+    let (members, deaf): (Vec<_>, Vec<_>) = all.into_iter().partition(|(m, n)| wire::hears(speaks, m, n));
     plan.blocked.extend(members.iter().filter_map(|(m, n)| stranger(v, m, n)));
     // A single node that has grown goes to the newcomers, and they wait for it: once they knew each other, each side would know of
     // nobody on the other.
     let alone = v.s.whole && members.iter().any(|(m, n)| n.is_isolated() && !m.is_unused());
     let mut meetings: BTreeMap<PodUid, (Target, Vec<Target>)> = BTreeMap::new();
-    let mut pending = 0;
+    let mut pending = deaf.iter().filter(|(m, _)| m.is_unused()).count();
     for (a, b) in unacquainted(v, &members) {
         pending += 1;
         let wait = alone && a.0.is_unused() && b.0.is_unused();

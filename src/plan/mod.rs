@@ -44,6 +44,7 @@ mod tally;
 pub mod trim;
 pub mod users;
 pub mod vouch;
+pub mod wire;
 
 use crate::model::plan::Attempts;
 use crate::model::{Plan, Snapshot, View};
@@ -57,6 +58,7 @@ const RULES: &[(&str, Rule)] = &[
     ("certificates", certificates::rule),
     ("live", live::rule),
     ("users", users::rule),
+    ("wire", wire::rule),
     ("forget", forget::rule),
     ("adopt", adopt::rule),
     ("form", form::rule),

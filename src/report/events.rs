@@ -14,7 +14,7 @@ use crate::{
         status::{GoneState, HandOverState},
     },
     model::{
-        Done, Object, Outcome, Proposal, Step, Why,
+        Done, Mode, Object, Outcome, Proposal, Step, Why,
         step::{Promotion, Removable},
     },
 };
@@ -57,11 +57,9 @@ fn steps(done: &[Done], previous: Option<&ValkeyClusterStatus>) -> Vec<EventNote
 
 /// Rank among the events of a pass, reason, and the sentence in two parts. None for what nobody needs to know.
 fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, String)> {
+    let written = if new { "Created the" } else { "Updated the" };
     Some(match &p.step {
-        Step::Apply(object) => {
-            let says = if new { "Created the" } else { "Updated the" };
-            (0, applied(*object, new)?, says, format!("{object:?}"))
-        }
+        Step::Apply(object) => (0, applied(*object, new)?, written, format!("{object:?}")),
         Step::Certify(_) => (0, "CertificatesGiven", "Certificates for the nodes:", p.note.clone()),
         Step::CreatePod { name, .. } => (1, "PodCreated", "Created", name.to_string()),
         Step::Meet { on, with } => {
@@ -73,6 +71,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         Step::Replicate { on, .. } => {
             (4, "ReplicaCreated", "Replica:", format!("{} of shard {}", on.pod, on.shard))
         }
+        Step::Switch { on, to } if p.why == Why::Settings => switched(on.len(), *to),
         Step::Configure { settings, .. } if p.why == Why::Settings => {
             let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
             (5, "SettingsApplied", "Set live:", format!("{} ({})", keys.join(" "), pod_of(&p.step)))
@@ -109,6 +108,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::SetRole { .. }
         | Step::SetApart { .. }
         | Step::SetMetadata { .. }
+        | Step::Switch { .. }
         | Step::Configure { .. }
         | Step::Admit { .. }
         | Step::LogIn { .. }
@@ -116,6 +116,11 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::Retire { .. }
         | Step::Keep { .. } => return None,
     })
+}
+
+fn switched(nodes: usize, to: Mode) -> (usize, &'static str, &'static str, String) {
+    let reason = if to == Mode::Tls { "TlsSwitchedOn" } else { "TlsSwitchedOff" };
+    (5, reason, "Switched live:", format!("{nodes} nodes speak {to} now"))
 }
 
 fn applied(object: Object, new: bool) -> Option<&'static str> {

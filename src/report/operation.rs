@@ -6,7 +6,7 @@ use super::{conditions::first_stage, health::Health, time};
 use crate::{
     api::{Operation, OperationBytes, OperationKind, ValkeyClusterStatus},
     model::{Member, SLOTS, Stage, View, Why},
-    plan::{certificates, migrate, purge},
+    plan::{certificates, migrate, purge, wire},
 };
 
 /// The operation under way, if one is. Its kind is kept from the pass before while the work goes on.
@@ -60,6 +60,9 @@ fn kind(health: &Health<'_, '_>, stage: Stage, previous: Option<&ValkeyClusterSt
     // What began with dropped keys is told so to its end.
     if purge::pending(v) || (before == Some(OperationKind::Purging) && health.leaderless.is_empty()) {
         return OperationKind::Purging;
+    }
+    if stage == Stage::SwitchingTls {
+        return OperationKind::SwitchingTls;
     }
     if let Some(kind) = replacing(health, previous) {
         return kind;
@@ -164,6 +167,7 @@ fn left(health: &Health<'_, '_>, stage: Stage) -> (i64, i64, &'static str) {
             (minus(members, v.answering().filter(|(_, n)| n.state_ok).count()), members, "nodes")
         }
         Stage::LoadingCertificates => (count(certificates::behind(v)), count(v.all().count()), "nodes"),
+        Stage::SwitchingTls => (count(wire::left(v)), count(v.all().count()), "nodes"),
         Stage::HandingOver => (1, 1, "shards"),
         Stage::Electing => (count(health.leaderless.len()), i64::from(v.s.desired.shards), "shards"),
         Stage::RemovingPods => {

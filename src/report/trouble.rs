@@ -92,7 +92,6 @@ fn persistent(blocked: &Blocked) -> Option<Trouble> {
         | Code::CredentialsLost
         | Code::ForeignOperator
         | Code::CertificateRefused
-        | Code::Unchangeable
         | Code::Unproven) => Some(Trouble { reason: format!("{code:?}"), message }),
     }
 }
@@ -116,6 +115,7 @@ pub(super) fn step_reason(kind: &str) -> Option<&'static str> {
         "Latch" => Some("StatusFailed"),
         "Renew" | "Settle" => Some("PasswordsFailed"),
         "Carry" => Some("SlotsStuck"),
+        "Switch" => Some("SwitchFailed"),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::model::snapshot::{NODENAME, RELEASED};
 use crate::model::users::Shown;
-use crate::model::{NodeId, PodUid, Slots};
+use crate::model::{Mode, NodeId, PodUid, Slots};
 
 use super::error::WireError;
 use super::node::Node;
@@ -75,6 +75,23 @@ pub async fn config_set(node: &dyn Node, settings: &BTreeMap<String, String>) ->
     let pairs = settings.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
     let argv: Vec<&str> = ["CONFIG", "SET"].into_iter().chain(pairs).collect();
     node.call(&argv).await?.ok()
+}
+
+/// `CONFIG SET`, all in one, of what makes a node speak this. To TLS, whoever is connected as a client is disconnected first: nobody goes on in plain
+/// text. Both arrive as one burst, and a server takes up nothing else in between. This very connection stays, and so do those of
+/// replicas and of the bus, until each is made anew by the other end, which learns of the new port within a second.
+pub async fn switch(node: &dyn Node, to: Mode) -> Result<(), WireError> {
+    let settings = to.settings();
+    let set =
+        ["CONFIG", "SET"].into_iter().chain(settings.iter().flat_map(|(key, value)| [*key, value.as_str()]));
+    let mut burst = match to {
+        Mode::Plain => Vec::new(),
+        Mode::Tls => vec![vec!["CLIENT", "KILL", "TYPE", "normal"], vec!["CLIENT", "KILL", "TYPE", "pubsub"]],
+    };
+    burst.push(set.collect());
+    let mut answers = node.call_many(&burst).await;
+    answers.pop().unwrap_or(Err(WireError::Reset))?.ok()?;
+    answers.into_iter().try_for_each(|killed| killed?.int().map(|_| ()))
 }
 
 /// `ACL SETUSER`: the rules are added to what the user has; `reset` comes first where they are to replace it.

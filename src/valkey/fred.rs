@@ -44,16 +44,29 @@ impl Connector for FredConnector {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<Box<dyn Node>, WireError>> {
         Box::pin(async move {
-            let node = match (FredNode::connect(addr, access).await, &access.former) {
-                // Between two passwords nobody knows which one this server takes.
-                (Err(WireError::Auth(_)), Some(former)) => {
-                    let access = Access { password: Some(former.clone()), ..access.clone() };
-                    FredNode::connect(addr, &access).await?
+            let (access, at) = access.towards(addr);
+            let mut said = WireError::Refused;
+            for at in at {
+                match known(at, &access).await {
+                    Ok(node) => return Ok(Box::new(node) as Box<dyn Node>),
+                    // What it says at the port that all have is what counts.
+                    Err(why) if at == addr => said = why,
+                    Err(_) => {}
                 }
-                (node, _) => node?,
-            };
-            Ok(Box::new(node) as Box<dyn Node>)
+            }
+            Err(said)
         })
+    }
+}
+
+/// Between two passwords nobody knows which one this server takes.
+async fn known(addr: SocketAddr, access: &Access) -> Result<FredNode, WireError> {
+    match (FredNode::connect(addr, access).await, &access.former) {
+        (Err(WireError::Auth(_)), Some(former)) => {
+            let access = Access { password: Some(former.clone()), ..access.clone() };
+            FredNode::connect(addr, &access).await
+        }
+        (node, _) => node,
     }
 }
 

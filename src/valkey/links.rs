@@ -70,11 +70,12 @@ where
         let mut all = lock(&self.kept);
         let links = all.entry(cluster.clone()).or_default();
         links.retain(|member, kept| {
-            wanted.iter().any(|(m, addr)| m == member && *addr == kept.addr) && kept.access == *access
+            let stays = wanted.iter().any(|(m, addr)| m == member && *addr == kept.addr);
+            stays && kept.access == own(access, kept.addr)
         });
         for (member, addr) in wanted {
             if !links.contains_key(member) {
-                links.insert(member.clone(), self.start(cluster, member, *addr, access));
+                links.insert(member.clone(), self.start(cluster, member, *addr, &own(access, *addr)));
             }
         }
         if links.is_empty() {
@@ -124,6 +125,15 @@ where
         let task = tokio::spawn(link.run(report)).abort_handle();
         Kept { addr, access: access.clone(), task, up }
     }
+}
+
+/// Access to one member: what differs for others is no reason to make its link anew.
+fn own(access: &Access, addr: SocketAddr) -> Access {
+    let mut ways = access.ways.clone();
+    ways.bare.retain(|ip| *ip == addr.ip());
+    // Where it is asked first does not matter to a link that is open.
+    ways.aside = ways.aside.keys().filter(|ip| **ip == addr.ip()).map(|ip| (*ip, true)).collect();
+    Access { ways, ..access.clone() }
 }
 
 /// What is locked here is whole after each statement, so a panic elsewhere while it was held does no harm.

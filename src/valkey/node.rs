@@ -1,8 +1,9 @@
 //! One small trait for an open connection to a node, and one for opening it: what the rest of the operator sees of
 //! the client library, and what tests put in its place.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -10,6 +11,7 @@ use futures::future::BoxFuture;
 use super::error::WireError;
 use super::reply::Reply;
 use super::tls::Tls;
+use crate::model::wire::ASIDE_PORT;
 
 /// An open connection to one node. No answer takes longer than its [`Limits`]; dropping it closes the socket.
 ///
@@ -52,10 +54,37 @@ pub struct Access {
     pub password: Option<String>,
     /// How the connection is encrypted; none is plain text.
     pub tls: Option<Tls>,
+    /// Who is spoken to otherwise, while a cluster is on its way to TLS or from it.
+    pub ways: Ways,
     /// The password before that one, for servers that do not know the new one yet.
     pub former: Option<String>,
     /// How long to wait.
     pub limits: Limits,
+}
+
+/// Addresses that are not spoken to as all others are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ways {
+    /// Members that were made without certificates: they can speak nothing but plain text.
+    pub bare: BTreeSet<IpAddr>,
+    /// Members that may listen for TLS aside: whether they are asked there first.
+    pub aside: BTreeMap<IpAddr, bool>,
+}
+
+impl Access {
+    /// The same towards this one address, and the addresses at which it may listen, in the order in which they are tried.
+    pub fn towards(&self, addr: SocketAddr) -> (Self, Vec<SocketAddr>) {
+        let aside = SocketAddr::new(addr.ip(), ASIDE_PORT);
+        let at = match self.ways.aside.get(&addr.ip()) {
+            _ if self.tls.is_none() => vec![addr],
+            Some(true) => vec![aside, addr],
+            Some(false) => vec![addr, aside],
+            None => vec![addr],
+        };
+        let tls = self.tls.clone().filter(|_| !self.ways.bare.contains(&addr.ip()));
+        let at = if tls.is_some() { at } else { vec![addr] };
+        (Self { tls, ways: Ways::default(), ..self.clone() }, at)
+    }
 }
 
 impl fmt::Debug for Access {
@@ -120,6 +149,14 @@ mod tests {
         assert_eq!(limits.of(&["cluster", "reset", "hard"]), limits.long_reply);
         assert_eq!(limits.of(&["CLUSTER", "NODES"]), limits.reply);
         assert_eq!(limits.of(&[]), limits.reply);
+    }
+
+    #[test]
+    fn without_tls_at_hand_there_is_one_way() {
+        let addr: SocketAddr = "10.0.0.1:6379".parse().unwrap();
+        let ways = Ways { bare: BTreeSet::new(), aside: BTreeMap::from([(addr.ip(), true)]) };
+        let access = Access { ways, ..Access::default() };
+        assert_eq!(access.towards(addr), (Access::default(), vec![addr]));
     }
 
     #[test]

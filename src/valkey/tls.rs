@@ -208,6 +208,23 @@ mod tests {
     }
 
     #[test]
+    fn a_member_without_certificates_alone_is_spoken_to_in_plain_text() {
+        use crate::valkey::{Access, Ways};
+        let ca = made::Ca::new("ca");
+        let tls = operator(&end(&ca, "valkey-c"), &["x"]);
+        let [bare, aside, other] = ["10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.3:6379"]
+            .map(|text| text.parse::<std::net::SocketAddr>().unwrap());
+        let ways = Ways { bare: [bare.ip()].into(), aside: [(bare.ip(), true), (aside.ip(), true)].into() };
+        let access = Access { tls: Some(tls.clone()), ways, ..Access::default() };
+        let (towards, at) = access.towards(bare);
+        assert_eq!((towards.tls, at), (None, vec![bare]));
+        let (towards, at) = access.towards(aside);
+        assert_eq!((towards.tls, at.len(), at.last()), (Some(tls.clone()), 2, Some(&aside)));
+        let (towards, at) = access.towards(other);
+        assert_eq!((towards.tls, at), (Some(tls), vec![other]));
+    }
+
+    #[test]
     fn the_same_material_is_the_same_access() {
         let ca = made::Ca::new("ca");
         let (a, b) = (end(&ca, "valkey-c"), end(&ca, "valkey-c"));

@@ -119,7 +119,6 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         accounts: None,
         passwords: BTreeMap::new(),
         certificates: None,
-        unchangeable: None,
         request: None,
         vouched: BTreeSet::new(),
         drifted: BTreeSet::new(),

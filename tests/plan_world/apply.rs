@@ -2,12 +2,12 @@
 
 use valkey_cluster_operator::build::tls as files;
 use valkey_cluster_operator::model::{
-    Certificates, ClientAuth, Fingerprint, Given, Job, JobState, Link, Moment, NodeId, NodeReport, Object,
-    Peer, Phase, PodName, PodUid, Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Tls, Trouble, Trust,
-    WorkerName, Zone,
+    Job, JobState, Link, Moment, NodeId, NodeReport, Object, Peer, Phase, PodName, PodUid, Revision, Role,
+    Seen, Shard, Silence, Slots, Snapshot, Trouble, WorkerName, Zone,
 };
 
 use super::accounts::{node_users, passwords, user};
+use super::certificates::{speaks, tls, trust};
 use super::memory::{past, suspected};
 use super::places::{request, spread};
 use super::{NOW, State, acquaint, ip, listed, member, node_id, one_more, pod_name, worker};
@@ -63,10 +63,6 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
             Ok(())
         }
         ["tls", rest @ ..] => rest.iter().try_for_each(|w| tls(s, w)),
-        ["unchangeable", rest @ ..] => {
-            s.unchangeable = Some(rest.join(" "));
-            Ok(())
-        }
         ["credentials", "unknown"] => {
             s.credentials_known = false;
             Ok(())
@@ -119,46 +115,6 @@ pub(super) fn line(s: &mut Snapshot, line: &str) -> Done {
         }
         _ => Err("unknown line".to_owned()),
     }
-}
-
-fn trust(text: &str) -> Result<Trust, String> {
-    let (authorities, leaf) = text.split_once('/').ok_or("<ca>+<ca>/<certificate>")?;
-    Ok(Trust { authorities: authorities.split('+').map(Fingerprint::from).collect(), leaf: leaf.into() })
-}
-
-/// Every node runs with what is given, unless its line says otherwise.
-fn tls(s: &mut Snapshot, word: &str) -> Done {
-    s.desired
-        .template
-        .tls
-        .get_or_insert(Tls { secret: Some("certs".into()), client_auth: ClientAuth::Optional });
-    let refused = || Err("the Secret certs cannot be used".to_owned());
-    let all = s.certificates.get_or_insert_with(|| Certificates {
-        wanted: refused(),
-        given: None,
-        missing: false,
-        expires: None,
-    });
-    match pair(word) {
-        ("refused", "") => all.wanted = refused(),
-        ("wanted", value) => all.wanted = Ok(trust(value)?),
-        ("given", value) => {
-            all.given = Some(Given { now: trust(value)?, before: None });
-            let uids: Vec<PodUid> = s.nodes.keys().cloned().collect();
-            uids.iter().try_for_each(|uid| node(s, uid, &format!("tls={value}")))?;
-        }
-        ("before", value) => {
-            all.given.as_mut().ok_or("given comes first")?.before = Some(trust(value)?);
-        }
-        ("missing", "") => all.missing = true,
-        ("auth", "required") => {
-            if let Some(tls) = &mut s.desired.template.tls {
-                tls.client_auth = ClientAuth::Required;
-            }
-        }
-        _ => return Err(format!("unknown word {word:?}")),
-    }
-    Ok(())
 }
 
 fn spec(s: &mut Snapshot, word: &str) -> Done {
@@ -258,6 +214,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "gate" => pod.gate = if value == "none" { None } else { Some(parse(value)?) },
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,
+        "bare" => pod.encrypted = false,
         "nudged" => pod.nudged = Some(value.into()),
         "trouble" => {
             pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() });
@@ -281,7 +238,7 @@ fn silence(text: &str) -> Result<Silence, String> {
     })
 }
 
-fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
+pub(super) fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
     let (key, value) = pair(word);
     if key == "silent" {
         s.nodes.insert(uid.clone(), Seen::Silent(silence(value)?));
@@ -315,6 +272,7 @@ fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
             n.config.extend(files::settings(&trust(value)?));
             n.config.insert("tls-auth-clients".into(), "optional".into());
         }
+        "speaks" => speaks(n, value)?,
         "keys" => n.keys = parse(value)?,
         "isolated" => n.peers.lines_mut().clear(),
         "admitted" => {

@@ -12,7 +12,8 @@
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! tls wanted=b/m given=a+b/l before=a/l    # <ca>+<ca>/<certificate>; refused, auth=required; node 0-0 tls=a/l
-//! unchangeable <sentence>
+//! tls off                        # the spec does not ask for it any more; pod 0-1 bare: made without certificates
+//! node 0-0 speaks=plain          # tls, half
 //! node 0-0 data=1000 used=2000 limit=4000    # bytes; out=<s>-<i>:<slots>, in=…, job=<s>-<i>:<slots>[:failed]
 //! dead 1-0 Refused              # no Pod, no process: everybody has lost it, and its replicas' links are down
 //! user app on nopass +get        # a user of the spec, which every node has; user app missing: its Secret is not there
@@ -31,6 +32,7 @@ mod accounts;
 mod apply;
 #[path = "../bare/mod.rs"]
 mod bare;
+mod certificates;
 mod memory;
 mod places;
 
@@ -118,7 +120,6 @@ fn empty(shards: u16, replicas: u16) -> Snapshot {
         foreign: None,
         credentials_known: true,
         certificates: None,
-        unchangeable: None,
         accounts: Some(accounts("old")),
         passwords: BTreeMap::new(),
         pods: BTreeMap::new(),

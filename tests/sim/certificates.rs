@@ -8,7 +8,8 @@ use rand::Rng;
 use valkey_cluster_operator::build::tls;
 use valkey_cluster_operator::model::certificates::{CA_FILE, CERT_FILE};
 use valkey_cluster_operator::model::{
-    Certificates, ClientAuth, Fingerprint, Given, NodeId, PodName, PodUid, Target, Tls, Trust,
+    Certificates, ClientAuth, Desired, Fingerprint, Given, Mode, NodeId, Pod, PodName, PodUid, Target, Tls,
+    Trust,
 };
 
 use super::valkey::Node;
@@ -48,8 +49,13 @@ fn trusts(a: &Trust, b: &Trust) -> bool {
 }
 
 impl World {
-    /// Somebody writes these CAs and a certificate of the first into the Secret that the spec names; none spoils it.
+    /// Somebody writes these CAs and a certificate of the first into the Secret that the spec names; none spoils it,
+    /// and "off" takes the wish for TLS back.
     pub(crate) fn issue(&mut self, authorities: &[String], leaf: &str) {
+        if leaf == "off" {
+            self.resource.desired.template.tls = None;
+            return;
+        }
         let first = authorities.first().map(String::as_str).unwrap_or_default();
         let set: BTreeSet<Fingerprint> = authorities.iter().map(|a| Fingerprint::from(a.as_str())).collect();
         let wanted = if leaf == "spoilt" {
@@ -102,13 +108,51 @@ impl World {
 
     /// What a server of a new Pod starts with.
     pub(crate) fn first_files(&mut self, uid: &PodUid) -> BTreeMap<String, String> {
+        if !self.kube.pods.values().any(|o| o.pod.uid == *uid && o.pod.encrypted) {
+            return BTreeMap::new();
+        }
         let Some(given) = self.kube.secrets.certificates.as_ref().and_then(|c| c.given.clone()) else {
             return BTreeMap::new();
         };
         let mut config = tls::settings(&given.now);
         config.insert("tls-auth-clients".into(), "optional".into());
+        config.extend(Mode::Tls.settings().map(|(key, value)| (key.to_owned(), value)));
         self.kube.secrets.mounted.insert(uid.clone(), given);
         config
+    }
+
+    /// What the spec asks for as it can be had now, and what is known of certificates, as they are observed.
+    pub(crate) fn secured(&self, pods: &BTreeMap<PodName, Pod>) -> (Desired, Option<Certificates>) {
+        let mut desired = self.resource.desired.clone();
+        let certificates = self.kube.secrets.certificates.clone();
+        let plain = !pods.is_empty() && pods.values().all(|p| !p.encrypted);
+        if plain && desired.template.tls.is_none() {
+            return (desired, None);
+        }
+        if plain && certificates.as_ref().is_some_and(|c| c.wanted.is_err()) {
+            desired.template.tls = None;
+        }
+        let goes = self.resource.desired.template.tls.is_none();
+        let certificates = certificates.map(|c| match &c.given {
+            Some(given) if goes => Certificates { wanted: Ok(given.now.clone()), ..c },
+            _ => c,
+        });
+        (desired, certificates)
+    }
+
+    /// One node after the other; the operator may die half way.
+    pub(crate) fn switch(&mut self, on: &[Target], to: Mode) -> Result<(), String> {
+        for target in on {
+            self.identity(target)?;
+        }
+        for (i, target) in on.iter().enumerate() {
+            if i > 0 && self.rng.random_bool(0.15) {
+                return Err("the operator died half way".to_owned());
+            }
+            let config = &mut self.valkey.get_mut(&target.node).config;
+            config.extend(to.settings().map(|(key, value)| (key.to_owned(), value)));
+        }
+        Ok(())
     }
 
     /// The server opens the files: they must be there.
@@ -127,7 +171,7 @@ impl World {
     /// Any node may connect to any other at any moment.
     pub(crate) fn mistrust(&self) -> Option<String> {
         self.kube.secrets.certificates.as_ref()?;
-        let ours = || self.valkey.nodes.values().filter(|n| n.cluster == 0);
+        let ours = || self.valkey.nodes.values().filter(|n| n.cluster == 0 && n.config.contains_key(CA_FILE));
         let runs: Vec<(&NodeId, Option<&Trust>)> =
             ours().map(|n| (&n.id, self.kube.secrets.runs_with(n))).collect();
         if let Some((id, _)) = runs.iter().find(|(_, t)| t.is_none()) {
@@ -142,8 +186,15 @@ impl World {
 
     /// At the end every node runs with what is wanted.
     pub(crate) fn wrong_certificates(&self) -> Option<String> {
-        let wanted = self.kube.secrets.certificates.as_ref()?.wanted.as_ref().ok()?;
         let mut ours = self.valkey.nodes.values().filter(|n| n.cluster == 0);
+        if self.resource.desired.template.tls.is_none() {
+            let other = ours.find(|n| n.config.contains_key(CA_FILE))?;
+            return Some(format!("{} still has certificates", other.id));
+        }
+        let wanted = self.kube.secrets.certificates.as_ref()?.wanted.as_ref().ok()?;
+        if let Some(n) = ours.clone().find(|n| !n.speaks_tls()) {
+            return Some(format!("{} speaks plain text", n.id));
+        }
         let other = ours.find(|n| self.kube.secrets.runs_with(n) != Some(wanted))?;
         Some(format!("{} runs with other certificates", other.id))
     }

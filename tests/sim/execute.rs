@@ -116,6 +116,7 @@ impl World {
                 }
             }
             Step::Purge { on, shape } => self.purge(on, shape)?,
+            Step::Switch { on, to } => self.switch(on, *to).map_err(No::Failed)?,
             Step::Configure { on, settings, only_empty } => {
                 let facts = self.identity(on).map_err(stale)?;
                 self.unless("configure", guard::configure(&facts, *only_empty), || ())?;
@@ -276,6 +277,7 @@ impl World {
             strict: desired.template.scheduling.node.shard == SpreadMode::Required,
             even: desired.template.scheduling.zone.shard == SpreadMode::Required,
             failures: *failures,
+            encrypted: desired.template.tls.is_some(),
         };
         self.kube.create(new, self.now);
         Ok(())

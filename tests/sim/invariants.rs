@@ -235,7 +235,6 @@ impl World {
                 [scheduling.node.primaries, scheduling.zone.primaries].contains(&SpreadMode::Required)
             }
             Code::Paused
-            | Code::Unchangeable
             | Code::Deleting
             | Code::AddressInUse
             | Code::NotEmpty

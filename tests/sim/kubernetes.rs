@@ -112,7 +112,7 @@ impl Kubernetes {
             disrupted: false,
             gate: None,
             before: BTreeMap::new(),
-            encrypted: false,
+            encrypted: new.encrypted,
             nudged: None,
             leads: false,
             place: Place {
@@ -313,6 +313,7 @@ pub(crate) struct NewPod {
     pub strict: bool,
     pub even: bool,
     pub failures: u16,
+    pub encrypted: bool,
 }
 
 fn trouble(reason: &str, message: &str) -> Trouble {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::{
     Answer, Brief, Link, Looks, Memory, NodeId, NodeReport, Numbers, Past, Peer, Peers, Phase, Pod, PodName,
     PodUid, Role, Sampling, Seen, Shards, Silence, Snapshot,
@@ -32,10 +33,15 @@ impl World {
     ) -> Snapshot {
         let nodes = self.ask_pods(&pods, past, looks);
         let ghosts = self.ghosts(&nodes);
+        let (desired, certificates) = self.secured(&pods);
         Snapshot {
             now: self.moment(),
-            desired: self.resource.desired.clone(),
-            revision: self.revision(),
+            revision: if desired == self.resource.desired {
+                self.revision()
+            } else {
+                build::revision(&desired)
+            },
+            desired,
             formed: self.resource.formed,
             whole: self.resource.whole,
             served: self.resource.served.clone(),
@@ -43,8 +49,7 @@ impl World {
             drifted: self.kube.drifted.clone(),
             foreign: None,
             credentials_known: true,
-            certificates: self.kube.secrets.certificates.clone(),
-            unchangeable: None,
+            certificates,
             accounts: Some(self.vault.accounts()),
             passwords: BTreeMap::new(),
             pods,

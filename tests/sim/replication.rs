@@ -27,7 +27,8 @@ impl Valkey {
         let serves = source.of.is_none() || source.repl.up;
         // A link that is open stays open, whatever becomes of the password.
         let linked = node.repl.partner.as_ref() == Some(&source.id);
-        let welcome = linked || source.takes(&node.primary_password);
+        let welcome =
+            linked || (source.takes(&node.primary_password) && source.speaks_tls() == node.speaks_tls());
         // A fenced process answers WRONGPASS or NOPERM; so does another cluster's.
         (source.admitted && welcome && serves && source.cluster == node.cluster && source.id != *id)
             .then_some(source)

@@ -122,6 +122,11 @@ impl Node {
         self.config.get("cluster-replica-no-failover").is_some_and(|v| v == "yes")
     }
 
+    /// On the bus and towards its primary. Two of different kinds do not hear each other.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.config.get("tls-cluster").is_some_and(|v| v == "yes")
+    }
+
     pub(crate) fn leads(&self) -> bool {
         self.of.is_none() && !self.slots.is_empty()
     }

@@ -211,7 +211,6 @@ impl World {
             foreign: None,
             credentials_known: true,
             certificates: None,
-            unchangeable: None,
             accounts: None,
             passwords: BTreeMap::new(),
             pods: self.pods.clone(),

@@ -56,6 +56,7 @@ mod stranger;
 mod takeover;
 mod template;
 mod tls;
+mod tls_switch;
 mod upgrade;
 mod users;
 mod watching;
@@ -121,6 +122,7 @@ pub fn all() -> Vec<Story> {
         purge::STORY,
         live::STORY,
         tls::STORY,
+        tls_switch::STORY,
         users::STORY,
         exporter::STORY,
         rotation::STORY,

@@ -91,7 +91,8 @@ async fn said(cluster: &Cluster, words: &str) -> Result<()> {
     cluster.says(&format!("the status to say {words:?}"), LIMIT, told).await.map(drop)
 }
 
-async fn nothing_in_plain_text(stage: &Stage, cluster: &Cluster) -> Result<()> {
+/// No node answers in plain text, at either port.
+pub(super) async fn nothing_in_plain_text(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let plain = stage.reach().access(&cluster.namespace);
     for (name, addr) in cluster.addresses().await? {
         for port in [6379, 16379] {
