@@ -333,7 +333,7 @@ mod tests {
     fn asks_for(tls: bool) -> Desired {
         let mut desired = Desired::default();
         desired.template.tls =
-            tls.then(|| Tls { secret: None, client_auth: crate::model::ClientAuth::Optional });
+            tls.then_some(Tls { secret: None, client_auth: crate::model::ClientAuth::Optional });
         desired
     }
 

@@ -49,7 +49,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let seeds: Vec<IpAddr> = plain.addresses().await?.into_values().map(|at| at.ip()).collect();
     let (stop, stopped) = watch::channel(seeds);
     let writer = Writer::new([plain.open_access(), secured.open_access()], stopped);
-    let writes = tokio::spawn(writer.run());
+    let client = tokio::spawn(writer.run());
 
     secured.change(spec()).await?;
     refused(&plain).await?;
@@ -68,7 +68,7 @@ async fn run(stage: &Stage) -> Result<()> {
         }
     }
     drop(stop);
-    let done = writes.await??;
+    let done = client.await??;
     stage.say(format_args!(
         "{} writes acknowledged, {} lost; at the two switches the client waited {:?}, otherwise {:?} at most",
         done.acked, done.lost, done.switches, done.longest
@@ -162,7 +162,7 @@ impl Writer {
                 break;
             }
             let value = self.acked.get(key).copied().unwrap_or_default() + 1;
-            while !self.ask(&["SET", key, &value.to_string()]).await.is_some_and(|r| r.error().is_none()) {
+            while self.ask(&["SET", key, &value.to_string()]).await.is_none_or(|r| r.error().is_some()) {
                 self.look_again().await;
                 if self.seeds.has_changed().is_err() && last.elapsed() > LIMIT {
                     break;
