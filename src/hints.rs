@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
 
@@ -58,6 +59,8 @@ pub struct Hints {
     pub plan: String,
     /// How many passes in a row had that same plan.
     pub repeats: u32,
+    /// When the last pass began, and how many links had been lost by then.
+    pub looked: Option<(Instant, u64)>,
     /// The namespace is being deleted: the API server said so when something was to be created.
     pub ending: bool,
 }

@@ -1,6 +1,6 @@
 //! The pipeline: observe → plan → execute → report. One pass over one cluster; nothing of it is remembered but hints.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
@@ -11,7 +11,7 @@ use crate::context::Ctx;
 use crate::ending;
 use crate::error::{Error, Result};
 use crate::execute::execute;
-use crate::hints::lock;
+use crate::hints::{Hints, lock};
 use crate::model::{Code, Desired, Done, Outcome, Plan, Stage, Step, Waiting};
 use crate::observe::observe;
 use crate::plan::plan;
@@ -19,11 +19,15 @@ use crate::publish;
 use crate::report::report;
 use crate::standby;
 use crate::telemetry::metrics::Part;
+use crate::watch::wakes::key_of;
 
 /// One pass.
 pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> {
     let uid = cr.uid().ok_or(Error::Incomplete("metadata.uid"))?;
     let hints = ctx.hints.of(&uid);
+    if let Some(rest) = rest(&cr, &ctx, &hints) {
+        return Ok(Action::requeue(rest));
+    }
     ending::tell_pods(&ctx, &cr, &hints).await?;
     let desired = match api::desired(&cr) {
         Ok(desired) => Desired { deleting: desired.deleting || lock(&hints).ending, ..desired },
@@ -50,6 +54,18 @@ pub async fn reconcile(cr: Arc<ValkeyCluster>, ctx: Arc<Ctx>) -> Result<Action> 
     let report = report(&snapshot, &plan, &done, previous.as_ref());
     publish::publish(&ctx, &cr, &plan, &done, report, previous, &hints).await?;
     Ok(Action::requeue(standby::pause(standing, held, look_again(&plan, &done, repeats))))
+}
+
+/// For how long a process that does not lead leaves this cluster alone.
+fn rest(cr: &ValkeyCluster, ctx: &Ctx, hints: &Mutex<Hints>) -> Option<Duration> {
+    let (began, losses) = (Instant::now(), key_of(cr).map_or(0, |key| ctx.links.losses(&key)));
+    let mut h = lock(hints);
+    let missing = h.past.headless.is_some() || h.looked.is_some_and(|(_, before)| before != losses);
+    let rest = standby::rest(ctx.leadership.standing(), h.looked.map(|(at, _)| began - at), missing);
+    if rest.is_none() {
+        h.looked = Some((began, losses));
+    }
+    rest
 }
 
 /// How soon to look again. Watches and links wake the pass at once; this is for what they cannot see.

@@ -37,6 +37,13 @@ pub fn restrict(plan: &mut Plan, standing: Standing, past: &Past, now: Moment) -
     held
 }
 
+/// For how long a process that is woken leaves a cluster alone: the leader's own changes wake everybody. None where a link was lost or
+/// a slot owner is missing, and for who leads or cannot know whether somebody does.
+pub fn rest(standing: Standing, since: Option<Duration>, missing: bool) -> Option<Duration> {
+    let at_ease = standing == Standing::StandsBy && !missing;
+    since.filter(|_| at_ease).and_then(|since| LOOK.checked_sub(since)).filter(|rest| !rest.is_zero())
+}
+
 /// How soon to look again, where a process that leads would after `pause`.
 pub fn pause(standing: Standing, held: bool, pause: Duration) -> Duration {
     match standing {

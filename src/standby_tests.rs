@@ -50,3 +50,14 @@ fn a_standby_looks_less_often() {
     assert_eq!(pause(Standing::StandsBy, false, often), LOOK);
     assert!(pause(Standing::StandsBy, true, Duration::from_secs(30)) < LOOK);
 }
+
+#[test]
+fn a_standby_that_is_woken_rests_unless_something_was_lost() {
+    let a_moment = Some(Duration::from_millis(400));
+    assert_eq!(rest(Standing::StandsBy, a_moment, false), Some(Duration::from_millis(600)));
+    assert_eq!(rest(Standing::StandsBy, a_moment, true), None);
+    assert_eq!(rest(Standing::StandsBy, None, false), None);
+    assert_eq!(rest(Standing::StandsBy, Some(LOOK), false), None);
+    assert_eq!(rest(Standing::Leads, a_moment, false), None);
+    assert_eq!(rest(Standing::Expired, a_moment, false), None);
+}

@@ -12,6 +12,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ fn certificates(dir: &Path) -> (String, Tls) {
         ("tls-key-file", "tls.key", key.serialize_pem()),
     ] {
         std::fs::write(dir.join(file), text).unwrap();
-        lines += &format!("{setting} {}\n", dir.join(file).display());
+        let _ = writeln!(lines, "{setting} {}", dir.join(file).display());
     }
     let (authorities, leaves) = ([ca.der().clone()], [leaf.der().clone()]);
     let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

@@ -22,6 +22,7 @@ pub struct Links<C, M> {
     events: mpsc::UnboundedSender<Event<C, M>>,
     kept: Mutex<BTreeMap<C, BTreeMap<M, Kept>>>,
     counts: Arc<Mutex<LinkCounts>>,
+    losses: Arc<Mutex<BTreeMap<C, u64>>>,
 }
 
 struct Kept {
@@ -60,8 +61,8 @@ where
         events: mpsc::UnboundedSender<Event<C, M>>,
     ) -> Self {
         let opening = Arc::new(Semaphore::new(OPENING));
-        let (kept, counts) = (Mutex::default(), Arc::default());
-        Self { connector, settings, opening, events, kept, counts }
+        let (kept, counts, losses) = (Mutex::default(), Arc::default(), Arc::default());
+        Self { connector, settings, opening, events, kept, counts, losses }
     }
 
     /// Makes the links of `cluster` those that are wanted: starts what is missing, drops what is not wanted any more,
@@ -86,6 +87,12 @@ where
     /// Drops all links of a cluster that is gone.
     pub fn forget(&self, cluster: &C) {
         lock(&self.kept).remove(cluster);
+        lock(&self.losses).remove(cluster);
+    }
+
+    /// How many links to members of this cluster were lost since it was first seen.
+    pub fn losses(&self, cluster: &C) -> u64 {
+        lock(&self.losses).get(cluster).copied().unwrap_or(0)
     }
 
     /// Whether the link to this member is up.
@@ -111,11 +118,12 @@ where
         };
         let up = Arc::new(Mutex::new(false));
         let (cluster, member, events) = (cluster.clone(), member.clone(), self.events.clone());
-        let (counts, state) = (Arc::clone(&self.counts), Arc::clone(&up));
+        let (counts, losses, state) = (Arc::clone(&self.counts), Arc::clone(&self.losses), Arc::clone(&up));
         let report = move |change: Change| {
             *lock(&state) = change == Change::Up;
             if let Change::Lost(why) = &change {
                 *lock(&counts).lost.entry(why.code()).or_default() += 1;
+                *lock(&losses).entry(cluster.clone()).or_default() += 1;
             }
             let event =
                 Event { cluster: cluster.clone(), member: member.clone(), change, at: Instant::now() };

@@ -1,6 +1,5 @@
 //! Decides what redundancy was, second by second: looks at all nodes every 100 ms in the background and keeps what
-//! matters of each look. While a shard has fewer copies than a moment ago it looks twice as often, so that a blink is told
-//! from a loss. A node that is silent holds no look up: the next one begins beside it. Reads only.
+//! matters of each look. A node that is silent holds no look up: the next one begins beside it. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,10 +21,6 @@ use crate::resp::{Access, SLOTS};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(100);
-/// The same while a copy is missing that was there before, but no longer than [`HURRY`].
-const SOON: Duration = Duration::from_millis(50);
-/// How long it looks more often after a copy was missed.
-const HURRY: Duration = Duration::from_secs(1);
 /// How long one node has to answer.
 const ANSWER: Duration = Duration::from_millis(250);
 /// Looks that may be under way at one time: one that waits for a silent node delays no other.
@@ -98,7 +93,6 @@ impl Sampler {
             follow,
             shown,
             samples: Arc::clone(&samples),
-            hurry: Mutex::new(None),
             zero,
         });
         let task = tokio::spawn(work.run(stop.clone()));
@@ -120,35 +114,25 @@ struct Work {
     follow: Option<AddressMap>,
     shown: watch::Sender<Truth>,
     samples: Arc<Mutex<Vec<Sample>>>,
-    /// Until when it looks more often.
-    hurry: Mutex<Option<Instant>>,
     zero: Instant,
 }
 
 impl Work {
     async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut due = interval(SOON);
+        let mut due = interval(EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut looks = JoinSet::new();
-        let mut last: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = due.tick() => {}
                 () = stop.cancelled() => break,
             }
             while looks.try_join_next().is_some() {}
-            let pause = if self.hurries() { SOON } else { EVERY };
-            // A tick is never quite on time.
-            if looks.len() < BESIDE && last.is_none_or(|at| at.elapsed() + SOON / 2 >= pause) {
-                last = Some(Instant::now());
+            if looks.len() < BESIDE {
                 looks.spawn(Arc::clone(&self).sample());
             }
         }
         looks.join_all().await;
-    }
-
-    fn hurries(&self) -> bool {
-        lock(&self.hurry).is_some_and(|until| Instant::now() < until)
     }
 
     async fn sample(self: Arc<Self>) {
@@ -167,11 +151,6 @@ impl Work {
     fn keep(&self, sample: Sample) -> bool {
         let mut samples = lock(&self.samples);
         let place = samples.partition_point(|other| other.at <= sample.at);
-        let before = place.checked_sub(1).and_then(|i| samples.get(i));
-        let lacks = |(shard, had): (&String, &usize)| sample.copies.get(shard).is_some_and(|n| n < had);
-        if before.is_some_and(|before| before.copies.iter().any(lacks)) {
-            *lock(&self.hurry) = Some(Instant::now() + HURRY);
-        }
         samples.insert(place, sample);
         place + 1 == samples.len()
     }
