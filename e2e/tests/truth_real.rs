@@ -76,7 +76,8 @@ async fn the_sampler_states_redundancy_through_a_failover_and_a_death() {
     assert!(stated <= real + Duration::from_millis(200), "{stated:?} below two copies, dead for {real:?}");
     assert!(stated + Duration::from_secs(1) > real, "{stated:?} below two copies, dead for {real:?}");
     assert_eq!(steady.len(), 3);
-    assert_eq!(history.uncovered(), Duration::ZERO, "{}", history.summary());
+    // The answers of one look are not of one moment: one that meets the failover may find the slots with both, or with neither.
+    assert!(history.uncovered() < Duration::from_millis(200), "{}", history.summary());
     assert_eq!(history.by_second().last().unwrap().copies[&hit], 1, "{}", history.summary());
     assert!(history.first_formed().is_some());
 }

@@ -201,8 +201,9 @@ impl Writer {
     async fn look_again(&mut self) {
         self.open.clear();
         let seeds = self.seeds.borrow().clone();
-        for way in [self.way, 1 - self.way] {
-            for ip in &seeds {
+        // A server in plain text waits for the end of what is no command to it: each node is asked both ways before the next one.
+        for ip in &seeds {
+            for way in [self.way, 1 - self.way] {
                 let Some(access) = self.ways.get(way) else { continue };
                 let at = SocketAddr::new(*ip, 6379);
                 let Ok(mut node) = Connection::open(access, at, PATIENCE).await else { continue };
