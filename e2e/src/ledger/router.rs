@@ -237,6 +237,10 @@ impl Router {
         match Redirect::read(&text, &addr.ip().to_string()) {
             Some(Redirect::Moved(place)) => {
                 self.aim = self.routes.directory.locate(&place).await;
+                if let Some(owner) = self.aim {
+                    // Nobody listens only while the ledger ends.
+                    let _ = self.routes.hints.redirects.send(owner);
+                }
                 at_once = true;
             }
             Some(Redirect::Ask(place)) => {

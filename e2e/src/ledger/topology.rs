@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +96,8 @@ impl Drop for TroubleGuard {
 pub(crate) struct Hints {
     pub current: watch::Receiver<Hint>,
     pub trouble: Arc<Trouble>,
+    /// Where redirects have sent a lane: the nodes known before may all be gone a moment later.
+    pub redirects: mpsc::UnboundedSender<SocketAddr>,
 }
 
 /// A node that can be asked.
@@ -118,6 +120,7 @@ pub(crate) struct Topology {
     limit: Duration,
     hints: watch::Sender<Hint>,
     trouble: Arc<Trouble>,
+    redirects: (mpsc::UnboundedSender<SocketAddr>, mpsc::UnboundedReceiver<SocketAddr>),
     idle: VecDeque<Node>,
     known: BTreeSet<SocketAddr>,
     mapped: BTreeSet<SocketAddr>,
@@ -136,6 +139,7 @@ impl Topology {
             limit,
             hints: watch::Sender::default(),
             trouble: Arc::default(),
+            redirects: mpsc::unbounded_channel(),
             idle: VecDeque::new(),
             known: BTreeSet::new(),
             mapped: BTreeSet::new(),
@@ -147,7 +151,8 @@ impl Topology {
 
     /// What the lanes listen to.
     pub(crate) fn hints(&self) -> Hints {
-        Hints { current: self.hints.subscribe(), trouble: Arc::clone(&self.trouble) }
+        let (trouble, redirects) = (Arc::clone(&self.trouble), self.redirects.0.clone());
+        Hints { current: self.hints.subscribe(), trouble, redirects }
     }
 
     /// Why the last question had no answer, for the sentence when none ever has.
@@ -165,6 +170,11 @@ impl Topology {
                 () = stop.cancelled() => return,
                 Some(finished) = self.running.next() => self.take(finished),
                 () = trouble.began.notified() => due = Instant::now(),
+                Some(addr) = self.redirects.1.recv() => {
+                    if self.learn(&BTreeSet::from([addr])) {
+                        due = Instant::now();
+                    }
+                }
                 () = sleep_until(due) => {
                     self.ask();
                     due = Instant::now() + self.pace();
@@ -210,7 +220,9 @@ impl Topology {
 
     fn take(&mut self, finished: Finished) {
         match finished {
-            Finished::Resolved(addrs) => self.learn(&addrs),
+            Finished::Resolved(addrs) => {
+                self.learn(&addrs);
+            }
             Finished::Asked(node, Ok((hint, addrs))) => {
                 self.learn(&addrs);
                 self.mapped = addrs;
@@ -238,12 +250,15 @@ impl Topology {
         }
     }
 
-    fn learn(&mut self, addrs: &BTreeSet<SocketAddr>) {
+    /// Says whether one of them is new.
+    fn learn(&mut self, addrs: &BTreeSet<SocketAddr>) -> bool {
+        let before = self.known.len();
         for addr in addrs {
             if self.known.insert(*addr) {
                 self.idle.push_front(Node { addr: *addr, connection: None, silent_since: None });
             }
         }
+        self.known.len() > before
     }
 }
 
