@@ -101,15 +101,9 @@ const SLOWEST: Duration = Duration::from_secs(2);
 fn patience(w: &Waiting) -> Duration {
     Duration::from_millis(match w.stage {
         Stage::Electing => 30,
-        // A newcomer is known and in sync within 0.1 to 0.25 s of its MEET (measured on 8.0.1 and 9.1.2); where that takes
-        // longer, for the data that there is, the pauses grow.
-        Stage::HandingOver
-        | Stage::MovingSlots
-        | Stage::DroppingKeys
-        | Stage::JoiningNodes
-        | Stage::Agreeing
-        | Stage::Syncing => 50,
-        Stage::AssigningSlots | Stage::RemovingPods | Stage::SwitchingTls => 100,
+        Stage::HandingOver | Stage::MovingSlots | Stage::DroppingKeys => 50,
+        Stage::JoiningNodes | Stage::Agreeing | Stage::AssigningSlots | Stage::SwitchingTls => 100,
+        Stage::Syncing | Stage::RemovingPods => 200,
         Stage::AddingPods => 250,
         Stage::LoadingCertificates => 500,
     })
