@@ -173,14 +173,6 @@ impl Node for FredNode {
         Box::pin(async move { self.give_up_if_late(self.call_one(argv).await) })
     }
 
-    fn call_many<'a>(&'a self, commands: &'a [Vec<&'a str>]) -> BoxFuture<'a, Vec<Result<Reply, WireError>>> {
-        Box::pin(async move {
-            let bytes: Vec<Vec<&[u8]>> =
-                commands.iter().map(|argv| argv.iter().map(|w| w.as_bytes()).collect()).collect();
-            self.call_many_bytes(&bytes).await
-        })
-    }
-
     fn call_many_bytes<'a>(
         &'a self,
         commands: &'a [Vec<&'a [u8]>],

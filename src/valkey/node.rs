@@ -23,7 +23,13 @@ pub trait Node: Send + Sync {
 
     /// Sends commands in one burst; the answers come in the order of the commands, one for each.
     /// When the connection breaks or time runs out, every command has that error.
-    fn call_many<'a>(&'a self, commands: &'a [Vec<&'a str>]) -> BoxFuture<'a, Vec<Result<Reply, WireError>>>;
+    fn call_many<'a>(&'a self, commands: &'a [Vec<&'a str>]) -> BoxFuture<'a, Vec<Result<Reply, WireError>>> {
+        Box::pin(async move {
+            let bytes: Vec<Vec<&[u8]>> =
+                commands.iter().map(|argv| argv.iter().map(|w| w.as_bytes()).collect()).collect();
+            self.call_many_bytes(&bytes).await
+        })
+    }
 
     /// The same for arguments that may be any bytes, such as names of keys.
     fn call_many_bytes<'a>(
@@ -76,7 +82,6 @@ impl Access {
     pub fn towards(&self, addr: SocketAddr) -> (Self, Vec<SocketAddr>) {
         let aside = SocketAddr::new(addr.ip(), ASIDE_PORT);
         let at = match self.ways.aside.get(&addr.ip()) {
-            _ if self.tls.is_none() => vec![addr],
             Some(true) => vec![aside, addr],
             Some(false) => vec![addr, aside],
             None => vec![addr],
