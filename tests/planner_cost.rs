@@ -28,6 +28,10 @@ fn row(snapshot: &Snapshot) -> Duration {
     on_processor().saturating_sub(began) / ROW
 }
 
+/// How much longer four times as many nodes may take: a square of them would take sixteen times as long, and what no longer fits into the
+/// caches of a busy machine takes up to twice as long again.
+const MOST_TIMES: f64 = 9.0;
+
 /// Rows at the most: neighbours on the machine only add, also through the caches that they share, so that the least counts.
 const ROWS: usize = 40;
 
@@ -51,13 +55,13 @@ fn costs(
 fn planning_grows_with_the_number_of_nodes_and_not_with_its_square() {
     for (what, world) in worlds() {
         let ratio = |small: Duration, large: Duration| large.as_secs_f64() / small.as_secs_f64();
-        let fine = |small, large| ratio(small, large) < 3.0 && large < Duration::from_millis(200);
-        let (small, large) = costs(&world(250, REPLICAS), &world(500, REPLICAS), fine);
+        let fine = |small, large| ratio(small, large) < MOST_TIMES && large < Duration::from_millis(200);
+        let (small, large) = costs(&world(125, REPLICAS), &world(500, REPLICAS), fine);
         let ratio = ratio(small, large);
-        println!("{what}: {small:?} for 250 shards, {large:?} for 500, {ratio:.2} times");
+        println!("{what}: {small:?} for 125 shards, {large:?} for 500, {ratio:.2} times");
         assert!(
-            ratio < 3.0,
-            "{what}: twice as many nodes take {ratio:.2} times as long ({small:?}, {large:?})"
+            ratio < MOST_TIMES,
+            "{what}: four times as many nodes take {ratio:.2} times as long ({small:?}, {large:?})"
         );
         assert!(large < Duration::from_millis(200), "{what}: {large:?} for 500 shards");
     }

@@ -56,7 +56,7 @@ async fn work(node: &dyn Node, other: SocketAddr) {
     let _ = commands::ping(node).await;
     let _ = commands::info(node, &["server"]).await;
     let _ = commands::my_id(node).await;
-    let _ = commands::keys_in_slot(node, 0, 10).await;
+    let _ = commands::keys_in_slots(node, &[0], 10).await;
     let _ = commands::dbsize(node).await;
     let _ = commands::config_get(node, &["maxmemory"]).await;
     let _ = commands::config_set(node, &BTreeMap::from([("maxmemory".to_owned(), "0".to_owned())])).await;
@@ -65,10 +65,11 @@ async fn work(node: &dyn Node, other: SocketAddr) {
     let _ = commands::acl_list(node).await;
     let _ = commands::acl_deluser(node, "app").await;
     let _ = node.call(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    let _ = commands::memory_usage(node, &[b"key".to_vec()]).await;
+    let _ = commands::memory_usage(node, &[&b"key".to_vec()]).await;
     let (host, port) = (other.ip().to_string(), other.port().to_string());
     let _ =
-        commands::migrate(node, (&host, &port), (OPERATOR_USER, PASSWORD), LIMIT, &[b"key".to_vec()]).await;
+        commands::migrate(node, (&host, &port), (OPERATOR_USER, PASSWORD), LIMIT, &[vec![b"key".to_vec()]])
+            .await;
 }
 
 /// Pairs of servers at a time: each waits two seconds until it serves, and does next to nothing.

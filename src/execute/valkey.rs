@@ -3,6 +3,7 @@
 //! One connection a node serves all steps of a pass; it is bound to one process, so that an address that changes hands
 //! in between is never spoken to by mistake.
 
+mod carry;
 mod slots;
 mod switch;
 mod users;

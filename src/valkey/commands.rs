@@ -186,68 +186,77 @@ pub enum SlotState<'a> {
     Stable,
 }
 
-/// `CLUSTER SETSLOT`: waits for the replicas (8.0 and newer), up to two seconds.
-pub async fn set_slot(node: &dyn Node, slot: u16, state: SlotState<'_>) -> Result<(), WireError> {
+/// `CLUSTER SETSLOT` of each slot, in one burst: each waits for the replicas (8.0 and newer), up to two seconds. The answers come in the
+/// order of the slots.
+pub async fn set_slots(node: &dyn Node, slots: &[u16], state: SlotState<'_>) -> Vec<Result<(), WireError>> {
     let (word, id) = match state {
         SlotState::Importing(id) => ("IMPORTING", Some(id)),
         SlotState::Migrating(id) => ("MIGRATING", Some(id)),
         SlotState::Node(id) => ("NODE", Some(id)),
         SlotState::Stable => ("STABLE", None),
     };
-    let slot = slot.to_string();
-    let words = ["CLUSTER", "SETSLOT", &slot, word].into_iter().chain(id.map(NodeId::as_str));
-    node.call(&words.collect::<Vec<_>>()).await?.ok()
+    let slots: Vec<String> = slots.iter().map(u16::to_string).collect();
+    let words = |slot| ["CLUSTER", "SETSLOT", slot, word].into_iter().chain(id.map(NodeId::as_str));
+    let burst: Vec<Vec<&str>> = slots.iter().map(|slot| words(slot.as_str()).collect()).collect();
+    node.call_many(&burst).await.into_iter().map(|answer| answer?.ok()).collect()
 }
 
-/// Up to `count` keys of a slot, and whether the node was a primary when it listed them (both in one burst).
-pub async fn keys_in_slot(
+/// A key's name: any bytes.
+pub type Key = Vec<u8>;
+
+/// Up to `count` keys of each slot, and whether the node was a primary when it had listed them (all in one burst).
+pub async fn keys_in_slots(
     node: &dyn Node,
-    slot: u16,
+    slots: &[u16],
     count: usize,
-) -> Result<(Vec<Vec<u8>>, bool), WireError> {
-    let (slot, count) = (slot.to_string(), count.to_string());
-    let burst = [vec!["CLUSTER", "GETKEYSINSLOT", &slot, &count], vec!["ROLE"]];
-    let mut answers = node.call_many(&burst).await.into_iter();
-    let mut next =
-        || answers.next().unwrap_or_else(|| Err(WireError::Protocol("an answer is missing".to_owned())));
-    let keys = match next()? {
-        Reply::List(keys) => keys.iter().map(Reply::bytes).collect::<Result<Vec<_>, _>>()?,
-        _ => return Err(WireError::Protocol("GETKEYSINSLOT is no list".to_owned())),
+) -> Result<(Vec<Vec<Key>>, bool), WireError> {
+    let count = count.to_string();
+    let slots: Vec<String> = slots.iter().map(u16::to_string).collect();
+    let lists = slots.iter().map(|slot| vec!["CLUSTER", "GETKEYSINSLOT", slot.as_str(), &count]);
+    let burst: Vec<Vec<&str>> = lists.chain([vec!["ROLE"]]).collect();
+    let mut answers = node.call_many(&burst).await;
+    let leads = match answers.pop().unwrap_or(Err(WireError::Reset))? {
+        Reply::List(role) => matches!(role.first(), Some(Reply::Text(t)) if t == "master"),
+        _ => return Err(WireError::Protocol("ROLE is no list".to_owned())),
     };
-    match next()? {
-        Reply::List(role) => Ok((keys, matches!(role.first(), Some(Reply::Text(t)) if t == "master"))),
-        _ => Err(WireError::Protocol("ROLE is no list".to_owned())),
-    }
+    let listed = answers.into_iter().map(|answer| match answer? {
+        Reply::List(keys) => keys.iter().map(Reply::bytes).collect(),
+        _ => Err(WireError::Protocol("GETKEYSINSLOT is no list".to_owned())),
+    });
+    Ok((listed.collect::<Result<_, WireError>>()?, leads))
 }
 
-/// `MEMORY USAGE` of each key in bytes, in one burst; 0 for one that is gone.
-pub async fn memory_usage(node: &dyn Node, keys: &[Vec<u8>]) -> Result<Vec<u64>, WireError> {
+/// `MEMORY USAGE` of each key in bytes, in one burst; 0 for one that is gone, of which a slot that leaves answers that it is elsewhere.
+pub async fn memory_usage(node: &dyn Node, keys: &[&Key]) -> Result<Vec<u64>, WireError> {
     let burst: Vec<Vec<&[u8]>> = keys.iter().map(|k| vec![&b"MEMORY"[..], &b"USAGE"[..], k]).collect();
     let answers = node.call_many_bytes(&burst).await;
-    let bytes = |reply: Reply| match reply {
-        Reply::Nil => Ok(0),
-        other => Ok(u64::try_from(other.int()?).unwrap_or(0)),
+    let bytes = |answer| match answer {
+        Ok(Reply::Nil) => Ok(0),
+        Err(WireError::Server(text)) if text.starts_with("ASK ") => Ok(0),
+        other => Ok(u64::try_from(other?.int()?).unwrap_or(0)),
     };
-    answers.into_iter().map(|a| a.and_then(bytes)).collect()
+    answers.into_iter().map(bytes).collect()
 }
 
-/// `MIGRATE … REPLACE AUTH2 … KEYS …`: a key that an attempt without an answer has left at both ends is replaced by the source's,
-/// which is the one that clients were served. Keys that are gone by now are passed over.
+/// `MIGRATE … REPLACE AUTH2 … KEYS …` for the keys of each slot, in one burst, with this limit for all of them together: a key that an
+/// attempt without an answer has left at both ends is replaced by the source's, which is the one that clients were served. Keys that are
+/// gone by now are passed over.
 pub async fn migrate(
     node: &dyn Node,
     (host, port): (&str, &str),
     (user, password): (&str, &str),
     limit: Duration,
-    keys: &[Vec<u8>],
+    slots: &[Vec<Key>],
 ) -> Result<(), WireError> {
-    let timeout = limit.as_millis().to_string();
+    let timeout = (limit.as_millis() / slots.len().max(1) as u128).to_string();
     let words = ["MIGRATE", host, port, "", "0", &timeout, "REPLACE", "AUTH2", user, password, "KEYS"];
-    let argv: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).chain(keys.iter().map(Vec::as_slice)).collect();
-    let answer = node.call_many_bytes(&[argv]).await.pop();
-    match answer.unwrap_or(Err(WireError::Reset))?.text()? {
+    let lines =
+        slots.iter().map(|keys| words.iter().map(|w| w.as_bytes()).chain(keys.iter().map(Vec::as_slice)));
+    let burst: Vec<Vec<&[u8]>> = lines.map(Iterator::collect).collect();
+    node.call_many_bytes(&burst).await.into_iter().try_for_each(|answer| match answer?.text()? {
         "OK" | "NOKEY" => Ok(()),
         other => Err(WireError::Protocol(format!("MIGRATE answers {other:?}"))),
-    }
+    })
 }
 
 /// `FLUSHALL ASYNC`, by a user that may do so for as long as this takes: the operator's own has no right to drop keys at any other

@@ -154,7 +154,7 @@ impl Valkey {
                     self.get_mut(on).data.remove(&slot);
                     self.get_mut(to).data.insert(slot, value);
                 }
-                if done > 1 {
+                if done > 3 {
                     break;
                 }
                 continue;

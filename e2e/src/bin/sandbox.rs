@@ -14,7 +14,7 @@ use e2e::debs;
 use e2e::progress::Progress;
 use e2e::sandbox::address::Worker;
 use e2e::sandbox::{DEFAULT_NAME, Sandbox, UpOptions, images, init, logs, run_relay};
-use e2e::stories::{self, Suite, Target, ci::Count};
+use e2e::stories::{self, Count, Suite, Target};
 use e2e::stranger::Options;
 
 /// A real Kubernetes of several workers on this machine, in seconds.
@@ -205,10 +205,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// The count is the last line, also when something did not even begin.
 fn judge(told: Result<Count>) -> Result<ExitCode> {
-    let count = told.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        Count { failed: 1, ..Count::default() }
-    });
+    let count = told.unwrap_or_else(|error| Count::failed(format!("{error:#}")));
     say(&count)?;
     Ok(if count.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,11 +1,11 @@
 //! Everything that continuous integration runs, with one count at the end.
 
-use std::fmt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::count::Count;
 use super::setup::{self, Target};
 use super::{Stage, Suite, Told};
 use crate::cache::Cache;
@@ -31,68 +31,6 @@ const CARGO: Duration = Duration::from_mins(40);
 /// Lines of a command that failed.
 const SHOWN: usize = 60;
 
-/// What passed and what did not.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Count {
-    /// Passed.
-    pub passed: usize,
-    /// Failed.
-    pub failed: usize,
-    /// Not run.
-    pub skipped: usize,
-    /// Why, for those of which it is known.
-    pub why: Vec<String>,
-}
-
-impl Count {
-    /// One that passed or failed.
-    pub(super) fn one(passed: bool) -> Self {
-        Self { passed: usize::from(passed), failed: usize::from(!passed), ..Self::default() }
-    }
-
-    /// One that was not run.
-    pub(super) fn skipped(why: String) -> Self {
-        Self { skipped: 1, why: vec![why], ..Self::default() }
-    }
-
-    /// Adds another count.
-    pub(super) fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-        self.why.extend(other.why);
-    }
-
-    /// Nothing failed.
-    pub fn is_good(&self) -> bool {
-        self.failed == 0
-    }
-
-    /// The sum of libtest's `test result:` lines.
-    fn of_libtest(text: &str) -> Self {
-        let mut sum = Self::default();
-        for line in text.lines().filter(|line| line.starts_with("test result:")) {
-            let number = |what: &str| {
-                let part = line.split([';', '.']).find(|part| part.trim_end().ends_with(what));
-                part.and_then(|p| p.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-            };
-            let (passed, failed, skipped) = (number("passed"), number("failed"), number("ignored"));
-            sum.add(Self { passed, failed, skipped, why: Vec::new() });
-        }
-        sum
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
-        if !self.why.is_empty() {
-            write!(f, " ({})", self.why.join("; "))?;
-        }
-        Ok(())
-    }
-}
-
 /// Runs the stories of these names, or all, with TLS or without, on a cluster or on a sandbox that is brought up if there is none; it stays up.
 ///
 /// # Errors
@@ -113,11 +51,10 @@ pub async fn stories(
     let mut count = Count::default();
     for (story, told) in super::run(names, &stage, progress).await? {
         match told {
-            Told::Passed => count.add(Count::one(true)),
+            Told::Passed => count.add(Count::passed()),
             Told::Skipped(why) => count.add(Count::skipped(format!("{story}: {why}"))),
             Told::Failed(error) => {
-                println!("FAILED story {story}: {error:#}");
-                count.add(Count::one(false));
+                count.add(Count::failed(format!("story {story}: {error:#}")));
             }
         }
     }
@@ -142,10 +79,7 @@ pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
     let began = Instant::now();
     match stories(&Target::Sandbox(name.to_owned()), &[], (Suite::Ci, false), progress).await {
         Ok(told) => count.add(told),
-        Err(error) => {
-            println!("FAILED stories: {error:#}");
-            count.add(Count::one(false));
-        }
+        Err(error) => count.add(Count::failed(format!("stories: {error:#}"))),
     }
     progress.line(format_args!("stories: {:.0} s", began.elapsed().as_secs_f64()));
     tokio::task::block_in_place(|| Sandbox::down(name, progress))?;
@@ -155,13 +89,13 @@ pub async fn ci(name: &str, progress: &Progress) -> Result<Count> {
 fn check(what: &str, arguments: &[&str], progress: &Progress) -> Result<Count> {
     let step = progress.step(what);
     let output = output(&mut cargo(arguments), CARGO, Some(&step))?;
-    let good = output.status.success();
-    if good {
+    if output.status.success() {
         step.done("");
-    } else {
-        show(&format!("cargo {}", arguments.join(" ")), &output);
+        return Ok(Count::passed());
     }
-    Ok(Count::one(good))
+    let line = format!("cargo {}", arguments.join(" "));
+    show(&line, &output);
+    Ok(Count::failed(line))
 }
 
 /// The tests that need no Kubernetes, but for the searches.
@@ -190,8 +124,8 @@ fn lives(progress: &Progress) -> Result<Count> {
 fn libtest(what: &str, mut command: Command, progress: &Progress) -> Result<Count> {
     let step = progress.step(what);
     let output = output(&mut command, CARGO, Some(&step)).context("cargo test")?;
-    let mut count = Count::of_libtest(&String::from_utf8_lossy(&output.stdout));
     let told = String::from_utf8_lossy(&output.stdout);
+    let mut count = Count::of_libtest(&told);
     for row in told.lines().filter(|line| line.starts_with('|')) {
         progress.line(format_args!("{row}"));
     }
@@ -201,7 +135,7 @@ fn libtest(what: &str, mut command: Command, progress: &Progress) -> Result<Coun
         show(what, &output);
         // A test that does not compile is counted nowhere else.
         if count.is_good() {
-            count.add(Count::one(false));
+            count.add(Count::failed(what.to_owned()));
         }
     }
     Ok(count)
@@ -230,20 +164,4 @@ fn servers(progress: &Progress) -> Result<String> {
         programs.push(path.to_string_lossy().into_owned());
     }
     Ok(programs.join(":"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_of_many_test_programs_add_up() {
-        let text = "running 2 tests\n\
-                    test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
-                    test result: FAILED. 40 passed; 3 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n";
-        assert_eq!(Count::of_libtest(text), Count { passed: 42, failed: 3, skipped: 1, why: Vec::new() });
-        assert_eq!(Count::of_libtest(text).to_string(), "42 passed, 3 failed, 1 skipped");
-        let skipped = Count::skipped("heal: needs the sandbox".to_owned());
-        assert_eq!(skipped.to_string(), "0 passed, 0 failed, 1 skipped (heal: needs the sandbox)");
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::ci::Count;
+use super::count::Count;
 use crate::cache::Cache;
 use crate::command::{cargo, output, run_shown, succeeds, tail};
 use crate::progress::Progress;
@@ -58,10 +58,12 @@ pub(super) fn all(progress: &Progress) -> Result<Count> {
             joined.collect()
         });
         for (target, told) in some.iter().zip(told) {
-            count.add(Count::one(told.is_ok()));
             match told {
-                Ok(figures) => progress.line(format_args!("  fuzzer {}: {figures}", target.name)),
-                Err(error) => println!("FAILED fuzzer {}: {error:#}", target.name),
+                Ok(figures) => {
+                    progress.line(format_args!("  fuzzer {}: {figures}", target.name));
+                    count.add(Count::passed());
+                }
+                Err(error) => count.add(Count::failed(format!("fuzzer {}: {error:#}", target.name))),
             }
         }
         step.done("");

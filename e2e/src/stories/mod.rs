@@ -5,6 +5,7 @@
 
 pub mod ci;
 mod cluster;
+mod count;
 mod denied;
 mod fuzz;
 mod mend;
@@ -70,6 +71,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 pub use chaos::{Play, command as chaos};
+pub use count::Count;
 pub use demo::demo;
 pub use reach::{Reach, Way, Writes};
 pub use setup::Target;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;
+use futures::future::select_ok;
 use serde_json::json;
 use tokio::sync::watch;
 use valkey_cluster_operator::build::pod::CERTIFICATES;
@@ -33,7 +34,7 @@ const SHARDS: u16 = 3;
 /// Counters, spread over all slots.
 const KEYS: u16 = 60;
 /// For an answer, and for the handshake.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 async fn run(stage: &Stage) -> Result<()> {
     stage.sandbox("speaks TLS to nodes from outside of their Kubernetes")?;
@@ -197,23 +198,24 @@ impl Writer {
         self.open.get_mut(&at)?.call(command, PATIENCE).await.ok()
     }
 
-    /// Asks any node who owns what, by the way of before or by the other one.
+    /// Asks all nodes both ways who owns what, and takes the first answer: a server in plain text waits for the end of what is no command
+    /// to it, so that the wrong way is only told by its silence.
     async fn look_again(&mut self) {
         self.open.clear();
         let seeds = self.seeds.borrow().clone();
-        // A server in plain text waits for the end of what is no command to it: each node is asked both ways before the next one.
-        for ip in &seeds {
-            for way in [self.way, 1 - self.way] {
-                let Some(access) = self.ways.get(way) else { continue };
-                let at = SocketAddr::new(*ip, 6379);
-                let Ok(mut node) = Connection::open(access, at, PATIENCE).await else { continue };
-                let Ok(reply) = node.call(&["CLUSTER", "SLOTS"], PATIENCE).await else { continue };
-                if let Ok(map) = SlotMap::read(&reply, &ip.to_string()) {
-                    (self.map, self.way) = (Some(map), way);
-                    return;
-                }
-            }
+        let ways = self.ways.iter().enumerate();
+        let asked =
+            ways.flat_map(|(way, access)| seeds.iter().map(move |ip| owners(way, access, *ip).boxed()));
+        match select_ok(asked).await {
+            Ok(((map, way), _)) => (self.map, self.way) = (Some(map), way),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Who owns what, as this node says it when it is asked this way.
+async fn owners(way: usize, access: &Access, ip: IpAddr) -> Result<(SlotMap, usize)> {
+    let mut node = Connection::open(access, SocketAddr::new(ip, 6379), PATIENCE).await?;
+    let reply = node.call(&["CLUSTER", "SLOTS"], PATIENCE).await?;
+    Ok((SlotMap::read(&reply, &ip.to_string()).map_err(anyhow::Error::msg)?, way))
 }

@@ -23,8 +23,8 @@ use serde_json::json;
 
 use self::act::Actor;
 use self::schedule::{Round, Schedule, Size};
-use super::ci::Count;
 use super::cluster::Cluster;
+use super::count::Count;
 use super::setup::{self, Target};
 use super::stage::Stage;
 use super::{Story, Suite, operator};
@@ -86,12 +86,11 @@ pub async fn command(name: &str, play: Play, progress: &Progress) -> Result<Coun
     let ground = setup::ground(&Target::Sandbox(name.to_owned()), progress, &mut Vec::new()).await?;
     let stage = Stage::new(ground.reach, ground.client, Suite::Full, progress.clone());
     let told = told(&stage, play).await;
-    if let Err(error) = &told {
-        println!("FAILED chaos: {error:#}");
+    if told.is_err() {
         progress.line(stage.what_happened());
     }
     stage.clean().await?;
-    Ok(Count { passed: usize::from(told.is_ok()), failed: usize::from(told.is_err()), ..Count::default() })
+    Ok(told.map_or_else(|error| Count::failed(format!("chaos: {error:#}")), |_| Count::passed()))
 }
 
 /// Rounds until the minutes are over; the number of rounds.
