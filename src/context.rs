@@ -2,7 +2,7 @@
 //! long to wait after failures; everything else is looked at anew). Touches memory only.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
@@ -19,6 +19,7 @@ use crate::hints::AllHints;
 use crate::kube_client::Clients;
 use crate::lease::Leadership;
 use crate::model::{ClusterKey, PodUid, Sampling};
+use crate::mutex::lock;
 use crate::telemetry::Metrics;
 use crate::valkey::{Change, Connector, Event, FredConnector, LinkSettings, Links, Ports};
 use crate::watch::wakes::owner;
@@ -185,7 +186,7 @@ impl Backoff {
 
     /// Counts one more failure; how long to wait now.
     pub fn failed(&self, key: &ClusterKey) -> Duration {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(&self.0);
         let count = counts.entry(key.clone()).or_default();
         let pause =
             Self::FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(Self::LONGEST);
@@ -195,7 +196,7 @@ impl Backoff {
 
     /// A pass succeeded, or the object is gone.
     pub fn clear(&self, key: &ClusterKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        lock(&self.0).remove(key);
     }
 }
 

@@ -15,7 +15,8 @@ use kube::{Api, ResourceExt};
 use crate::api::ValkeyCluster;
 use crate::context::Ctx;
 use crate::error::{Error, Result};
-use crate::hints::{Hints, lock};
+use crate::hints::Hints;
+use crate::mutex::lock;
 use crate::parallel;
 
 /// Pods that are told at one time.

@@ -3,7 +3,7 @@
 //! Passwords are here too: they outlive the Secret while a deleted cluster's Pods still run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -12,6 +12,7 @@ use crate::api::ValkeyClusterStatus;
 use crate::build::Credentials;
 use crate::model::users;
 use crate::model::{Attempts, Looks, Past, PodName, Traffic};
+use crate::mutex::lock;
 use crate::observe::access;
 use crate::observe::certificates::{Secured, Wire};
 use crate::observe::passwords::Known;
@@ -124,11 +125,6 @@ impl AllHints {
     pub fn slow(&self, uid: &str) {
         lock(&self.fast).remove(uid);
     }
-}
-
-/// The value, also after a panic elsewhere: hints have no invariant that a panic could break.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -15,10 +15,11 @@ use crate::api::{ValkeyCluster, ValkeyClusterStatus};
 use crate::build::labels;
 use crate::context::Ctx;
 use crate::error::Result;
-use crate::hints::{Hints, lock};
+use crate::hints::Hints;
 use crate::lease::Standing;
 use crate::model::step::Promotion;
 use crate::model::{Done, Outcome, Phase, Plan, Snapshot, Step};
+use crate::mutex::lock;
 use crate::report::{EventNote, Report, refusal};
 use crate::telemetry::ClusterGauges;
 

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use super::Executor;
 use crate::api::ValkeyCluster;
 use crate::build::{self, PodPlan, labels, metadata};
-use crate::hints::lock;
 use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
+use crate::mutex::lock;
 use crate::observe::kube as read;
 use crate::watch::wakes::owner;
 

@@ -13,8 +13,9 @@ pub mod valkey;
 use std::sync::Arc;
 
 use crate::context::Ctx;
-use crate::hints::{Hints, lock};
+use crate::hints::Hints;
 use crate::model::{Done, Outcome, Plan, Shards, Snapshot, Step};
+use crate::mutex::lock;
 use crate::standby;
 use valkey::ValkeyExecutor;
 

@@ -8,8 +8,8 @@ use kube::{Api, ResourceExt};
 
 use super::Executor;
 use crate::build::{self, Credentials, labels};
-use crate::hints::lock;
 use crate::model::Outcome;
+use crate::mutex::lock;
 
 impl Executor<'_> {
     /// Creates the Secret, or takes over one that an earlier cluster of this name has left.

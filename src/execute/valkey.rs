@@ -10,7 +10,7 @@ mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -21,6 +21,7 @@ use crate::build::credentials::{IMPORT_RIGHT, IMPORT_RIGHTS, REPLICATION_USER};
 use crate::model::settings::JOBS_SINCE;
 pub use crate::model::users::Applied;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
+use crate::mutex::lock;
 use crate::parallel;
 use crate::valkey::Ports;
 use crate::valkey::commands::{self, Failover};
@@ -157,7 +158,7 @@ impl ValkeyExecutor {
         commands::config_set(node.as_ref(), settings).await.map_err(|e| refused(on, &e))?;
         let keys: Vec<&str> = settings.keys().map(String::as_str).collect();
         let shown = commands::config_get(node.as_ref(), &keys).await.map_err(|e| refused(on, &e))?;
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut applied = lock(&self.applied);
         for (key, text) in settings {
             if let Some(shown) = shown.get(key) {
                 applied.insert((on.node.clone(), key.clone()), (text.clone(), shown.clone()));
@@ -379,7 +380,7 @@ impl ValkeyExecutor {
     /// The connection of this pass to an address, opened when it is first needed or when it has broken.
     pub(super) async fn node(&self, ip: IpAddr) -> Result<Arc<dyn Node>, WireError> {
         let slot = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = lock(&self.open);
             Arc::clone(open.entry(ip).or_default())
         };
         let mut held = slot.lock().await;

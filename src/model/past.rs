@@ -135,6 +135,11 @@ impl Past {
         self.changes.iter().any(|c| c.dead.is_some() && now < c.at.plus_ms(FLIGHT_MS))
     }
 
+    /// When a failover was last forced for this dead primary.
+    pub fn forced_for(&self, dead: &NodeId) -> Option<Moment> {
+        self.changes.iter().find(|c| c.dead.as_ref() == Some(dead)).map(|c| c.at)
+    }
+
     /// Hand-overs that may still be on their way: what the nodes show lags behind, and a second one in the same election would
     /// deny both their votes.
     pub fn handing_over(&self, now: Moment) -> impl Iterator<Item = &Change> {

@@ -14,11 +14,12 @@ use crate::build::certificate::{self, Stock};
 use crate::build::{labels, tls};
 use crate::context::Ctx;
 use crate::error::Result;
-use crate::hints::{Hints, lock};
+use crate::hints::Hints;
 use crate::model::{
     Certificates, ClusterKey, Desired, Fingerprint, Given, Mode, Moment, NodeReport, Phase, Pod, PodName,
     PodUid, Seen, Trust,
 };
+use crate::mutex::lock;
 use crate::valkey::{self, Ways};
 
 /// A certificate whose Secret stays the same is looked at again after this many milliseconds: it may expire, or begin to be valid.

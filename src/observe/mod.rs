@@ -24,7 +24,7 @@ use crate::api::{ValkeyCluster, ValkeyClusterStatus, status::HandOverState};
 use crate::build::{self, Credentials, labels};
 use crate::context::Ctx;
 use crate::error::Result;
-use crate::hints::{Hints, lock};
+use crate::hints::Hints;
 use crate::model::peers::distinct;
 use crate::model::snapshot::serving;
 use crate::model::users::Applied;
@@ -32,6 +32,7 @@ use crate::model::{
     Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Request, Sampling, Seen, Shard,
     Shards, Snapshot, View, Worker, WorkerName, settings,
 };
+use crate::mutex::lock;
 use crate::plan::away::AWAY_MS;
 use crate::valkey::{Access, Tls};
 use crate::watch::wakes::owner;

@@ -12,9 +12,10 @@ use kube::{Api, ResourceExt};
 use crate::build::{self, Credentials, credentials::digest, labels};
 use crate::context::Ctx;
 use crate::error::Result;
-use crate::hints::{Hints, lock};
+use crate::hints::Hints;
 use crate::model::users::{Accounts, Digest, Passwords};
 use crate::model::{Desired, Moment};
+use crate::mutex::lock;
 
 /// The passwords of each user that has some, or what is missing.
 type OfUsers = BTreeMap<String, Result<Vec<Digest>, String>>;

@@ -5,7 +5,8 @@
 //! seen in sync with this very primary. Without that hint, or without a second witness, Valkey's own election decides.
 //! Where nobody is left to elect, a replica takes over without votes only when its primary is proven dead.
 //!
-//! One at a time: candidates that stand together deny each other votes, and one that is under way cannot be seen.
+//! One at a time: candidates that stand together deny each other votes, and one that is under way cannot be seen. They take turns: one
+//! whose election cannot be won does not keep the others from theirs.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -33,11 +34,13 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     if !v.s.whole {
         return plan;
     }
-    let mut under_way = v.s.past.forced(v.s.now);
-    for gone in absent(v) {
-        match verdict(v, &gone) {
-            Verdict::Promote(heir) if !under_way => {
-                under_way = true;
+    let told: Vec<_> = absent(v).into_iter().map(|gone| (verdict(v, &gone), gone)).collect();
+    let ready = told.iter().filter(|(verdict, _)| matches!(verdict, Verdict::Promote(_)));
+    let longest_ago = ready.map(|(_, gone)| gone.id).min_by_key(|id| v.s.past.forced_for(id));
+    let turn = longest_ago.filter(|_| !v.s.past.forced(v.s.now)).cloned();
+    for (verdict, gone) in told {
+        match verdict {
+            Verdict::Promote(heir) if turn.as_ref() == Some(gone.id) => {
                 let note = heir.note.clone();
                 plan.steps.push(Proposal::new(step(v, &gone, heir), Why::Repair, note));
             }

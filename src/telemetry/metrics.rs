@@ -4,7 +4,7 @@
 //! What belongs to one `ValkeyCluster` carries its namespace and name and goes when the cluster goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -16,6 +16,7 @@ use prometheus::{
 use super::migrations::Migrations;
 use super::process::Process;
 use crate::model::Moved;
+use crate::mutex::lock;
 
 /// Buckets from a millisecond (one exchange with a node) to the slowest bounded wait of a pass.
 const SECONDS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
@@ -240,7 +241,7 @@ impl Metrics {
     /// Shows what the newest pass found out, and takes back what no longer holds.
     pub fn show_cluster(&self, namespace: &str, cluster: &str, gauges: &ClusterGauges) {
         // A poisoned lock protects nothing that could be half-written for long: the next pass writes it anew.
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = lock(&self.shown);
         let old = shown.entry((namespace.to_owned(), cluster.to_owned())).or_default();
         replace(&self.blocked, namespace, cluster, &mut old.blocked, &gauges.blocked);
         replace(&self.shards, namespace, cluster, &mut old.shards, &gauges.shards);
@@ -254,7 +255,7 @@ impl Metrics {
 
     /// Takes back every series of a cluster that is gone.
     pub fn forget_cluster(&self, namespace: &str, cluster: &str) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = lock(&self.shown);
         let Some(mut old) = shown.remove(&(namespace.to_owned(), cluster.to_owned())) else { return };
         let none = BTreeMap::new();
         replace(&self.blocked, namespace, cluster, &mut old.blocked, &none);

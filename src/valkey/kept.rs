@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use super::error::WireError;
 use super::node::{Access, Connector, Limits, Node};
 use super::reply::Reply;
+use crate::mutex::lock;
 
 /// The connections of one cluster that nobody uses at the moment. Copies share them.
 #[derive(Clone, Default)]
@@ -27,19 +28,19 @@ struct Idle {
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Kept").field(&self.idle().len()).finish()
+        f.debug_tuple("Kept").field(&lock(&self.0).len()).finish()
     }
 }
 
 impl Kept {
     /// Drops what is not to one of these addresses.
     pub fn only(&self, addresses: &BTreeSet<SocketAddr>) {
-        self.idle().retain(|addr, _| addresses.contains(addr));
+        lock(&self.0).retain(|addr, _| addresses.contains(addr));
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.idle().len()
+        lock(&self.0).len()
     }
 
     /// There are none.
@@ -52,13 +53,8 @@ impl Kept {
         Keeping { kept: self, connector }
     }
 
-    /// What is locked is whole after each statement, so a panic elsewhere while it was held does no harm.
-    fn idle(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Idle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn take(&self, addr: SocketAddr, access: &Access) -> Option<Box<dyn Node>> {
-        let idle = self.idle().remove(&addr)?;
+        let idle = lock(&self.0).remove(&addr)?;
         let open = idle.node.closed().now_or_never().is_none();
         (open && same(&idle.access, access)).then_some(idle.node)
     }
@@ -121,7 +117,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(idle) = self.idle.take().filter(|_| !self.faulty.load(Ordering::Relaxed)) {
-            self.kept.idle().entry(self.addr).or_insert(idle);
+            lock(&self.kept.0).entry(self.addr).or_insert(idle);
         }
     }
 }

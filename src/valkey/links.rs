@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::link::{Change, Event, Link, LinkSettings};
 use super::node::{Access, Connector};
+use crate::mutex::lock;
 
 /// Connections that are opened at once: enough for a thousand nodes in a second, few enough for a burst at start.
 const OPENING: usize = 64;
@@ -142,11 +143,6 @@ fn own(access: &Access, addr: SocketAddr) -> Access {
     // Where it is asked first does not matter to a link that is open.
     ways.aside = ways.aside.keys().filter(|ip| **ip == addr.ip()).map(|ip| (*ip, true)).collect();
     Access { ways, ..access.clone() }
-}
-
-/// What is locked here is whole after each statement, so a panic elsewhere while it was held does no harm.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! What nobody listens to yet is dropped: a controller that starts begins with everything there is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -14,6 +14,7 @@ use super::{Change, NamespaceMeta, SecretMeta};
 use crate::api::ValkeyCluster;
 use crate::build::labels;
 use crate::model::ClusterKey;
+use crate::mutex::lock;
 
 /// The ways to wake the controllers. Cheap to clone: all clones are the same ways.
 #[derive(Clone, Default)]
@@ -200,12 +201,12 @@ impl<T> Default for Gate<T> {
 impl<T> Gate<T> {
     fn open(&self) -> UnboundedReceiver<T> {
         let (sender, receiver) = unbounded();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *lock(&self.0) = Some(sender);
         receiver
     }
 
     fn send(&self, item: T) {
-        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sender = lock(&self.0);
         if sender.as_ref().is_some_and(|s| s.unbounded_send(item).is_err()) {
             *sender = None;
         }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::bare;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::Removable;
 use valkey_cluster_operator::model::{
-    Answer, Attempts, Brief, Link, Looks, Moment, NodeId, NodeReport, Numbers, Peer, Peers, Phase, Plan, Pod,
+    Answer, Attempts, Link, Looks, Moment, NodeId, NodeReport, Numbers, Peer, Peers, Phase, Plan, Pod,
     PodName, PodUid, Role, Sampling, Seen, Shard, Shards, Silence, Slots, Snapshot, Step, Target, Zone,
     peers,
 };
@@ -183,26 +184,7 @@ impl Large {
         if whole {
             return Answer::Whole(Box::new(report), numbers);
         }
-        let copies = match &report.role {
-            Role::Primary { .. } => None,
-            Role::Replica { of, link } => {
-                let at = self.known.get(of).and_then(|p| p.ip);
-                Some((at.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), *link))
-            }
-        };
-        Answer::Brief(Box::new(Brief {
-            numbers,
-            copies,
-            slots: report.slots().clone(),
-            id: report.id,
-            state_ok: report.state_ok,
-            epoch: report.epoch,
-            online_replicas: report.online_replicas,
-            keys: report.keys,
-            memory: None,
-            primary_password: report.primary_password,
-            config: report.config,
-        }))
+        bare::brief(report, numbers, |of| self.known.get(of).and_then(|p| p.ip))
     }
 
     fn shards(&self) -> u16 {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::{
-    Answer, Brief, Link, Looks, Memory, NodeId, NodeReport, Numbers, Past, Peer, Peers, Phase, Pod, PodName,
-    PodUid, Role, Sampling, Seen, Shards, Silence, Snapshot,
+    Answer, Link, Looks, Memory, NodeId, NodeReport, Numbers, Past, Peer, Peers, Phase, Pod, PodName, PodUid,
+    Role, Sampling, Seen, Shards, Silence, Snapshot,
 };
 use valkey_cluster_operator::model::{peers as lists, settings};
 use valkey_cluster_operator::plan::away::AWAY_MS;
 
 use super::TICK_MS;
+use super::bare;
 use super::valkey::{Node, Valkey};
 use super::world::World;
 
@@ -130,26 +131,7 @@ impl World {
         if !briefly {
             return Answer::Whole(Box::new(report), numbers);
         }
-        let copies = match &report.role {
-            Role::Primary { .. } => None,
-            Role::Replica { of, link } => {
-                let at = node.view.get(of).and_then(|e| e.ip);
-                Some((at.unwrap_or(IpAddr::from([0, 0, 0, 0])), *link))
-            }
-        };
-        Answer::Brief(Box::new(Brief {
-            numbers,
-            copies,
-            slots: report.slots().clone(),
-            id: report.id,
-            state_ok: report.state_ok,
-            epoch: report.epoch,
-            online_replicas: report.online_replicas,
-            keys: report.keys,
-            memory: None,
-            primary_password: report.primary_password,
-            config: report.config,
-        }))
+        bare::brief(report, numbers, |of| node.view.get(of).and_then(|e| e.ip))
     }
 
     /// Asks whoever listens at the address; another cluster's process does not take our password.

@@ -1,11 +1,11 @@
 //! Users of a node: set, removed, and what it logs in to its primary with.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use super::{Done, Hitch, Target, ValkeyExecutor, refused};
 use crate::build::credentials::REPLICATION_USER;
 use crate::model::users::{self, refused as not_taken, remembered, text};
+use crate::mutex::lock;
 use crate::valkey::commands;
 use crate::valkey::error::WireError;
 
@@ -50,7 +50,7 @@ impl ValkeyExecutor {
     }
 
     fn remember(&self, on: &Target, user: &str, rules: &[String], shown: String) {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut applied = lock(&self.applied);
         applied.insert((on.node.clone(), remembered(user)), (text(rules), shown));
     }
 }
