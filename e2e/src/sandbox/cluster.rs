@@ -21,8 +21,8 @@ use super::instance::{Instance, Shape};
 use super::wait::wait_shown;
 use crate::progress::Step;
 
-/// Three seconds on an idle machine.
-const API: Duration = Duration::from_secs(90);
+/// Three seconds on an idle machine; at the first `up` the name service is compiled beside it.
+const API: Duration = Duration::from_mins(4);
 /// Two seconds after the API server on an idle machine; ten after a worker was lost.
 const NODES: Duration = Duration::from_mins(2);
 /// One second after the controller manager's start.
