@@ -52,6 +52,8 @@ impl World {
     /// Somebody writes these CAs and a certificate of the first into the Secret that the spec names; none spoils it,
     /// and "off" takes the wish for TLS back.
     pub(crate) fn issue(&mut self, authorities: &[String], leaf: &str) {
+        // Pods with certificates are other Pods.
+        self.watch.purgeable |= self.resource.desired.template.tls.is_some() == (leaf == "off");
         if leaf == "off" {
             self.resource.desired.template.tls = None;
             return;

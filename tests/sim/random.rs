@@ -41,6 +41,9 @@ pub(crate) fn script(seed: u64) -> Script {
             fault(&mut rng, &start, at)
         })
         .collect();
+    if more.random_bool(0.3) {
+        events.extend(certificates(&mut more, span));
+    }
     events.sort_by_key(|(when, _)| match when {
         When::At(tick) => *tick,
         When::Quiet => i64::MAX,
@@ -62,6 +65,24 @@ fn peace(start: &Start) -> Vec<Action> {
     ];
     for w in 1..=u16::try_from(start.workers).expect("few workers") {
         out.extend([Action::Uncordon(w), Action::Capacity(w, 100), Action::Heal(w), Action::Boot(w)]);
+    }
+    out
+}
+
+/// TLS comes, changes and goes at random moments; a Secret that cannot be used is mended.
+fn certificates(rng: &mut StdRng, span: i64) -> Vec<(When, Action)> {
+    let mut out = Vec::new();
+    for leaf in ["l", "m", "n"].into_iter().take(rng.random_range(1..=3)) {
+        let authority = if rng.random_bool(0.5) { "a" } else { "b" };
+        let at = rng.random_range(0..span);
+        if rng.random_bool(0.3) {
+            out.push((When::At(at - at.min(30)), Action::Certificate("spoilt".into(), Vec::new())));
+        }
+        out.push((When::At(at), Action::Certificate(leaf.into(), vec![authority.into()])));
+        if rng.random_bool(0.4) {
+            let off = at + rng.random_range(0..=200);
+            out.push((When::At(off), Action::Certificate("off".into(), Vec::new())));
+        }
     }
     out
 }

@@ -54,6 +54,8 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Purge(true) => "spec: keys are dropped",
         Action::Purge(false) => "spec: keys are kept",
         Action::Rotate => "spec: new passwords",
+        Action::Certificate(leaf, _) if leaf == "off" => "spec: plain text",
+        Action::Certificate(leaf, _) if leaf == "spoilt" => "certificate that cannot be used",
         Action::Certificate(..) => "new certificate",
         Action::User(..) => "spec: users",
         Action::Paused(true) => "spec: paused",
