@@ -32,7 +32,7 @@ pub async fn execute(
     };
     let nodes = access.zip(replication).map(|(access, replication)| {
         let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access, ctx.ports, applied);
-        nodes.replicating_with(replication)
+        nodes.replicating_with(replication).until(ctx.links.lost_since(&s.desired.key))
     });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;

@@ -23,7 +23,7 @@ pub use crate::model::users::Applied;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
 use crate::mutex::lock;
 use crate::parallel;
-use crate::valkey::Ports;
+use crate::valkey::{Interrupt, Ports};
 use crate::valkey::commands::{self, Failover};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
@@ -41,6 +41,8 @@ pub struct ValkeyExecutor {
     pub(super) ports: Ports,
     /// The password that nodes log in to their primaries with.
     replication: Option<String>,
+    /// Whether something more urgent has happened.
+    interrupt: Interrupt,
     applied: Arc<Mutex<Applied>>,
     open: Mutex<BTreeMap<IpAddr, Arc<Slot>>>,
 }
@@ -79,13 +81,19 @@ impl ValkeyExecutor {
         // A node that has just answered does so again at once, or not at all.
         let limits = Limits { connect: Limits::brief().connect, ..access.limits };
         let (access, open) = (Access { limits, ..access }, Mutex::default());
-        Self { connector, access, ports, replication: None, applied, open }
+        Self { connector, access, ports, replication: None, interrupt: Arc::new(|| false), applied, open }
     }
 
     /// The same for a cluster whose replicas log in with this password.
     #[must_use]
     pub fn replicating_with(self, password: String) -> Self {
         Self { replication: Some(password), ..self }
+    }
+
+    /// The same, where what can be left to the next pass ends early when this says so.
+    #[must_use]
+    pub fn until(self, interrupt: Interrupt) -> Self {
+        Self { interrupt, ..self }
     }
 
     /// Carries out one step.

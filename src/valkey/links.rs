@@ -15,6 +15,9 @@ use crate::mutex::lock;
 /// Connections that are opened at once: enough for a thousand nodes in a second, few enough for a burst at start.
 const OPENING: usize = 64;
 
+/// Whether something has happened that is more urgent than what is being done.
+pub type Interrupt = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Keeps one link to every wanted member of every cluster `C`; `M` tells the members of one cluster apart.
 pub struct Links<C, M> {
     connector: Arc<dyn Connector>,
@@ -94,6 +97,15 @@ where
     /// How many links to members of this cluster were lost since it was first seen.
     pub fn losses(&self, cluster: &C) -> u64 {
         lock(&self.losses).get(cluster).copied().unwrap_or(0)
+    }
+
+    /// Answers whether a link to a member of this cluster was lost from now on.
+    pub fn lost_since(&self, cluster: &C) -> Interrupt
+    where
+        C: Sync,
+    {
+        let (losses, cluster, before) = (Arc::clone(&self.losses), cluster.clone(), self.losses(cluster));
+        Arc::new(move || lock(&losses).get(&cluster).copied().unwrap_or(0) != before)
     }
 
     /// Whether the link to this member is up.

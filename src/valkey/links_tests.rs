@@ -31,6 +31,8 @@ async fn the_end_of_a_process_is_known_within_milliseconds_and_its_return_too() 
     let up = next(&mut events).await;
     assert_eq!((up.cluster, up.member, up.change), ("a", 1, Change::Up));
     assert!(links.is_up(&"a", &1));
+    let (lost_here, lost_elsewhere) = (links.lost_since(&"a"), links.lost_since(&"b"));
+    assert!(!lost_here());
 
     let ended = Instant::now();
     drop(server);
@@ -39,6 +41,7 @@ async fn the_end_of_a_process_is_known_within_milliseconds_and_its_return_too() 
     assert!(lost.at - ended < Duration::from_millis(50), "{:?}", lost.at - ended);
     let counts = links.counts();
     assert_eq!((counts.wanted, counts.up, counts.lost), (1, 0, BTreeMap::from([("Reset", 1)])));
+    assert!(lost_here() && !lost_elsewhere() && !links.lost_since(&"a")());
 
     let _again = TinyServer::start_at(addr, |_| None).await;
     assert_eq!(next(&mut events).await.change, Change::Up);

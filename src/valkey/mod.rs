@@ -19,7 +19,7 @@ pub use self::fred::FredConnector;
 pub use error::WireError;
 pub use kept::Kept;
 pub use link::{Change, Event, LinkSettings};
-pub use links::{LinkCounts, Links};
+pub use links::{Interrupt, LinkCounts, Links};
 pub use node::{Access, Connector, Limits, Node, Ways};
 pub use reply::Reply;
 pub use tls::Tls;

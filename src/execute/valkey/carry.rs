@@ -2,7 +2,7 @@
 //!
 //! Nothing is ever taken back: what an earlier pass, or an earlier operator, has left half way is finished forward (measured on 8.0.1
 //! and 9.1.2: after a crash or a failover in the middle that loses nothing). Each call works for a bounded time and leaves the rest to
-//! the next pass. Some slots are open at a time, so that what is the same for each of them goes in one burst.
+//! the next pass, and all of it once a link to a member is lost: who died is looked for in the next pass. Some slots are open at a time, so that what is the same for each of them goes in one burst.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl ValkeyExecutor {
             self.finish(&way, some, begun).await?;
         }
         for some in closed.chunks(AT_ONCE) {
-            if begun.elapsed() >= STRETCH {
+            if begun.elapsed() >= STRETCH || (self.interrupt)() {
                 break;
             }
             way.open(some).await?;
@@ -113,7 +113,7 @@ impl ValkeyExecutor {
     /// Sends the keys of open slots, and closes each slot when none is left.
     async fn finish(&self, way: &Way<'_>, slots: &[u16], begun: Instant) -> Done {
         let mut open = slots.to_vec();
-        while begun.elapsed() < LONGEST {
+        while begun.elapsed() < LONGEST && !(self.interrupt)() {
             let each = (BATCH_KEYS / open.len().max(1)).max(1);
             let listed = commands::keys_in_slots(way.on.first.as_ref(), &open, each).await;
             let (listed, leads) = listed.map_err(|e| refused(way.on.at, &e))?;
