@@ -23,10 +23,10 @@ pub use crate::model::users::Applied;
 use crate::model::{NodeId, Outcome, Slots, Step, Target, step::Removable};
 use crate::mutex::lock;
 use crate::parallel;
-use crate::valkey::{Interrupt, Ports};
 use crate::valkey::commands::{self, Failover};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
+use crate::valkey::{Interrupt, Ports};
 
 /// Nodes of one step that are read or told at one time.
 pub(super) const PARALLEL: usize = 16;

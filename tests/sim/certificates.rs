@@ -52,12 +52,17 @@ impl World {
     /// Somebody writes these CAs and a certificate of the first into the Secret that the spec names; none spoils it,
     /// and "off" takes the wish for TLS back.
     pub(crate) fn issue(&mut self, authorities: &[String], leaf: &str) {
-        // Pods with certificates are other Pods.
-        self.watch.purgeable |= self.resource.desired.template.tls.is_some() == (leaf == "off");
+        let before = self.secures();
         if leaf == "off" {
             self.resource.desired.template.tls = None;
-            return;
+        } else {
+            self.write_secret(authorities, leaf);
         }
+        // Pods with certificates are other Pods.
+        self.watch.purgeable |= before != self.secures();
+    }
+
+    fn write_secret(&mut self, authorities: &[String], leaf: &str) {
         let first = authorities.first().map(String::as_str).unwrap_or_default();
         let set: BTreeSet<Fingerprint> = authorities.iter().map(|a| Fingerprint::from(a.as_str())).collect();
         let wanted = if leaf == "spoilt" {
@@ -72,6 +77,12 @@ impl World {
             Some(there) => there.wanted = wanted,
             none => *none = Some(Certificates { wanted, given: None, missing: false, expires: None }),
         }
+    }
+
+    /// The spec asks for TLS, and the Secret can be used.
+    fn secures(&self) -> bool {
+        let usable = self.kube.secrets.certificates.as_ref().is_some_and(|c| c.wanted.is_ok());
+        self.resource.desired.template.tls.is_some() && usable
     }
 
     /// The operator writes its own Secret; kubelets bring the files when they come to it.
