@@ -11,20 +11,24 @@ use serde_json::json;
 use super::Executor;
 use crate::api::{self, ValkeyCluster};
 use crate::build::{self, labels};
-use crate::model::{Outcome, Shape, Target};
+use crate::model::{Desired, Outcome, Shape, Target};
 
 /// Somebody may edit the object at the same moment: the record is tried with a fresh version.
 const TRIES: usize = 5;
 
-/// Whether the spec, as it is now, asks for this. `None` when it was done already.
+/// Whether the spec, as it is now, asks for this. `None` when it was done already. `seen` is the spec as the plan saw it: without the wish for
+/// TLS while the certificate that it names cannot be used.
 ///
 /// # Errors
 /// A sentence that says what has changed.
-pub fn wish(live: &ValkeyCluster, uid: &str, shape: &Shape) -> Result<Option<()>, String> {
-    if live.uid().as_deref() != Some(uid) {
+pub fn wish(live: &ValkeyCluster, seen: &Desired, shape: &Shape) -> Result<Option<()>, String> {
+    if live.uid().as_deref() != Some(seen.key.uid.as_str()) {
         return Err("the ValkeyCluster was deleted meanwhile".to_owned());
     }
-    let desired = api::desired(live)?;
+    let mut desired = api::desired(live)?;
+    if seen.template.tls.is_none() {
+        desired.template.tls = None;
+    }
     if !desired.purge || desired.paused || desired.deleting {
         return Err("the spec does not ask for it any more".to_owned());
     }
@@ -43,7 +47,7 @@ impl Executor<'_> {
         let Some(live) = api.get_opt(&key.name).await? else {
             return Ok(Outcome::Stale("the ValkeyCluster was deleted meanwhile".to_owned()));
         };
-        match wish(&live, &key.uid, shape) {
+        match wish(&live, &self.s.desired, shape) {
             Ok(Some(())) => {}
             Ok(None) => return Ok(Outcome::Stale("it was done a moment ago".to_owned())),
             Err(why) => return Ok(Outcome::Stale(why)),
@@ -102,9 +106,9 @@ mod tests {
 
     #[test]
     fn keys_are_dropped_once_and_only_while_the_spec_says_so() {
-        let revision = build::revision(&api::desired(&live(|_| ())).unwrap());
-        let shape = Shape { shards: 4, revision };
-        let wish = |cr: &ValkeyCluster| wish(cr, "u", &shape);
+        let seen = api::desired(&live(|_| ())).unwrap();
+        let shape = Shape { shards: 4, revision: build::revision(&seen) };
+        let wish = |cr: &ValkeyCluster| wish(cr, &seen, &shape);
         assert_eq!(wish(&live(|_| ())), Ok(Some(())));
         let done = live(|cr| {
             cr.status = Some(ValkeyClusterStatus { shape: Some(shape.to_string()), ..Default::default() });
@@ -116,6 +120,25 @@ mod tests {
         assert!(wish(&live(|cr| cr.spec.image = "other:1".into())).is_err());
         assert!(wish(&live(|cr| cr.metadata.uid = Some("another".into()))).is_err());
         let other = Shape { shards: 4, revision: Revision::new("x") };
-        assert!(super::wish(&live(|_| ()), "u", &other).is_err());
+        assert!(super::wish(&live(|_| ()), &seen, &other).is_err());
+    }
+
+    #[test]
+    fn tls_that_cannot_be_had_keeps_no_other_change_from_its_turn() {
+        let secured = live(|cr| {
+            cr.spec = serde_json::from_value(json!({
+                "shards": 4, "purgeKeysOnRebalance": true,
+                "networking": { "tls": { "certificates": { "server": { "secretName": "certs" } } } }
+            }))
+            .unwrap();
+        });
+        let asked = api::desired(&secured).unwrap();
+        assert!(asked.template.tls.is_some());
+        let mut seen = asked.clone();
+        seen.template.tls = None;
+        let shape = |desired: &Desired| Shape { shards: 4, revision: build::revision(desired) };
+        assert_eq!(wish(&secured, &seen, &shape(&seen)), Ok(Some(())));
+        assert_eq!(wish(&secured, &asked, &shape(&asked)), Ok(Some(())));
+        assert!(wish(&secured, &asked, &shape(&seen)).is_err());
     }
 }

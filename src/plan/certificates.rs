@@ -1,15 +1,16 @@
 //! Certificates: what nodes get at their disposal, one state after another, and that each loads it.
 //!
 //! The next state comes only when every node shows that it runs with the present one (see `model::certificates`). What it shows are names
-//! of files, and a file is named after its contents, so that names are proof. A node that is silent holds the next state back.
+//! of files, and a file is named after its contents, so that names are proof. A node that is silent holds the next state back, and so does
+//! a process without a Pod while it leads: nothing new can be brought to it, and who takes over from it has to trust it.
 
 use std::collections::BTreeMap;
 
 use crate::build::tls;
 use crate::model::certificates::AUTH_CLIENTS;
 use crate::model::{
-    Blocked, Code, Given, Member, NodeReport, Phase, Plan, Proposal, Stage, Step, Trust, View, Waiting, Why,
-    settings,
+    Blocked, Code, Given, Member, NodeReport, Phase, Plan, Proposal, Seen, Stage, Step, Trust, View, Waiting,
+    Why, settings,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -56,7 +57,7 @@ fn certify(given: Given, why: &str) -> Proposal {
 }
 
 fn loading(v: &View<'_>, behind: usize) -> Waiting {
-    let all = v.all().filter(|m| m.pod.encrypted).count();
+    let all = v.all().filter(|m| m.pod.encrypted).count() + leading_ghosts(v).count();
     let message = format!("{} of {all} nodes have loaded the certificates", all - behind);
     Waiting { shard: None, stage: Stage::LoadingCertificates, message }
 }
@@ -64,7 +65,14 @@ fn loading(v: &View<'_>, behind: usize) -> Waiting {
 /// Nodes that do not run with what they are given, or do not say so.
 pub fn behind(v: &View<'_>) -> usize {
     let Some(given) = v.s.certificates.as_ref().and_then(|c| c.given.as_ref()) else { return 0 };
-    v.all().filter(|m| m.pod.encrypted && !runs_with(v, m, &given.now)).count()
+    let members = v.all().filter(|m| m.pod.encrypted && !runs_with(v, m, &given.now));
+    let ghosts = leading_ghosts(v).filter(|n| !differing(v, n, &given.now).is_empty());
+    members.count() + ghosts.count()
+}
+
+/// Processes without a Pod that own slots.
+fn leading_ghosts<'a>(v: &View<'a>) -> impl Iterator<Item = &'a NodeReport> {
+    v.s.ghosts.values().filter_map(Seen::now).filter(|n| !n.slots().is_empty())
 }
 
 /// A Pod without a worker starts with what there is then; one that has ended loads nothing any more.

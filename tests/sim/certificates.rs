@@ -52,14 +52,14 @@ impl World {
     /// Somebody writes these CAs and a certificate of the first into the Secret that the spec names; none spoils it,
     /// and "off" takes the wish for TLS back.
     pub(crate) fn issue(&mut self, authorities: &[String], leaf: &str) {
-        let before = self.secures();
+        let before = self.asks_for_tls();
         if leaf == "off" {
             self.resource.desired.template.tls = None;
         } else {
             self.write_secret(authorities, leaf);
         }
         // Pods with certificates are other Pods.
-        self.watch.purgeable |= before != self.secures();
+        self.watch.purgeable |= before != self.asks_for_tls();
     }
 
     fn write_secret(&mut self, authorities: &[String], leaf: &str) {
@@ -79,10 +79,10 @@ impl World {
         }
     }
 
-    /// The spec asks for TLS, and the Secret can be used.
-    fn secures(&self) -> bool {
+    /// The spec does, and the Secret can be used.
+    fn asks_for_tls(&self) -> (bool, bool) {
         let usable = self.kube.secrets.certificates.as_ref().is_some_and(|c| c.wanted.is_ok());
-        self.resource.desired.template.tls.is_some() && usable
+        (self.resource.desired.template.tls.is_some(), usable)
     }
 
     /// The operator writes its own Secret; kubelets bring the files when they come to it.
@@ -181,10 +181,13 @@ impl World {
         if has { Ok(()) } else { Err("Unable to update TLS configuration".to_owned()) }
     }
 
-    /// Any node may connect to any other at any moment.
+    /// Any node may connect to any other at any moment, but for processes without a Pod that do not lead any more.
     pub(crate) fn mistrust(&self) -> Option<String> {
         self.kube.secrets.certificates.as_ref()?;
-        let ours = || self.valkey.nodes.values().filter(|n| n.cluster == 0 && n.config.contains_key(CA_FILE));
+        let has_pod = |n: &Node| self.kube.pods.values().any(|o| o.process.as_ref() == Some(&n.id));
+        let of_use = |n: &Node| n.leads() || has_pod(n);
+        let all = || self.valkey.nodes.values().filter(|n| n.cluster == 0 && n.config.contains_key(CA_FILE));
+        let ours = || all().filter(|n| of_use(n));
         let runs: Vec<(&NodeId, Option<&Trust>)> =
             ours().map(|n| (&n.id, self.kube.secrets.runs_with(n))).collect();
         if let Some((id, _)) = runs.iter().find(|(_, t)| t.is_none()) {

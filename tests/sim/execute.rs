@@ -188,8 +188,9 @@ impl World {
 
     /// The spec is read again; then all keys go, and the status says so, unless the operator dies between the two.
     fn purge(&mut self, on: &[Target], shape: &Shape) -> Result<(), No> {
-        let live = &self.resource.desired;
-        let now = Shape { shards: live.shards, revision: self.revision() };
+        let pods = self.kube.pods.values().map(|o| (o.pod.name.clone(), o.pod.clone())).collect();
+        let (live, _) = self.secured(&pods);
+        let now = Shape { shards: live.shards, revision: build::revision(&live) };
         if !live.purge || live.paused || now != *shape || self.resource.shape.as_ref() == Some(shape) {
             let said = Err("the spec does not ask for it any more".to_owned());
             self.unless("purge: the spec is read again", said, || ())?;
