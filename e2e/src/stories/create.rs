@@ -126,9 +126,10 @@ async fn check(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let pods = cluster.pods().await?;
     let pod = pods.keys().next().context("there is no Pod")?.clone();
     let began = Instant::now();
+    let tls: &[&str] = if cluster.pki.is_some() { &["--tls", "--insecure"] } else { &[] };
     let cli = ["valkey-cli", "--cluster", "check", "127.0.0.1:6379"];
     let exec = ["exec", "-n", &cluster.namespace, &pod, "-c", "server", "--"];
-    let text = stage.kubectl(&[&exec[..], &cli[..]].concat()).await?;
+    let text = stage.kubectl(&[&exec[..], &cli[..], tls].concat()).await?;
     let agreed = text.contains("[OK] All nodes agree about slots configuration.");
     ensure!(
         agreed && text.contains("[OK] All 16384 slots covered."),
