@@ -30,6 +30,9 @@ const AT_ONCE: usize = 16;
 /// then; what comes by several connections waits for one answer of the replicas.
 const LANES: usize = 8;
 
+/// The same by TLS, where opening one takes a handshake.
+const TLS_LANES: usize = 3;
+
 /// The most keys of one burst of `MIGRATE`s: both ends stand still for it (measured: 1.3 ms for 100 keys of 100 bytes, 7 ms for 1000).
 const BATCH_KEYS: usize = 200;
 
@@ -74,7 +77,8 @@ impl ValkeyExecutor {
         let Some(left) = guard::move_slots(&source, &target, slots).map_err(|why| stale(on, &why))? else {
             return Ok(());
         };
-        let lanes = usize::from(left.len()).min(LANES);
+        let most = if self.access.tls.is_some() { TLS_LANES } else { LANES };
+        let lanes = usize::from(left.len()).min(most);
         let way = Way { on: self.end(on, node, lanes).await?, to: self.end(to, there, lanes).await? };
         let is_open = |slot: &u16| half_way(&source, *slot, &to.node) && half_way(&target, *slot, &on.node);
         let (open, closed): (Vec<u16>, Vec<u16>) = left.iter().partition(is_open);
