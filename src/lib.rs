@@ -22,7 +22,7 @@ pub mod hints;
 pub mod kube_client;
 pub mod lease;
 pub mod model;
-mod mutex;
+pub mod mutex;
 pub mod observe;
 mod parallel;
 pub mod plan;

@@ -4,10 +4,11 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use valkey_cluster_operator::mutex::lock;
 
 /// A plain line about a step that is still running is printed this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -150,10 +151,6 @@ impl Drop for Step {
             self.close("✗", &last, self.started.elapsed());
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -379,10 +379,7 @@ impl ValkeyExecutor {
     async fn identified(&self, on: &Target) -> Result<Arc<dyn Node>, Hitch> {
         let node = self.node(on.ip).await.map_err(|e| silent(on, &e))?;
         let id = commands::my_id(node.as_ref()).await.map_err(|e| silent(on, &e))?;
-        if id == on.node {
-            return Ok(node);
-        }
-        Err(Hitch::Stale(format!("another node answers at the address of {}: {id}, not {}", on.pod, on.node)))
+        is_itself(on, &id).map(|()| node)
     }
 
     /// The connection of this pass to an address, opened when it is first needed or when it has broken.
@@ -405,6 +402,14 @@ impl ValkeyExecutor {
 /// Whatever the error, somebody is there.
 fn is_alive(e: &WireError) -> bool {
     !matches!(e, WireError::Refused | WireError::Unreachable | WireError::Timeout | WireError::Reset)
+}
+
+/// Whoever says that this is his id is the one that is meant.
+fn is_itself(on: &Target, id: &NodeId) -> Done {
+    if *id == on.node {
+        return Ok(());
+    }
+    Err(Hitch::Stale(format!("another node answers at the address of {}: {id}, not {}", on.pod, on.node)))
 }
 
 pub(super) fn stale(on: &Target, why: &str) -> Hitch {

@@ -186,9 +186,9 @@ pub enum SlotState<'a> {
     Stable,
 }
 
-/// `CLUSTER SETSLOT` of each slot, in one burst: each waits for the replicas (8.0 and newer), up to two seconds. The answers come in the
-/// order of the slots.
-pub async fn set_slots(node: &dyn Node, slots: &[u16], state: SlotState<'_>) -> Vec<Result<(), WireError>> {
+/// `CLUSTER SETSLOT` of each slot, in one burst: each waits for the replicas (8.0 and newer), up to two seconds. The
+/// first refusal, when all have been answered.
+pub async fn set_slots(node: &dyn Node, slots: &[u16], state: SlotState<'_>) -> Result<(), WireError> {
     let (word, id) = match state {
         SlotState::Importing(id) => ("IMPORTING", Some(id)),
         SlotState::Migrating(id) => ("MIGRATING", Some(id)),
@@ -198,7 +198,7 @@ pub async fn set_slots(node: &dyn Node, slots: &[u16], state: SlotState<'_>) -> 
     let slots: Vec<String> = slots.iter().map(u16::to_string).collect();
     let words = |slot| ["CLUSTER", "SETSLOT", slot, word].into_iter().chain(id.map(NodeId::as_str));
     let burst: Vec<Vec<&str>> = slots.iter().map(|slot| words(slot.as_str()).collect()).collect();
-    node.call_many(&burst).await.into_iter().map(|answer| answer?.ok()).collect()
+    node.call_many(&burst).await.into_iter().try_for_each(|answer| answer?.ok())
 }
 
 /// A key's name: any bytes.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use valkey_cluster_operator::mutex::lock;
 
 use super::judge::{Truth, short};
 use super::look::Looker;
@@ -192,11 +193,6 @@ impl SamplerHandle {
         let samples = std::mem::take(&mut *lock(&self.samples));
         Ok(History { samples, end: self.zero.elapsed() })
     }
-}
-
-/// The value, also after a panic elsewhere.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for SamplerHandle {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 
-use super::{Access, Done, Hitch, Limits, Target, ValkeyExecutor, guard, refused, stale};
+use super::{Access, Done, Hitch, Limits, Target, ValkeyExecutor, guard, is_itself, refused, stale};
 use crate::model::{NodeId, Slots};
 use crate::parallel;
 use crate::valkey::commands::{self, Key, SlotState};
@@ -65,7 +65,7 @@ struct Way<'a> {
 struct End<'a> {
     at: &'a Target,
     first: Arc<dyn Node>,
-    lanes: Vec<Arc<dyn Node>>,
+    others: Vec<Arc<dyn Node>>,
 }
 
 impl ValkeyExecutor {
@@ -103,15 +103,11 @@ impl ValkeyExecutor {
             Ok((commands::my_id(node.as_ref()).await?, Arc::from(node)))
         };
         let opened = parallel::all((1..count).map(|_| open().boxed()).collect(), LANES).await;
-        let mut lanes = vec![Arc::clone(&first)];
-        for one in opened {
+        let known = opened.into_iter().map(|one| {
             let (id, node) = one.map_err(|e: WireError| refused(at, &e))?;
-            if id != at.node {
-                return Err(stale(at, "another node answers at its address"));
-            }
-            lanes.push(node);
-        }
-        Ok(End { at, first, lanes })
+            is_itself(at, &id).map(|()| node)
+        });
+        Ok(End { at, first, others: known.collect::<Result<_, Hitch>>()? })
     }
 
     /// Sends the keys of open slots, and closes each slot when none is left.
@@ -219,13 +215,14 @@ impl Way<'_> {
 impl End<'_> {
     /// `CLUSTER SETSLOT` of each slot, by all connections; the first refusal, when all have answered.
     async fn set_slots(&self, slots: &[u16], state: SlotState<'_>) -> Result<(), WireError> {
-        let shares = slots.chunks(slots.len().div_ceil(self.lanes.len()).max(1));
+        let shares = slots.chunks(slots.len().div_ceil(self.others.len() + 1).max(1));
         let share = |(some, node): (&'_ [u16], &'_ Arc<dyn Node>)| {
             let (some, node) = (some.to_vec(), Arc::clone(node));
             async move { commands::set_slots(node.as_ref(), &some, state).await }.boxed()
         };
-        let answers = parallel::all(shares.zip(&self.lanes).map(share).collect(), LANES).await;
-        answers.into_iter().flatten().collect()
+        let lanes = [&self.first].into_iter().chain(&self.others);
+        let answers = parallel::all(shares.zip(lanes).map(share).collect(), LANES).await;
+        answers.into_iter().collect()
     }
 }
 

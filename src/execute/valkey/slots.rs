@@ -31,8 +31,7 @@ impl ValkeyExecutor {
         let (node, primary) = self.facts(on).await?;
         guard::close(&primary, slots).map_err(|why| stale(on, &why))?;
         let slots: Vec<u16> = slots.iter().collect();
-        let closed = commands::set_slots(node.as_ref(), &slots, SlotState::Stable).await;
-        closed.into_iter().collect::<Result<(), _>>().map_err(|e| refused(on, &e))
+        commands::set_slots(node.as_ref(), &slots, SlotState::Stable).await.map_err(|e| refused(on, &e))
     }
 }
 
