@@ -40,13 +40,18 @@ async fn delete_namespace(server: &ApiServer) {
     api.delete("ns", &DeleteParams::default()).await.unwrap();
 }
 
+fn graceful(mut pod: Pod, seconds: i64) -> Pod {
+    pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(seconds);
+    pod
+}
+
 #[tokio::test(start_paused = true)]
 async fn pods_are_told_to_go_with_their_namespace_and_not_before() {
     let server = ApiServer::default();
     server.put(&namespace());
     let (a, b) = (server.put(&cluster("ns", "a")), server.put(&cluster("other", "b")));
-    server.put(&pod(&a, "valkey-a-0-0"));
-    server.put(&pod(&a, "valkey-a-1-0"));
+    server.put(&graceful(pod(&a, "valkey-a-0-0"), 300));
+    server.put(&graceful(pod(&a, "valkey-a-1-0"), 5));
     server.put(&pod(&b, "valkey-b-0-0"));
     let ctx = watching(&server, &Namespaces::All).await;
     // Nobody waits for the list of namespaces.
@@ -65,9 +70,9 @@ async fn pods_are_told_to_go_with_their_namespace_and_not_before() {
     let told = ["delete namespaces /ns", "delete pods ns/valkey-a-0-0", "delete pods ns/valkey-a-1-0"];
     assert_eq!(server.writes(), told);
     assert!(hints.lock().unwrap().ending, "nothing is created any more");
-    let left: Vec<Pod> =
-        server.all().into_iter().filter(|p: &Pod| p.metadata.deletion_timestamp.is_none()).collect();
-    assert_eq!(left.len(), 1, "the others hold on until they are released");
+    let periods: Vec<_> =
+        server.all::<Pod>().into_iter().map(|p| p.metadata.deletion_grace_period_seconds).collect();
+    assert_eq!(periods, [Some(15), Some(5), None], "they hold on until they are released, and not for long");
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,13 +60,16 @@ fn program(dir: &Path, name: &str, body: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs the hook with these programs and this `nodes.conf`; how long it took, none when it was still holding after the limit.
+/// Runs the hook with these programs and this `nodes.conf` (none if empty); how long it took, none when it was still holding after the limit.
 fn held(name: &str, cli: &str, timeout: &str, nodes: &str, limit: Duration) -> Option<Duration> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hold-{name}"));
     fs::create_dir_all(&dir).unwrap();
     program(&dir, "valkey-cli", cli);
     program(&dir, "timeout", timeout);
-    fs::write(dir.join("nodes.conf"), nodes).unwrap();
+    match nodes {
+        "" => drop(fs::remove_file(dir.join("nodes.conf"))),
+        nodes => fs::write(dir.join("nodes.conf"), nodes).unwrap(),
+    }
     let (script, seconds) = hook(&dir);
     let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
     let began = Instant::now();
@@ -75,6 +78,7 @@ fn held(name: &str, cli: &str, timeout: &str, nodes: &str, limit: Duration) -> O
         .env("PATH", path)
         .env("POD_UID", "u-1")
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     ended(&mut child, began, limit)
@@ -113,6 +117,15 @@ fn a_node_that_is_alone_and_owns_nothing_is_not_held() {
         None,
         "all data is here"
     );
+}
+
+#[test]
+fn a_server_that_starts_is_waited_for() {
+    let limit = Duration::from_secs(5);
+    let half = "vars currentEpoch 0 lastVoteEpoch 0\n";
+    for (name, nodes) in [("unborn", ""), ("half-born", half)] {
+        assert_eq!(held(name, "exit 1", COREUTILS, nodes, limit), None, "{name}: it would not hear SIGTERM");
+    }
 }
 
 #[test]

@@ -69,7 +69,8 @@ impl World {
         (0..probes.len()).map(|i| seen[&uid(i)].clone()).collect()
     }
 
-    /// Looks until it is so; answers what was seen then.
+    /// Looks until every server that runs answers and it is so; answers what was seen then. One that is late is no longer
+    /// in its place in the list otherwise.
     pub(in crate::execute) async fn until(
         &self,
         what: &str,
@@ -79,7 +80,7 @@ impl World {
         loop {
             let seen = self.see().await;
             let now: Vec<NodeReport> = seen.iter().filter_map(Seen::now).cloned().collect();
-            if is_so(&now) {
+            if now.len() == self.servers.iter().filter(|s| s.runs()).count() && is_so(&now) {
                 return now;
             }
             assert!(begun.elapsed() < Duration::from_secs(20), "{what} is not so after 20 s: {seen:#?}");

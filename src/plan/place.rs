@@ -36,10 +36,12 @@ struct Score {
 
 /// Gives every new Pod of the plan its worker and its demands; one that has to wait for another is left out.
 pub(super) fn assign(v: &View<'_>, plan: &mut Plan) {
-    if !plan.steps.iter().any(|p| matches!(p.step, Step::CreatePod { .. })) {
+    let places = plan.steps.iter().any(|p| matches!(p.step, Step::CreatePod { .. }));
+    if !places && v.all().all(|m| m.pod.worker.is_some()) {
         return;
     }
     let mut tally = Tally::new(v);
+    plan.blocked.extend(v.s.desired.shards().filter_map(|shard| waits(v, &tally, shard)));
     let mut uncounted = BTreeSet::new();
     let mut kept = Vec::with_capacity(plan.steps.len());
     for mut p in std::mem::take(&mut plan.steps) {
@@ -97,6 +99,15 @@ fn pinned(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Zone> {
     let wanted = |zone: &Zone| zones.iter().filter(|z| **z == zone).count();
     let short = zones.iter().find(|z| tally.shard_in(shard, z) < wanted(z));
     short.or(zones.first()).map(|z| (*z).clone())
+}
+
+/// A successor that is there, and no worker may take it. The scheduler says so too, in words that do not tell what would help.
+fn waits(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Blocked> {
+    let leaves = |m: &Member<'_>| matches!(v.unfit(m), Some(Why::Upgrade | Why::Evacuate));
+    let nowhere = |m: &&Member<'_>| m.pod.worker.is_none() && m.pod.place.asked.is_none();
+    let successor = v.staying(shard).find(nowhere).filter(|_| v.staying(shard).any(|m| leaves(m)))?;
+    let demands = Demands { zone: successor.pod.place.pinned.clone(), ..demanded(v, tally, shard) };
+    best(v, tally, shard, &demands).is_none().then(|| no_worker(v, shard, &demands))
 }
 
 /// The shard has a Pod without a worker: where it will be is not known yet.
@@ -179,7 +190,15 @@ pub(super) fn crowd(v: &View<'_>, tally: &Tally<'_>, shard: Shard, number: usize
     }
 }
 
-fn no_worker(v: &View<'_>, shard: Shard, demands: &Demands) -> Blocked {
+/// A copy of the shard is to leave, and no worker may take its successor: which rule says so, and what would help.
+pub(super) fn no_worker(v: &View<'_>, shard: Shard, demands: &Demands) -> Blocked {
+    if !has_room(v) {
+        let message = format!(
+            "shard {shard} waits: every worker is cordoned, tainted or not Ready, and a copy leaves only after \
+             another is in sync; uncordon or add a worker"
+        );
+        return Blocked { code: Code::NoWorker, shard: Some(shard), message };
+    }
     let scheduling = &v.s.desired.template.scheduling;
     let rules = [
         (scheduling.node.shard, "node.spread.shard"),

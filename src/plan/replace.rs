@@ -7,7 +7,7 @@
 
 use super::heir::{hand_over, heirs};
 use super::{away, fill, place, purge};
-use crate::model::{Blocked, Code, Member, Plan, Shard, Stage, View, Waiting, Why};
+use crate::model::{Demands, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -73,14 +73,7 @@ fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Opt
 
 fn surge(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
     if !place::has_room(v) {
-        plan.blocked.push(Blocked {
-            code: Code::NoWorker,
-            shard: Some(shard),
-            message: format!(
-                "shard {shard} waits: every worker is cordoned, tainted or not Ready, and a copy leaves only after \
-                 another is in sync; uncordon or add a worker"
-            ),
-        });
+        plan.blocked.push(place::no_worker(v, shard, &Demands::default()));
         return;
     }
     let note = reason(why, "the successor comes before the member leaves");

@@ -212,6 +212,11 @@ impl RealServer {
         Self { ip, process, dir }
     }
 
+    /// Whether nobody has ended it.
+    pub(crate) fn runs(&self) -> bool {
+        self.process.id().is_some()
+    }
+
     /// Ends it as a crash does.
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.unwrap();

@@ -7,11 +7,14 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 use kube::{Api, ResourceExt};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
 use valkey_cluster_operator::build::labels;
 
 use super::Story;
 use super::cluster::Cluster;
+use super::mend::{pause, server};
 use super::operator;
 use super::stage::{Stage, eventually};
 
@@ -23,6 +26,10 @@ pub(super) const STORY: Story = Story {
 
 /// From the deletion until nothing is left.
 const GONE: Duration = Duration::from_secs(5);
+/// The same for a server that has to be killed: 15 s of grace, and what Kubernetes does around them.
+const KILLED: Duration = Duration::from_secs(20);
+/// Clusters that are deleted while they start.
+const YOUNG: usize = 4;
 /// Seconds: a Pod that nobody releases holds on until 15 s before this.
 const SHORT_GRACE: i64 = 25;
 /// With nobody to help, Pods end at the latest with their grace period, and the garbage collector needs a moment more.
@@ -34,8 +41,10 @@ async fn run(stage: &Stage) -> Result<()> {
         propagated(stage, policy.clone()).await.with_context(|| format!("{policy:?}"))?;
     }
     namesake(stage).await.context("deleted and applied anew at once")?;
+    young(stage).await.context("deleted while it starts")?;
     orphaned(stage).await.context("orphaned")?;
     namespace(stage).await.context("the namespace")?;
+    hung(stage).await.context("the namespace, with a server that hangs")?;
     if let Err(why) = stage.own_operator("stops the operator").await {
         stage.leave_out("delete without an operator", &why);
         return Ok(());
@@ -99,6 +108,31 @@ async fn namesake(stage: &Stage) -> Result<()> {
     let after = ids(&next).await?;
     ensure!(after.iter().all(|id| !before.contains(id)), "a node of the old cluster is in the new one");
     stage.say(format_args!("deleted and applied anew: Ready after {:.1} s", took.as_secs_f64()));
+    Ok(())
+}
+
+/// A server that starts does not hear SIGTERM yet, and whoever deletes its Pod then must not have to wait for the grace period.
+async fn young(stage: &Stage) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(stage.seed()?);
+    for _ in 0..YOUNG {
+        let age = Duration::from_millis(random.random_range(0..2000));
+        let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+        eventually("a Pod to have a worker", LIMIT, async || {
+            let pods = cluster.pods().await?;
+            let bound = |p: &Pod| p.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+            ensure!(pods.values().any(bound), "none of {} Pods has one", pods.len());
+            Ok(())
+        })
+        .await?;
+        tokio::time::sleep(age).await;
+        let began = delete(&cluster, PropagationPolicy::Background).await?;
+        let took = gone(stage, &cluster, began, stage.bound(GONE)).await?;
+        stage.say(format_args!(
+            "deleted {} ms after its first Pod was bound: all gone after {:.1} s",
+            age.as_millis(),
+            took.as_secs_f64()
+        ));
+    }
     Ok(())
 }
 
@@ -168,6 +202,28 @@ async fn namespace(stage: &Stage) -> Result<()> {
     .await?;
     stage.gone(&cluster.namespace)?;
     stage.say(format_args!("the namespace: gone after {:.1} s", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// A server that hangs hears neither the operator nor SIGTERM, and goes all the same.
+async fn hung(stage: &Stage) -> Result<()> {
+    let Ok(sandbox) = stage.sandbox("stops a server where it stands") else { return Ok(()) };
+    let cluster = made(stage).await?;
+    let server = server(stage, &cluster, &cluster.primary_of(0).await?).await?;
+    let _stopped = pause(sandbox, server)?;
+    let api: Api<Namespace> = Api::all(stage.client.clone());
+    let began = Instant::now();
+    api.delete(&cluster.namespace, &DeleteParams::default()).await?;
+    eventually("its Pods to be gone", stage.bound(KILLED), async || {
+        let left = cluster.pods().await?.len();
+        ensure!(left == 0, "{left} Pods are left");
+        Ok(())
+    })
+    .await?;
+    stage.say(format_args!(
+        "the namespace, with a server that hangs: Pods gone after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
