@@ -105,7 +105,7 @@ fn pinned(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Zone> {
 fn waits(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Blocked> {
     let leaves = |m: &Member<'_>| matches!(v.unfit(m), Some(Why::Upgrade | Why::Evacuate));
     let nowhere = |m: &&Member<'_>| m.pod.worker.is_none() && m.pod.place.asked.is_none();
-    let successor = v.staying(shard).find(nowhere).filter(|_| v.staying(shard).any(|m| leaves(m)))?;
+    let successor = v.staying(shard).find(nowhere).filter(|_| v.staying(shard).any(leaves))?;
     let demands = Demands { zone: successor.pod.place.pinned.clone(), ..demanded(v, tally, shard) };
     best(v, tally, shard, &demands).is_none().then(|| no_worker(v, shard, &demands))
 }
