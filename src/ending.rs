@@ -15,6 +15,7 @@ use kube::{Api, ResourceExt};
 use crate::api::ValkeyCluster;
 use crate::context::Ctx;
 use crate::error::{Error, Result};
+use crate::execute::short_grace;
 use crate::hints::Hints;
 use crate::mutex::lock;
 use crate::parallel;
@@ -22,13 +23,10 @@ use crate::parallel;
 /// Pods that are told at one time.
 const PARALLEL: usize = 16;
 
-/// How long such a Pod has to end, in seconds, where its own grace period is longer. The pass releases it within one; this is for a
-/// server that hangs and hears neither that nor SIGTERM. It has to be said at once: a kubelet that is ending a Pod does not
-/// hear of a shorter period any more (1.34, measured; `SyncTerminatingPod` has no context of its caller).
-const LONGEST_SECONDS: i64 = 15;
-
 /// Deletes the Pods of the cluster, when its namespace is being deleted: they hold on until they are released, which the pass
-/// then does.
+/// then does. It gives them a short grace period, for a server that hangs and hears neither that nor SIGTERM, and gives it at
+/// once: a kubelet that is ending a Pod does not hear of a shorter one any more (1.34, measured; `SyncTerminatingPod` has no
+/// context of its caller).
 ///
 /// # Errors
 /// If this operator may not act, or the API server refuses a deletion.
@@ -53,8 +51,7 @@ pub async fn tell_pods(ctx: &Ctx, cr: &ValkeyCluster, hints: &Mutex<Hints>) -> R
 async fn delete(api: &Api<Pod>, pod: &Pod) -> kube::Result<()> {
     let exactly = Preconditions { uid: pod.uid(), resource_version: None };
     let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-    let seconds = own.unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS);
-    let how = DeleteParams { grace_period_seconds: u32::try_from(seconds).ok(), ..DeleteParams::default() }
+    let how = DeleteParams { grace_period_seconds: short_grace(own), ..DeleteParams::default() }
         .preconditions(exactly);
     let gone =
         |error: &kube::Error| matches!(error, kube::Error::Api(s) if s.is_not_found() || s.is_conflict());

@@ -341,9 +341,14 @@ fn grace(only_if: Removable, own: Option<i64>) -> Option<u32> {
     match only_if {
         // Nobody is there to confirm an orderly end.
         Removable::Unreachable => Some(0),
-        Removable::Silent => u32::try_from(own.unwrap_or(SILENT_GRACE).min(SILENT_GRACE)).ok(),
+        Removable::Silent => short_grace(own),
         _ => None,
     }
+}
+
+/// What a Pod with this grace period of its own has where its server may hang, in seconds.
+pub(crate) fn short_grace(own: Option<i64>) -> Option<u32> {
+    u32::try_from(own.unwrap_or(SILENT_GRACE).min(SILENT_GRACE)).ok()
 }
 
 /// The API server's own words, without the client's wrapping.

@@ -19,6 +19,8 @@ use crate::mutex::lock;
 use crate::standby;
 use valkey::ValkeyExecutor;
 
+pub(crate) use kube::short_grace;
+
 /// Executes a plan and says what became of each step that was reached.
 pub async fn execute(
     ctx: &Ctx,

@@ -105,8 +105,8 @@ fn pinned(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Zone> {
 fn waits(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Blocked> {
     let leaves = |m: &Member<'_>| matches!(v.unfit(m), Some(Why::Upgrade | Why::Evacuate));
     let nowhere = |m: &&Member<'_>| m.pod.worker.is_none() && m.pod.place.asked.is_none();
-    let waited_for = !v.s.desired.deleting && v.staying(shard).any(leaves);
-    let successor = v.staying(shard).find(nowhere).filter(|_| waited_for)?;
+    let waited_for = || !v.s.desired.deleting && v.staying(shard).any(leaves);
+    let successor = v.staying(shard).find(nowhere).filter(|_| waited_for())?;
     let demands = Demands { zone: successor.pod.place.pinned.clone(), ..demanded(v, tally, shard) };
     best(v, tally, shard, &demands).is_none().then(|| no_worker(v, shard, &demands))
 }
