@@ -25,6 +25,7 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
             disrupted: false,
             before: BTreeMap::new(),
             encrypted: false,
+            exporting: false,
             nudged: None,
             leads: false,
             place: Place::default(),

@@ -171,6 +171,8 @@ pub struct Pod {
     pub before: BTreeMap<String, String>,
     /// It was made for TLS: certificates are mounted.
     pub encrypted: bool,
+    /// An exporter runs in it, which logs in with the password that it was made with.
+    pub exporting: bool,
     /// The certificates that its kubelet was told of.
     pub nudged: Option<Fingerprint>,
     /// The label of its role says that it leads its shard. Nothing is decided by it.

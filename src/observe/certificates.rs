@@ -321,6 +321,7 @@ mod tests {
             gate: None,
             before: BTreeMap::new(),
             encrypted,
+            exporting: false,
             nudged: None,
             leads: false,
             place: Place::default(),

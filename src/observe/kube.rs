@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::matching;
-use crate::build::{labels, place::ZONE, pod::CERTIFICATES};
+use crate::build::{labels, place::ZONE, pod::CERTIFICATES, sidecars::EXPORTER};
 use crate::model::{
     Fingerprint, Moment, Phase, Place, Pod, PodName, PodUid, Revision, Shard, Template, Trouble, Worker,
     WorkerName, Zone,
@@ -50,6 +50,7 @@ pub fn pod(p: &KubePod) -> Option<Pod> {
         gate: gate(&status),
         before: before(p.annotations()),
         encrypted: spec.is_some_and(|s| s.volumes.iter().flatten().any(|v| v.name == CERTIFICATES)),
+        exporting: spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == EXPORTER)),
         nudged: annotation(labels::CERTIFICATES).map(Fingerprint::new),
         leads: p.labels().get(labels::ROLE).is_some_and(|r| r == labels::PRIMARY),
         place: Place {

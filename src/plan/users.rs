@@ -223,8 +223,7 @@ fn through<'a>(v: &View<'_>) -> BTreeSet<&'a str> {
     let Some(accounts) = &v.s.accounts else { return BTreeSet::new() };
     let last = |user: &str| match user {
         REPLICATION_USER => v.answering().all(|(_, n)| shows(n, &accounts.replication)),
-        // An exporter keeps the password that its Pod was made with.
-        EXPORTER_USER => v.all().all(|m| m.pod.created > accounts.exporter_since),
+        EXPORTER_USER => v.all().all(|m| !m.pod.exporting || m.pod.created > accounts.exporter_since),
         _ => true,
     };
     let everywhere = |user: &str| v.answering().all(|(_, n)| accepts(n, user, of(accounts, user)));

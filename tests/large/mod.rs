@@ -177,6 +177,7 @@ fn pod(shard: Shard, index: u16, revision: &str) -> Pod {
         gate: Some(true),
         before: BTreeMap::new(),
         encrypted: false,
+        exporting: false,
         nudged: None,
         leads: index == 0,
         created: Moment(NOW - 500_000),

@@ -215,6 +215,7 @@ fn pod(s: &mut Snapshot, name: &PodName, word: &str) -> Done {
         "revision" => pod.revision = Revision::new(value),
         "failures" => pod.failures = parse(value)?,
         "bare" => pod.encrypted = false,
+        "no-exporter" => pod.exporting = false,
         "nudged" => pod.nudged = Some(value.into()),
         "trouble" => {
             pod.trouble = Some(Trouble { reason: value.to_owned(), message: "it says why".to_owned() });

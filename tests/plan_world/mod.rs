@@ -193,6 +193,7 @@ fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
         gate: (state == State::Healthy).then_some(true),
         before: BTreeMap::new(),
         encrypted: false,
+        exporting: true,
         nudged: None,
         leads: state == State::Healthy && index == 0,
         place: Place::default(),

@@ -113,6 +113,7 @@ impl Kubernetes {
             gate: None,
             before: BTreeMap::new(),
             encrypted: new.encrypted,
+            exporting: true,
             nudged: None,
             leads: false,
             place: Place {

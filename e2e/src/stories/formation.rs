@@ -160,6 +160,7 @@ impl World {
             gate: None,
             before: BTreeMap::new(),
             encrypted: false,
+            exporting: false,
             nudged: None,
             leads: false,
             place: Place::default(),

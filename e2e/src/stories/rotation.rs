@@ -112,10 +112,6 @@ async fn worthless(cluster: &Cluster, old: &Credentials) -> Result<()> {
         (EXPORTER_USER, &old.exporter),
     ];
     for (user, password) in each {
-        // Exporters keep theirs until their Pods are replaced.
-        if user == EXPORTER_USER {
-            continue;
-        }
         let access = cluster.access_as(user, password);
         for (pod, addr) in cluster.addresses().await? {
             let opened = Connection::open(&access, addr, ASK + access.slack).await;
