@@ -112,6 +112,7 @@ fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
         gate: None,
         before: BTreeMap::new(),
         encrypted: false,
+        exporting: false,
         nudged: None,
         leads: false,
         place: Place::default(),
@@ -409,6 +410,36 @@ fn nobody_answers() {
     assert_eq!(report.status.topology.len(), 3, "that data may exist is never forgotten");
 }
 
+/// A replica that runs and gives no report is named by its kind of silence, after ten seconds and in words that stay.
+#[test]
+fn each_kind_of_silence_has_its_name() {
+    let kinds = [
+        (Silence::Refused, "NodeRefuses", "no server listens"),
+        (Silence::Timeout, "NodeSilent", "no answer in time"),
+        (Silence::Reset, "NodeResets", "connections break"),
+        (Silence::Auth, "NodeRejectsOperator", "changed its ACL"),
+        (Silence::Busy, "NodeBusy", "busy with a script"),
+        (Silence::Garbled, "NodeUnclear", "not understood"),
+    ];
+    for (kind, reason, words) in kinds {
+        let mut s = formed(1);
+        s.nodes.insert(pod_uid(1, 1), Seen::Silent(kind));
+        s.past.silent.insert(pod_uid(1, 1), s.now);
+        let named = |s: &Snapshot| {
+            let status = said(s, Some(&healthy())).status;
+            let degraded = status.conditions.into_iter().find(|c| c.type_ == "Degraded");
+            degraded.filter(|c| c.reason == reason && c.message.contains("valkey-c-1-1"))
+        };
+        s.now = s.now.plus_ms(10_000);
+        assert!(named(&s).is_none(), "{reason}: it may be over in a moment");
+        s.now = s.now.plus_ms(1);
+        let first = named(&s).unwrap_or_else(|| panic!("{reason} is not said"));
+        assert!(first.message.contains(words), "{first:?}");
+        s.now = s.now.plus_ms(10_000);
+        assert_eq!(named(&s).map(|c| c.message), Some(first.message), "nothing counts seconds");
+    }
+}
+
 #[test]
 fn pods_of_an_earlier_spec_are_told_of() {
     let mut s = formed(1);
@@ -496,4 +527,34 @@ fn what_a_person_vouches_for_is_answered_id_by_id() {
     golden("17-vouched", &first);
     let again = said(&s, Some(&first.status));
     assert!(again.events.iter().all(|e| !e.reason.contains("Vouch")), "it is told once");
+}
+
+/// 2-1 was made with the older image again, after something was written that its version does not know.
+#[test]
+fn the_way_back_to_an_older_version_is_closed() {
+    let mut s = formed(1);
+    change(&mut s, 2, 1, |n| {
+        n.version = Version::new(8, 1, 1);
+        n.role = Role::Replica { of: id(2, 0), link: Link { up: false, syncing: false, offset: 0 } };
+    });
+    change(&mut s, 2, 0, |n| n.online_replicas.clear());
+    let see = |s: &mut Snapshot, ms: i64| {
+        s.now = Moment(START + ms);
+        let mut past = s.past.clone();
+        past.see(s);
+        s.past = past;
+    };
+    see(&mut s, 0);
+    let closed = |s: &Snapshot| said(s, None).status.message.contains("newer version");
+    see(&mut s, 20_000);
+    assert!(!closed(&s), "a full sync takes a while");
+    // A full sync that has begun again is none that has succeeded.
+    change(&mut s, 2, 1, |n| {
+        n.role = Role::Replica { of: id(2, 0), link: Link { up: false, syncing: true, offset: 0 } }
+    });
+    see(&mut s, 20_001);
+    golden("18-no-way-back", &said(&s, None));
+    change(&mut s, 2, 1, |n| n.version = Version::new(9, 1, 1));
+    see(&mut s, 20_002);
+    assert!(!closed(&s), "of the same line");
 }

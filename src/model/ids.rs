@@ -136,6 +136,11 @@ impl Version {
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
         Self { major, minor, patch }
     }
+
+    /// What all its patch releases have in common: the format of the data.
+    pub fn line(self) -> (u16, u16) {
+        (self.major, self.minor)
+    }
 }
 
 impl fmt::Display for Version {

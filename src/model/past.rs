@@ -38,6 +38,8 @@ pub struct Past {
     /// Node → the worker that its process is on, while somebody lists it: the Pod goes with a worker that is removed or tainted, and
     /// with it the only word of where the process was.
     pub homes: BTreeMap<NodeId, WorkerName>,
+    /// Replica of an older line than its primary → since when the two are not in sync.
+    pub older: BTreeMap<NodeId, Moment>,
     /// Pod → since when its node has not answered.
     pub silent: BTreeMap<PodUid, Moment>,
     /// Since when somebody lists slots under an id that does not answer.
@@ -86,6 +88,7 @@ impl Past {
         let addresses: BTreeMap<&NodeId, IpAddr> =
             s.pods.values().filter_map(|p| Some((&s.nodes.get(&p.uid)?.now()?.id, p.ip?))).collect();
         let by_id: BTreeMap<&NodeId, &NodeReport> = reports.iter().map(|n| (&n.id, *n)).collect();
+        let mut older = BTreeMap::new();
         for node in &reports {
             let Role::Replica { of, link } = &node.role else {
                 self.synced.remove(&node.id);
@@ -96,10 +99,16 @@ impl Past {
             if link.in_sync() && !node.loading && online {
                 let now = Synced { primary: of.clone(), offset: link.offset };
                 self.synced.insert(node.id.clone(), now);
-            } else if self.synced.get(&node.id).is_some_and(|last| last.primary != *of) {
-                self.synced.remove(&node.id);
+            } else {
+                if self.synced.get(&node.id).is_some_and(|last| last.primary != *of) {
+                    self.synced.remove(&node.id);
+                }
+                if by_id.get(of).is_some_and(|primary| node.version.line() < primary.version.line()) {
+                    older.insert(node.id.clone(), self.older.get(&node.id).copied().unwrap_or(s.now));
+                }
             }
         }
+        self.older = older;
         self.silent.retain(|uid, _| matches!(s.nodes.get(uid), Some(Seen::Silent(_))));
         for (uid, seen) in &s.nodes {
             if matches!(seen, Seen::Silent(_)) {

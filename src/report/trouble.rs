@@ -8,6 +8,9 @@ use crate::model::{Blocked, Code, Phase, Pod, Seen, Silence, View};
 /// A pod that has not started after this many milliseconds is named, whatever Kubernetes says of it.
 const PATIENCE_MS: i64 = 10_000;
 
+/// How long a replica of an older version may be on its way into sync before that is told, in milliseconds.
+const SYNC_PATIENCE_MS: i64 = 20_000;
+
 /// A reason and its sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -21,7 +24,26 @@ pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
     all.extend(health.plan.blocked.iter().filter_map(persistent));
     all.extend(stuck_pods(health.view));
     all.extend(silent_nodes(health.view));
+    all.extend(no_way_back(health.view));
     all
+}
+
+/// Replicas of an older line that do not come in sync with a newer primary: what only the newer one knows cannot be copied to them
+/// (measured with 8.1.1 below 9.1.2: after one `HEXPIRE` each full sync ends in "Can't store key in RDB version 11").
+fn no_way_back(view: &View<'_>) -> Option<Trouble> {
+    let late =
+        |id| view.s.past.older.get(id).is_some_and(|since| view.s.now.since(*since) > SYNC_PATIENCE_MS);
+    let told =
+        view.answering().filter(|(_, n)| late(&n.id)).map(|(m, n)| format!("{} ({})", m.pod.name, n.version));
+    let names: Vec<String> = told.collect();
+    (!names.is_empty()).then(|| Trouble {
+        reason: "NoWayBack".to_owned(),
+        message: format!(
+            "{} does not come in sync with its primary, which runs a newer version: once something was written that only the newer one \
+             knows, such as HEXPIRE, an older one cannot take the data; set spec.image to the newer version again, or remove such keys",
+            listed(names)
+        ),
+    })
 }
 
 /// Servers that run and have given no report for a while, one trouble for each kind of silence.

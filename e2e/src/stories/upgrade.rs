@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ use super::Story;
 use super::cluster::Cluster;
 use super::load::{GAP, Load};
 use super::stage::Stage;
+use crate::resp::Connection;
 
 pub(super) const STORY: Story = Story {
     name: "upgrade",
@@ -18,6 +19,8 @@ pub(super) const STORY: Story = Story {
 };
 
 const LIMIT: Duration = Duration::from_mins(5);
+/// For an answer.
+const ASK: Duration = Duration::from_secs(1);
 /// What three shards at a time gain at least.
 const FASTER: f64 = 1.5;
 
@@ -48,7 +51,8 @@ async fn run(stage: &Stage) -> Result<()> {
         ));
         ensure!(ratio >= FASTER, "three shards at a time are {ratio:.2} times as fast as one");
     }
-    bad_image(stage).await
+    bad_image(stage).await?;
+    no_way_back(stage).await
 }
 
 fn spec((shards, replicas): (u16, u16), at_once: u16, image: &str) -> Value {
@@ -132,4 +136,45 @@ async fn bad_image(stage: &Stage) -> Result<()> {
         began.elapsed().as_secs_f64()
     ));
     load.judged(stage, "wrong image", 2, GAP).await
+}
+
+/// Back to the older version: like an upgrade, as long as nothing was written that only the newer one knows; afterwards it stops at the
+/// first successor, says why, and goes on when the newer image is set again.
+async fn no_way_back(stage: &Stage) -> Result<()> {
+    let (size, Path { from: old, to: new }) = ((1, 1), SECOND);
+    let cluster = stage.cluster(spec(size, 1, old)).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    let load = Load::start(stage, &cluster).await?;
+    for image in [new, old, new] {
+        let began = Instant::now();
+        cluster.change(spec(size, 1, image)).await?;
+        cluster.ready(began, LIMIT).await?;
+        cluster.whole(1, 1, LIMIT).await?;
+        stage.say(format_args!("to {image}: {:.1} s", began.elapsed().as_secs_f64()));
+    }
+    let primary = cluster.primary_of(0).await?;
+    let at = *cluster.addresses().await?.get(&primary).context("it has an address")?;
+    let access = cluster.open_access();
+    let mut node = Connection::open(&access, at, ASK + access.slack).await?;
+    for words in
+        [["HSET", "new", "field", "1"].as_slice(), &["HEXPIRE", "new", "3600", "FIELDS", "1", "field"]]
+    {
+        let answer = node.call(words, ASK + access.slack).await?;
+        ensure!(answer.error().is_none(), "{words:?}: {answer:?}");
+    }
+    cluster.change(spec(size, 1, old)).await?;
+    let named = |s: &valkey_cluster_operator::api::ValkeyCluster| {
+        s.status.as_ref().is_some_and(|s| s.reason == "NoWayBack" && s.message.contains("HEXPIRE"))
+    };
+    let said = cluster.says("that there is no way back", LIMIT, named).await?;
+    let began = Instant::now();
+    cluster.change(spec(size, 1, new)).await?;
+    cluster.ready(began, LIMIT).await?;
+    cluster.whole(1, 1, LIMIT).await?;
+    stage.say(format_args!(
+        "no way back: said after {:.1} s, ahead again in {:.1} s",
+        said.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    ));
+    load.judged(stage, "there and back", 2, GAP).await
 }
