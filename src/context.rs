@@ -15,6 +15,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
 use crate::build::labels;
+use crate::clock::Clock;
 use crate::hints::AllHints;
 use crate::kube_client::Clients;
 use crate::lease::Leadership;
@@ -51,6 +52,8 @@ pub struct Ctx {
     pub ports: Ports,
     /// How large a cluster is looked at briefly.
     pub sampling: Sampling,
+    /// The clock of every pass.
+    pub clock: Clock,
 }
 
 impl Ctx {
@@ -81,6 +84,7 @@ impl Ctx {
             hints: AllHints::default(),
             ports: Ports::default(),
             sampling: Sampling::default(),
+            clock: Clock::default(),
         }
     }
 

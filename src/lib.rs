@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod build;
+pub mod clock;
 pub mod context;
 pub mod controller;
 pub mod ending;

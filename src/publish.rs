@@ -109,8 +109,7 @@ fn gauges(plan: &Plan, report: &Report) -> ClusterGauges {
 
 /// A spec that admission let through and that still cannot be planned for.
 pub async fn refused(ctx: &Ctx, cr: &ValkeyCluster, sentence: &str) -> Result<Action> {
-    let now = crate::model::Moment(k8s_openapi::jiff::Timestamp::now().as_millisecond());
-    let wanted = refusal(cr, sentence, now);
+    let wanted = refusal(cr, sentence, ctx.clock.now());
     if cr.status.as_ref() != Some(&wanted) && ctx.leadership.valid_now() {
         status(ctx, cr, &wanted).await?;
     }

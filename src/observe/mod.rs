@@ -18,7 +18,6 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{ValkeyCluster, ValkeyClusterStatus, status::HandOverState};
 use crate::build::{self, Credentials, labels};
@@ -52,7 +51,7 @@ pub async fn observe(
     desired: Desired,
     hints: &std::sync::Mutex<Hints>,
 ) -> Result<Snapshot> {
-    let now = Moment(Timestamp::now().as_millisecond());
+    let now = ctx.clock.now();
     let key = desired.key.clone();
     let credentials = passwords::credentials(ctx, &desired, hints).await?;
     // Of one moment: a Pod that the watch shows in between would be missing and its name be somebody else's.
