@@ -36,6 +36,8 @@ pub struct Hints {
     pub looks: Looks,
     /// The connections that its nodes are asked over.
     pub kept: Kept,
+    /// More connections, to the ends of slots that are carried key by key.
+    pub lanes: Kept,
     /// What was seen to move, for the metrics.
     pub traffic: Traffic,
     /// See [`Applied`].

@@ -10,6 +10,7 @@ pub mod purge;
 pub mod recovery;
 pub mod valkey;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::context::Ctx;
@@ -28,13 +29,17 @@ pub async fn execute(
     plan: &Plan,
     hints: &Arc<std::sync::Mutex<Hints>>,
 ) -> Vec<Done> {
-    let (access, replication, applied) = {
+    let (access, replication, applied, lanes) = {
         let h = lock(hints);
-        (h.access(), h.credentials.as_ref().map(|c| c.replication.clone()), Arc::clone(&h.applied))
+        let replication = h.credentials.as_ref().map(|c| c.replication.clone());
+        (h.access(), replication, Arc::clone(&h.applied), h.lanes.clone())
     };
+    if !plan.steps.iter().any(|p| matches!(p.step, Step::Carry { .. })) {
+        lanes.only(&BTreeSet::new());
+    }
     let nodes = access.zip(replication).map(|(access, replication)| {
         let nodes = ValkeyExecutor::new(Arc::clone(&ctx.connector), access, ctx.ports, applied);
-        nodes.replicating_with(replication).until(ctx.links.lost_since(&s.desired.key))
+        nodes.by(lanes).replicating_with(replication).until(ctx.links.lost_since(&s.desired.key))
     });
     let executor = Executor { ctx, s, hints, nodes };
     let done = lanes::run(&plan.steps, |step| executor.effect(step)).await;

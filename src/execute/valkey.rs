@@ -26,7 +26,7 @@ use crate::parallel;
 use crate::valkey::commands::{self, Failover};
 use crate::valkey::error::WireError;
 use crate::valkey::node::{Access, Connector, Limits, Node};
-use crate::valkey::{Interrupt, Ports};
+use crate::valkey::{Interrupt, Kept, Ports};
 
 /// Nodes of one step that are read or told at one time.
 pub(super) const PARALLEL: usize = 16;
@@ -44,6 +44,8 @@ pub struct ValkeyExecutor {
     /// Whether something more urgent has happened.
     interrupt: Interrupt,
     applied: Arc<Mutex<Applied>>,
+    /// See [`ValkeyExecutor::by`].
+    lanes: Kept,
     open: Mutex<BTreeMap<IpAddr, Arc<Slot>>>,
 }
 
@@ -80,8 +82,24 @@ impl ValkeyExecutor {
     ) -> Self {
         // A node that has just answered does so again at once, or not at all.
         let limits = Limits { connect: Limits::brief().connect, ..access.limits };
-        let (access, open) = (Access { limits, ..access }, Mutex::default());
-        Self { connector, access, ports, replication: None, interrupt: Arc::new(|| false), applied, open }
+        let access = Access { limits, ..access };
+        let (lanes, open) = (Kept::default(), Mutex::default());
+        Self {
+            connector,
+            access,
+            ports,
+            replication: None,
+            interrupt: Arc::new(|| false),
+            applied,
+            lanes,
+            open,
+        }
+    }
+
+    /// The same with connections that an earlier pass has opened to the ends of slots that are carried; those of this one are added.
+    #[must_use]
+    pub fn by(self, lanes: Kept) -> Self {
+        Self { lanes, ..self }
     }
 
     /// The same for a cluster whose replicas log in with this password.

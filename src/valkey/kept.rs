@@ -1,4 +1,5 @@
-//! Connections that are kept from one look at a cluster to the next: at most one a node, and only such as were without a fault.
+//! Connections that are kept from one pass over a cluster to the next: as many to a node as were in use at one time, and
+//! only such as were without a fault.
 //!
 //! A kept connection is to the same process as before. It is dropped with its first error, when it was closed at the other end, when its Pod is gone, and when
 //! passwords or certificates have changed since it was opened.
@@ -19,7 +20,7 @@ use crate::mutex::lock;
 
 /// The connections of one cluster that nobody uses at the moment. Copies share them.
 #[derive(Clone, Default)]
-pub struct Kept(Arc<Mutex<BTreeMap<SocketAddr, Idle>>>);
+pub struct Kept(Arc<Mutex<BTreeMap<SocketAddr, Vec<Idle>>>>);
 
 struct Idle {
     access: Access,
@@ -28,7 +29,7 @@ struct Idle {
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Kept").field(&lock(&self.0).len()).finish()
+        f.debug_tuple("Kept").field(&self.len()).finish()
     }
 }
 
@@ -40,7 +41,7 @@ impl Kept {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.0).values().map(Vec::len).sum()
     }
 
     /// There are none.
@@ -54,9 +55,10 @@ impl Kept {
     }
 
     fn take(&self, addr: SocketAddr, access: &Access) -> Option<Box<dyn Node>> {
-        let idle = lock(&self.0).remove(&addr)?;
-        let open = idle.node.closed().now_or_never().is_none();
-        (open && same(&idle.access, access)).then_some(idle.node)
+        let mut all = lock(&self.0);
+        let here = all.get_mut(&addr)?;
+        here.retain(|idle| idle.node.closed().now_or_never().is_none() && same(&idle.access, access));
+        here.pop().map(|idle| idle.node)
     }
 }
 
@@ -117,7 +119,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(idle) = self.idle.take().filter(|_| !self.faulty.load(Ordering::Relaxed)) {
-            lock(&self.kept.0).entry(self.addr).or_insert(idle);
+            lock(&self.kept.0).entry(self.addr).or_default().push(idle);
         }
     }
 }

@@ -35,14 +35,16 @@ async fn a_connection_without_a_fault_is_used_again() {
     // An error in words is an answer.
     ask(&kept, server.addr, &access(), "WHAT").await.unwrap_err();
     assert_eq!(kept.len(), 1);
-    // Two at one time are two, and one of them stays.
+    // Two at one time are two, and both stay for the next two.
     let keeping = kept.over(&FredConnector);
     let access = access();
     let first = keeping.connect(server.addr, &access).await.unwrap();
     let second = keeping.connect(server.addr, &access).await.unwrap();
     assert!(first.call(&["PING"]).await.is_ok() && second.call(&["PING"]).await.is_ok());
     drop((first, second));
-    assert_eq!((kept.len(), opened.load(Ordering::Relaxed)), (1, 2));
+    assert_eq!((kept.len(), opened.load(Ordering::Relaxed)), (2, 2));
+    ask(&kept, server.addr, &access, "PING").await.unwrap();
+    assert_eq!((kept.len(), opened.load(Ordering::Relaxed)), (2, 2));
 }
 
 #[tokio::test]

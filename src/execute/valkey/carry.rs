@@ -15,7 +15,7 @@ use crate::model::{NodeId, Slots};
 use crate::parallel;
 use crate::valkey::commands::{self, Key, SlotState};
 use crate::valkey::error::WireError;
-use crate::valkey::node::Node;
+use crate::valkey::node::{Connector, Node};
 
 /// How long one call begins to carry slots.
 const STRETCH: Duration = Duration::from_millis(400);
@@ -27,11 +27,9 @@ const LONGEST: Duration = Duration::from_millis(600);
 const AT_ONCE: usize = 16;
 
 /// Connections to each end. A server answers `CLUSTER SETSLOT` when its replicas have, and does nothing else for that connection until
-/// then; what comes by several connections waits for one answer of the replicas.
+/// then; what comes by several connections waits for one answer of the replicas. They are kept for the next pass: by TLS, opening one
+/// takes a handshake.
 const LANES: usize = 8;
-
-/// The same by TLS, where opening one takes a handshake.
-const TLS_LANES: usize = 3;
 
 /// The most keys of one burst of `MIGRATE`s: both ends stand still for it (measured: 1.3 ms for 100 keys of 100 bytes, 7 ms for 1000).
 const BATCH_KEYS: usize = 200;
@@ -77,8 +75,7 @@ impl ValkeyExecutor {
         let Some(left) = guard::move_slots(&source, &target, slots).map_err(|why| stale(on, &why))? else {
             return Ok(());
         };
-        let most = if self.access.tls.is_some() { TLS_LANES } else { LANES };
-        let lanes = usize::from(left.len()).min(most);
+        let lanes = usize::from(left.len()).min(LANES);
         let way = Way { on: self.end(on, node, lanes).await?, to: self.end(to, there, lanes).await? };
         let is_open = |slot: &u16| half_way(&source, *slot, &to.node) && half_way(&target, *slot, &on.node);
         let (open, closed): (Vec<u16>, Vec<u16>) = left.iter().partition(is_open);
@@ -95,11 +92,12 @@ impl ValkeyExecutor {
         Ok(())
     }
 
-    /// Opens the other connections to a node; each is asked who answers.
+    /// The other connections to a node; each is asked who answers.
     async fn end<'a>(&self, at: &'a Target, first: Arc<dyn Node>, count: usize) -> Result<End<'a>, Hitch> {
+        let connector = self.lanes.over(self.connector.as_ref());
+        let addr = SocketAddr::new(at.ip, self.ports.client);
         let open = async || {
-            let addr = SocketAddr::new(at.ip, self.ports.client);
-            let node = self.connector.connect(addr, &self.access).await?;
+            let node = connector.connect(addr, &self.access).await?;
             Ok((commands::my_id(node.as_ref()).await?, Arc::from(node)))
         };
         let opened = parallel::all((1..count).map(|_| open().boxed()).collect(), LANES).await;
