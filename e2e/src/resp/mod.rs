@@ -12,4 +12,4 @@ mod tls;
 pub use cluster::{Endpoint, Redirect, SLOTS, SlotMap, SlotRange, key_slot, tag_for};
 pub use connection::{Access, Connection, Connector, Credentials, Fault, Socket, Stream, direct, plain};
 pub use parser::{Reply, encode, parse};
-pub use tls::{encrypted, shown};
+pub use tls::{either, encrypted, shown};

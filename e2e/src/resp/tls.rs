@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connector, Socket};
@@ -20,6 +21,30 @@ pub fn encrypted(over: Connector, config: Arc<ClientConfig>, name: ServerName<'s
             Ok(Box::new(stream) as Socket)
         })
     })
+}
+
+/// Whichever way the node speaks at the time: it is asked for a word in plain text, which a server that expects TLS does not answer.
+pub fn either(plain: Connector, tls: Connector) -> Connector {
+    Arc::new(move |addr| {
+        let (plain, tls) = (Arc::clone(&plain), Arc::clone(&tls));
+        Box::pin(async move {
+            let mut stream = plain(addr).await?;
+            match answers(&mut stream).await {
+                Ok(true) => Ok(stream),
+                Ok(false) | Err(_) => tls(addr).await,
+            }
+        })
+    })
+}
+
+/// Whether the other end takes a command, whatever it says to it.
+async fn answers(stream: &mut Socket) -> io::Result<bool> {
+    stream.write_all(b"PING\r\n").await?;
+    if !matches!(stream.read_u8().await?, b'+' | b'-') {
+        return Ok(false);
+    }
+    while stream.read_u8().await? != b'\n' {}
+    Ok(true)
 }
 
 /// The certificate that a node shows now.

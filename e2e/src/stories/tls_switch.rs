@@ -1,5 +1,6 @@
 //! TLS is given to a cluster that runs, and taken from it again, under writes of a client that changes with it: every Pod is replaced by
-//! one that can, all nodes are switched at once, and nothing acknowledged is lost. Neither side waits for the other half.
+//! one that can, all nodes are switched at once, nothing acknowledged is lost, and no shard is ever short of a copy. Neither side waits
+//! for the other half.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,10 +16,13 @@ use valkey_cluster_operator::build::pod::CERTIFICATES;
 
 use super::Story;
 use super::cluster::Cluster;
+use super::load::never_below;
 use super::pki::Pki;
 use super::stage::{Stage, eventually};
 use super::tls::nothing_in_plain_text;
-use crate::resp::{Access, Connection, Reply, SlotMap, key_slot};
+use crate::ledger::AddressMap;
+use crate::resp::{Access, Connection, Reply, SlotMap, either, key_slot};
+use crate::truth::{Sampler, SamplerHandle};
 
 pub(super) const STORY: Story = Story {
     name: "tls-switch",
@@ -33,6 +37,8 @@ const SWITCH: Duration = Duration::from_secs(3);
 const SHARDS: u16 = 3;
 /// Counters, spread over all slots.
 const KEYS: u16 = 60;
+/// For clients, by whichever way the cluster speaks.
+const PORT: u16 = 6379;
 /// For an answer, and for the handshake.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -48,6 +54,7 @@ async fn run(stage: &Stage) -> Result<()> {
     plain.ready(Instant::now(), LIMIT).await?;
     plain.whole(usize::from(SHARDS), 1, LIMIT).await?;
     let seeds: Vec<IpAddr> = plain.addresses().await?.into_values().map(|at| at.ip()).collect();
+    let sampler = sampler(&plain, &secured).await?;
     let (stop, stopped) = watch::channel(seeds);
     let writer = Writer::new([plain.open_access(), secured.open_access()], stopped);
     let client = tokio::spawn(writer.run());
@@ -62,14 +69,14 @@ async fn run(stage: &Stage) -> Result<()> {
         } else {
             plain.change(spec()).await?;
         }
-        arrived(stage, &stop, cluster, tls).await?;
+        arrived(stage, (&stop, &sampler), cluster, tls).await?;
         stage.say(format_args!("TLS {what}: {:.1} s", began.elapsed().as_secs_f64()));
         if tls {
             nothing_in_plain_text(stage, cluster).await?;
         }
     }
     drop(stop);
-    let done = client.await??;
+    let (done, history) = (client.await??, sampler.stop().await?);
     stage.say(format_args!(
         "{} writes acknowledged, {} lost; at the two switches the client waited {:?}, otherwise {:?} at most",
         done.acked, done.lost, done.switches, done.longest
@@ -78,7 +85,17 @@ async fn run(stage: &Stage) -> Result<()> {
     ensure!(done.switches.len() == 2, "the client changed its way {} times", done.switches.len());
     let longest = done.switches.iter().max().copied().unwrap_or_default();
     ensure!(longest < stage.bound(SWITCH), "a client had to wait for {longest:?}");
-    Ok(())
+    never_below(stage, &history, "TLS on and off", 2)
+}
+
+/// Looks at the redundancy, whichever way each node speaks at the time.
+async fn sampler(plain: &Cluster, secured: &Cluster) -> Result<SamplerHandle> {
+    let access = plain.access().await?;
+    let connector = either(access.connector.clone(), secured.open_access().connector);
+    let nodes = plain.addresses().await?.into_values().collect();
+    // The port that a node announces is that of the other way for a while.
+    let follow: AddressMap = Arc::new(|place| Some(SocketAddr::new(place.host.parse().ok()?, PORT)));
+    Ok(Sampler::start(Access { connector, ..access }, nodes, Some(follow)))
 }
 
 /// A certificate that is not there yet leaves the cluster as it is, and is asked for.
@@ -104,13 +121,15 @@ async fn certified(cluster: &Cluster) -> Result<usize> {
 /// Waits until all Pods are of the kind that is wanted, the nodes say that they are one whole cluster, and the operator has no more to do.
 async fn arrived(
     stage: &Stage,
-    seeds: &watch::Sender<Vec<IpAddr>>,
+    (seeds, sampler): (&watch::Sender<Vec<IpAddr>>, &SamplerHandle),
     cluster: &Cluster,
     tls: bool,
 ) -> Result<()> {
     let all = usize::from(SHARDS) * 2;
     eventually("all Pods to be of the kind that is wanted", LIMIT, async || {
-        seeds.send_replace(cluster.addresses().await?.into_values().map(|at| at.ip()).collect());
+        let nodes: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
+        seeds.send_replace(nodes.iter().map(SocketAddr::ip).collect());
+        sampler.set_nodes(nodes);
         let (have, pods) = (certified(cluster).await?, cluster.pods().await?.len());
         ensure!(pods == all && have == if tls { all } else { 0 }, "{have} of {pods} Pods have certificates");
         Ok(())
@@ -215,7 +234,7 @@ impl Writer {
 
 /// Who owns what, as this node says it when it is asked this way.
 async fn owners(way: usize, access: &Access, ip: IpAddr) -> Result<(SlotMap, usize)> {
-    let mut node = Connection::open(access, SocketAddr::new(ip, 6379), PATIENCE).await?;
+    let mut node = Connection::open(access, SocketAddr::new(ip, PORT), PATIENCE).await?;
     let reply = node.call(&["CLUSTER", "SLOTS"], PATIENCE).await?;
     Ok((SlotMap::read(&reply, &ip.to_string()).map_err(anyhow::Error::msg)?, way))
 }
