@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use futures::FutureExt;
+use futures::{FutureExt, try_join};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use kube::api::{DeleteParams, ListParams, PropagationPolicy};
 use kube::{Api, ResourceExt};
@@ -26,6 +26,8 @@ pub(super) const STORY: Story = Story {
 
 /// From the deletion until nothing is left.
 const GONE: Duration = Duration::from_secs(5);
+/// How much later than an empty namespace one with a cluster is gone.
+const LATER: Duration = Duration::from_secs(1);
 /// The same for a server that has to be killed: 15 s of grace, and what Kubernetes does around them.
 const KILLED: Duration = Duration::from_secs(20);
 /// Clusters that are deleted while they start.
@@ -194,24 +196,42 @@ async fn controlled_by(cluster: &Cluster) -> Result<Vec<std::net::SocketAddr>> {
     Ok(addresses.into_iter().filter(|(name, _)| pods.get(name).is_some_and(mine)).map(|(_, a)| a).collect())
 }
 
+/// The Pods are gone at once; the namespace itself as soon as an empty one that is deleted at the same moment, which takes Kubernetes five
+/// seconds (its controller gives what is in it so much time before it looks again).
 async fn namespace(stage: &Stage) -> Result<()> {
-    let cluster = made(stage).await?;
+    let (cluster, empty) = (made(stage).await?, stage.namespace().await?);
+    let pods = async {
+        let began = Instant::now();
+        emptied(&cluster, "its Pods to be gone", stage.bound(GONE)).await?;
+        Ok(began.elapsed())
+    };
+    let ends = (removed(stage, &cluster.namespace), removed(stage, &empty), pods);
+    let (took, alone, pods) = try_join!(ends.0, ends.1, ends.2)?;
+    stage.say(format_args!(
+        "the namespace: Pods gone after {:.1} s, itself after {:.1} s, an empty one after {:.1} s",
+        pods.as_secs_f64(),
+        took.as_secs_f64(),
+        alone.as_secs_f64()
+    ));
+    ensure!(
+        took < alone + stage.bound(LATER),
+        "an empty namespace is gone after {alone:?}, this one after {took:?}"
+    );
+    Ok(())
+}
+
+/// Deletes a namespace; how long it took until it was gone.
+async fn removed(stage: &Stage, name: &str) -> Result<Duration> {
     let api: Api<Namespace> = Api::all(stage.client.clone());
-    let pods: Api<Pod> = Api::namespaced(stage.client.clone(), &cluster.namespace);
     let began = Instant::now();
-    api.delete(&cluster.namespace, &DeleteParams::default()).await?;
-    eventually("the namespace to be gone", stage.bound(GONE), async || {
-        let left = pods.list_metadata(&ListParams::default()).await?.items.len();
-        ensure!(
-            api.get_metadata_opt(&cluster.namespace).await?.is_none(),
-            "it is still there with {left} Pods"
-        );
+    api.delete(name, &DeleteParams::default()).await?;
+    eventually("the namespace to be gone", LIMIT, async || {
+        ensure!(api.get_metadata_opt(name).await?.is_none(), "{name} is still there");
         Ok(())
     })
     .await?;
-    stage.gone(&cluster.namespace)?;
-    stage.say(format_args!("the namespace: gone after {:.1} s", began.elapsed().as_secs_f64()));
-    Ok(())
+    stage.gone(name)?;
+    Ok(began.elapsed())
 }
 
 /// A server that hangs hears neither the operator nor SIGTERM, and goes all the same.
