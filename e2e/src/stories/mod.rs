@@ -31,6 +31,7 @@ mod demo;
 mod drain;
 mod evict;
 mod exporter;
+mod failures;
 mod fill;
 mod foreign;
 mod formation;

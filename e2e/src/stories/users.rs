@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Story;
 use super::cluster::Cluster;
+use super::failures::Failures;
 use super::load::{GAP, Load};
 use super::stage::{Stage, eventually};
 use crate::resp::{Access, Connection, Reply};
@@ -47,6 +48,7 @@ async fn under_load(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster(spec(&json!([]))).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     let load = Load::start(stage, &cluster).await?;
+    let failures = Failures::so_far(stage).await?;
     passwords(stage, &cluster, &[("first", "one")]).await?;
     let mut times = Vec::new();
 
@@ -65,6 +67,7 @@ async fn under_load(stage: &Stage) -> Result<()> {
     passwords(stage, &cluster, &[("second", "three")]).await?;
     times.push(("Secret changed", within(stage, &cluster, "three", true).await?));
 
+    failures.none_since(stage, "users and their passwords", None).await?;
     mistakes(stage, &cluster).await?;
     let corrected = Instant::now();
     cluster.change(spec(&json!([]))).await?;
