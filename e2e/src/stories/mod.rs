@@ -52,6 +52,7 @@ mod rescale;
 mod rights;
 mod rotation;
 mod scale;
+mod secrets;
 mod settled;
 mod spread;
 mod stranger;

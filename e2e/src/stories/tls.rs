@@ -18,6 +18,7 @@ use super::cluster::Cluster;
 use super::failures::Failures;
 use super::load::{GAP, Load};
 use super::pki::Pki;
+use super::secrets;
 use super::stage::{Stage, eventually};
 use crate::resp::{Access, Connection};
 
@@ -60,7 +61,8 @@ async fn run(stage: &Stage) -> Result<()> {
         stage.say(format_args!("{what}: {:.1} s", began.elapsed().as_secs_f64()));
     }
     load.judged(stage, "changes by TLS", 2, GAP).await?;
-    crashed(stage, &cluster).await
+    crashed(stage, &cluster).await?;
+    secrets::kept(stage, &cluster, &pki.keys()?).await
 }
 
 /// A missing and a wrong Secret hold the first Pod back, with a sentence; the right one lets it come.

@@ -16,6 +16,7 @@ use valkey_cluster_operator::build::pod::CERTIFICATES;
 use super::Story;
 use super::cluster::Cluster;
 use super::pki::Pki;
+use super::secrets;
 use super::stage::{Stage, eventually};
 use super::tls::nothing_in_plain_text;
 use crate::resp::{Access, Connection, Reply, SlotMap, key_slot};
@@ -78,7 +79,7 @@ async fn run(stage: &Stage) -> Result<()> {
     ensure!(done.switches.len() == 2, "the client changed its way {} times", done.switches.len());
     let longest = done.switches.iter().max().copied().unwrap_or_default();
     ensure!(longest < stage.bound(SWITCH), "a client had to wait for {longest:?}");
-    Ok(())
+    secrets::kept(stage, &plain, &pki.keys()?).await
 }
 
 /// A certificate that is not there yet leaves the cluster as it is, and is asked for.
