@@ -61,7 +61,7 @@ async fn run(stage: &Stage) -> Result<()> {
 async fn versions(stage: &Stage, cluster: &Cluster) -> Result<BTreeMap<String, String>> {
     let format =
         "-ojsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
-    let kinds = "vkc,pods,services,configmaps,secrets";
+    let kinds = "vkc,pods,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets,networkpolicies";
     let text = stage.kubectl(&["get", kinds, "-n", &cluster.namespace, format]).await?;
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     Ok(lines.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
