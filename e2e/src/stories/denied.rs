@@ -9,8 +9,8 @@ use valkey_cluster_operator::build::credentials::{OPERATOR_USER, SYSTEM_USERS};
 use super::cluster::Cluster;
 use crate::resp::{Connection, Reply};
 
-/// A user that may read the log of refusals, which none of the operator's may; for the end of a story.
-const READER: &str = "refusals";
+/// A user that may read the log of refusals, which none of the operator's may. By its first letter the operator leaves it alone.
+const READER: &str = "_refusals";
 const ASK: Duration = Duration::from_secs(2);
 /// More than a node keeps.
 const ALL: &str = "1000";
