@@ -7,13 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use valkey_cluster_operator::build::install::HTTP_PORT;
 
 use super::exporter::scrape;
 use super::operator;
 use super::stage::Stage;
-
-/// Where the operator shows them.
-const PORT: u16 = 8080;
 
 /// Steps and passes that have failed: how many, by Pod and series.
 pub(super) struct Failures(BTreeMap<String, u64>);
@@ -30,8 +28,9 @@ impl Failures {
         for pod in pods.list(&ListParams::default().labels(operator::SELECTOR)).await? {
             let name = pod.name_any();
             let ip = pod.status.and_then(|s| s.pod_ip).with_context(|| format!("{name} has no address"))?;
-            let text =
-                scrape(&way, SocketAddr::new(ip.parse()?, PORT)).await.with_context(|| name.clone())?;
+            let text = scrape(&way, SocketAddr::new(ip.parse()?, u16::try_from(HTTP_PORT)?))
+                .await
+                .with_context(|| name.clone())?;
             let failed = text.lines().filter_map(failed);
             all.extend(failed.map(|(series, count)| (format!("{name} {series}"), count)));
         }
