@@ -51,7 +51,7 @@ pub struct Cli {
     /// Plain lanes, spread evenly over all slots. They are judged.
     #[arg(long, default_value_t = 12)]
     lanes: u16,
-    /// Lanes of a client library (redis-rs). They are reported, not judged.
+    /// Lanes of a client library (redis-rs). They are reported; of their figures only lost writes are judged.
     #[arg(long, default_value_t = 0)]
     client_lanes: u16,
     /// The time-out of a plain lane's connect and command, in milliseconds.

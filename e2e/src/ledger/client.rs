@@ -1,5 +1,6 @@
 //! Decides how a client lane writes: through the `redis` crate's cluster client, with the library's defaults, as an
-//! application would. Reported beside the plain lanes and never judged: what it retries on its own is its business.
+//! application would. Reported beside the plain lanes, and judged by nothing but lost writes: what it retries on its own is its
+//! business.
 
 use std::time::Duration;
 

@@ -2,7 +2,8 @@
 //!
 //! It decides nothing about the cluster; it writes counters under keys of its own, reads them back and removes them.
 //! *Plain* lanes have their own routing, with short time-outs and no retry hidden in a library, and are what is
-//! judged. *Client* lanes go through a client library and show what an application would have seen.
+//! judged. *Client* lanes go through a client library and show what an application would have seen; only what is lost
+//! on them counts.
 //!
 //! ```no_run
 //! # async fn story() -> anyhow::Result<()> {
@@ -35,7 +36,7 @@ mod topology;
 pub use errors::{ErrorKind, Errors};
 pub use handle::{Ledger, LedgerHandle};
 pub use live::{Glance, LaneGlance};
-pub use options::{LaneKind, Limits, Options};
+pub use options::{CLIENT_LANES, LaneKind, Limits, Options};
 pub use pulse::{Control, Stall};
 pub use report::{GapReport, LaneReport, Latency, LedgerReport, Mark, RegressionReport, Totals, Window};
 pub use topology::AddressMap;

@@ -7,6 +7,10 @@ use anyhow::{Result, ensure};
 use super::topology::AddressMap;
 use crate::resp::{Access, SLOTS, tag_for};
 
+/// Lanes of the client library beside the plain ones of a story: enough to show what an application sees, too few to take the
+/// machine from those that are judged.
+pub const CLIENT_LANES: u16 = 2;
+
 /// How a ledger writes. [`Options::new`] fills in the defaults.
 #[derive(Clone)]
 pub struct Options {
@@ -18,7 +22,7 @@ pub struct Options {
     pub address_map: Option<AddressMap>,
     /// Plain lanes, spread evenly over all slots: 12 make four for each shard of three.
     pub lanes: u16,
-    /// Lanes of the client library, spread likewise, reported but not judged.
+    /// Lanes of the client library, spread likewise, reported and not judged, but for what is lost.
     pub client_lanes: u16,
     /// Writes per second of each lane. The default of 250 is one every 4 ms: the resolution of a gap.
     pub rate: f64,
@@ -40,7 +44,7 @@ pub struct Options {
 pub struct Limits {
     /// The longest gap allowed on a plain lane.
     pub max_gap: Option<Duration>,
-    /// Acknowledged writes of plain lanes that may be lost.
+    /// Acknowledged writes that may be lost.
     pub max_lost: Option<u64>,
     /// Errors of plain lanes, redirects not counted.
     pub max_errors: Option<u64>,

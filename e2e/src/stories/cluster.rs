@@ -38,6 +38,8 @@ pub struct Cluster {
     reach: Way,
     client: Client,
     looker: Arc<Mutex<Option<Kept>>>,
+    /// How its applications log in, where the story wants them to.
+    pub(super) login: Credentials,
     /// Its certificates, when it speaks TLS.
     pub(super) pki: Option<Arc<Pki>>,
     /// Its namespace.
@@ -88,6 +90,7 @@ impl Cluster {
             reach: reach.clone(),
             client: client.clone(),
             looker: Arc::default(),
+            login: Credentials::default(),
             pki: None,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -218,9 +221,9 @@ impl Cluster {
         self.reach.access(&self.namespace)
     }
 
-    /// How to talk to its nodes without a login.
+    /// How to talk to its nodes as an application does: without a login, unless the story has given it one.
     pub fn open_access(&self) -> Access {
-        self.encrypted(self.plain_access())
+        self.encrypted(self.plain_access()).with_login(self.login.clone())
     }
 
     /// By TLS, when the cluster speaks it.

@@ -14,8 +14,10 @@ use valkey_cluster_operator::build::labels;
 use valkey_cluster_operator::model::settings::NODE_TIMEOUT_MS;
 
 use super::Story;
+use super::aftermath;
 use super::cluster::Cluster;
 use super::stage::{Stage, TICK};
+use crate::resp::Connection;
 use crate::truth::{Expected, Truth};
 
 pub(super) const STORY: Story = Story {
@@ -26,8 +28,10 @@ pub(super) const STORY: Story = Story {
 
 /// Shards and replicas.
 const SHAPES: [(usize, usize); 5] = [(3, 0), (3, 1), (3, 2), (6, 1), (1, 0)];
-/// From the last server's first answer to a formed cluster, median.
+/// From the start of the last server to a formed cluster, median.
 const FORMED: Duration = Duration::from_secs(3);
+/// For one answer.
+const ASK: Duration = Duration::from_secs(2);
 /// No cluster of these sizes takes longer, whatever else the machine does.
 const LIMIT: Duration = Duration::from_mins(2);
 
@@ -39,10 +43,11 @@ async fn run(stage: &Stage) -> Result<()> {
                 .push(create(stage, shards, replicas).await.with_context(|| format!("{shards}x{replicas}"))?);
         }
     }
-    formations.sort();
-    let median = formations.get(formations.len() / 2).copied().unwrap_or_default();
+    let (answered, started): (Vec<_>, Vec<_>) = formations.iter().map(Times::formations).unzip();
+    let median = aftermath::median(started);
     stage.say(format_args!(
-        "formed after the last server's first answer, median: {:.2} s",
+        "formed after the last server's first answer, median: {:.2} s; after its start: {:.2} s",
+        aftermath::median(answered).as_secs_f64(),
         median.as_secs_f64()
     ));
     ensure!(median <= stage.bound(FORMED), "the median is above {:?}", stage.bound(FORMED));
@@ -50,12 +55,21 @@ async fn run(stage: &Stage) -> Result<()> {
 }
 
 /// Times since the apply.
-struct Times {
+pub(super) struct Times {
+    /// Of the last server's start, up to a second too early.
+    started: Duration,
     answered: Duration,
     formed: Duration,
 }
 
-pub(super) async fn create(stage: &Stage, shards: usize, replicas: usize) -> Result<Duration> {
+impl Times {
+    /// From the last server's first answer, and from its start.
+    fn formations(&self) -> (Duration, Duration) {
+        (self.formed.saturating_sub(self.answered), self.formed.saturating_sub(self.started))
+    }
+}
+
+pub(super) async fn create(stage: &Stage, shards: usize, replicas: usize) -> Result<Times> {
     let cluster = stage.cluster(json!({ "shards": shards, "replicas": replicas })).await?;
     let (times, ready) = tokio::try_join!(watch(&cluster, shards, replicas), waited(stage, &cluster))?;
     // What `kubectl wait` has let through must be true now, not soon.
@@ -65,15 +79,17 @@ pub(super) async fn create(stage: &Stage, shards: usize, replicas: usize) -> Res
     ensure!(truth.covered() == usize::from(crate::resp::SLOTS), "{} slots are covered", truth.covered());
     check(stage, &cluster).await?;
     spread(stage, &cluster, &truth).await?;
-    let formation = times.formed.saturating_sub(times.answered);
+    let (answered, started) = times.formations();
     stage.say(format_args!(
-        "{shards}x{replicas}: servers answer after {:.2} s, formed {:.2} s later, Ready after {:.2} s",
+        "{shards}x{replicas}: the last server starts after {:.2} s, all answer after {:.2} s, formed {:.2} s later ({:.2} s after the start), Ready after {:.2} s",
+        times.started.as_secs_f64(),
         times.answered.as_secs_f64(),
-        formation.as_secs_f64(),
+        answered.as_secs_f64(),
+        started.as_secs_f64(),
         ready.as_secs_f64()
     ));
     stage.clean().await?;
-    Ok(formation)
+    Ok(times)
 }
 
 fn expected(shards: usize, replicas: usize) -> Expected {
@@ -109,7 +125,9 @@ async fn watch(cluster: &Cluster, shards: usize, replicas: usize) -> Result<Time
                 && truth.problems().is_empty()
                 && truth.shards().len() == shards
             {
-                return Ok(Times { answered: last, formed: cluster.applied.elapsed() });
+                let formed = cluster.applied.elapsed();
+                let started = last_start(cluster).await?.min(last);
+                return Ok(Times { started, answered: last, formed });
             }
         }
         tokio::time::sleep(TICK / 2).await;
@@ -119,6 +137,26 @@ async fn watch(cluster: &Cluster, shards: usize, replicas: usize) -> Result<Time
         answered.len(),
         LIMIT.as_secs()
     )
+}
+
+/// When the last server started, by the servers' own clocks. They tell it in whole seconds: it is up to a second too early.
+async fn last_start(cluster: &Cluster) -> Result<Duration> {
+    let access = cluster.access().await?;
+    let limit = ASK + access.slack;
+    let mut last = Duration::ZERO;
+    for (pod, addr) in cluster.addresses().await? {
+        let mut node = Connection::open(&access, addr, limit).await?;
+        let info = node.call(&["INFO", "server"], limit).await?;
+        let age = age(info.text().unwrap_or_default()).with_context(|| format!("{pod} tells no age"))?;
+        last = last.max(cluster.applied.elapsed().saturating_sub(age));
+    }
+    Ok(last)
+}
+
+fn age(info: &str) -> Option<Duration> {
+    let number = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok());
+    let since_the_second = Duration::from_micros(number("server_time_usec:")? % 1_000_000);
+    Some(Duration::from_secs(number("uptime_in_seconds:")?) + since_the_second)
 }
 
 /// `valkey-cli --cluster check` in a Pod.

@@ -9,8 +9,8 @@ use valkey_cluster_operator::build::credentials::{OPERATOR_USER, SYSTEM_USERS};
 use super::cluster::Cluster;
 use crate::resp::{Connection, Reply};
 
-/// A user that may read the log of refusals, which none of the operator's may; for the end of a story.
-const READER: &str = "refusals";
+/// A user that may read the log of refusals, which none of the operator's may. By its first letter the operator leaves it alone.
+const READER: &str = "_refusals";
 const ASK: Duration = Duration::from_secs(2);
 /// More than a node keeps.
 const ALL: &str = "1000";
@@ -55,20 +55,42 @@ async fn log(cluster: &Cluster, node: SocketAddr, what: &str) -> Result<Reply> {
     Ok(last)
 }
 
-/// Of one entry: who was refused what, when it is one of ours. A password that is no longer known is no refusal of a command: while
-/// passwords change, both are tried.
+/// No node was offered a wrong password of this user since the log was forgotten.
+///
+/// # Errors
+/// Which was, or which cannot be asked.
+pub(super) async fn no_wrong_password(cluster: &Cluster, user: &str) -> Result<()> {
+    for (pod, node) in cluster.addresses().await? {
+        let log = log(cluster, node, ALL).await.with_context(|| pod.clone())?;
+        let wrong = |entry: &Reply| field(entry, "username") == Some(user) && is_password(entry);
+        ensure!(
+            !log.items().unwrap_or_default().iter().any(wrong),
+            "{pod} was offered a wrong password of {user}"
+        );
+    }
+    Ok(())
+}
+
+/// Of one entry: who was refused what, when it is one of ours. A password that a node does not know is no refusal of a command: while
+/// passwords change, the operator offers its new one and then the former one to each node that it opens a connection to.
 fn refusal(entry: &Reply) -> Option<String> {
-    let fields = entry.items()?;
-    let field = |name: &str| {
-        fields.chunks(2).find(|pair| pair.first().and_then(Reply::text) == Some(name))?.get(1)?.text()
-    };
-    let user = field("username").filter(|user| SYSTEM_USERS.contains(user))?;
-    let reason = field("reason").filter(|reason| *reason != "auth")?;
+    let user = field(entry, "username").filter(|user| SYSTEM_USERS.contains(user))?;
+    let reason = field(entry, "reason").filter(|_| !is_password(entry))?;
     Some(format!(
         "{} {} ({reason})",
         if user == OPERATOR_USER { "the operator" } else { user },
-        field("object")?
+        field(entry, "object")?
     ))
+}
+
+/// It tells of a login, not of a command.
+fn is_password(entry: &Reply) -> bool {
+    field(entry, "reason") == Some("auth")
+}
+
+fn field<'a>(entry: &'a Reply, name: &str) -> Option<&'a str> {
+    let mut pairs = entry.items()?.chunks(2);
+    pairs.find(|pair| pair.first().and_then(Reply::text) == Some(name))?.get(1)?.text()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::cluster::Cluster;
 use super::denied;
 use super::load::{GAP, Load};
 use super::stage::{Stage, eventually};
+use crate::resp::Connector;
 use crate::sandbox::images::VALKEY;
 
 pub(super) const STORY: Story = Story {
@@ -73,10 +74,10 @@ async fn run(stage: &Stage) -> Result<()> {
 
 /// Every server's exporter answers with what the server says.
 async fn scraped(cluster: &Cluster) -> Result<Duration> {
-    let began = Instant::now();
+    let (way, began) = (cluster.plain_access().connector, Instant::now());
     for (pod, at) in cluster.addresses().await? {
         let at = SocketAddr::new(at.ip(), u16::try_from(METRICS_PORT)?);
-        let text = eventually("the exporter to answer", ASK, async || scrape(cluster, at).await).await?;
+        let text = eventually("the exporter to answer", ASK, async || scrape(&way, at).await).await?;
         for (command, says) in ASKED {
             let answer = text
                 .split(&format!("# {command}\n"))
@@ -92,8 +93,12 @@ async fn scraped(cluster: &Cluster) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
-async fn scrape(cluster: &Cluster, at: SocketAddr) -> Result<String> {
-    let mut socket = (cluster.plain_access().connector)(at).await?;
+/// The metrics that a program shows at this address.
+///
+/// # Errors
+/// If it does not answer as it should.
+pub(super) async fn scrape(way: &Connector, at: SocketAddr) -> Result<String> {
+    let mut socket = way(at).await?;
     socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
     let mut text = String::new();
     tokio::time::timeout(ASK, socket.read_to_string(&mut text)).await.context("it does not end")??;

@@ -1,17 +1,22 @@
 //! Clusters never meet: born at the same moment, two in one namespace and namesakes in two; and when one gets addresses that the other had.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use super::Story;
 use super::cluster::Cluster;
+use super::fill::application;
+use super::load::{GAP, Load};
 use super::stage::{Stage, TICK, eventually};
-use crate::resp::Connection;
+use crate::resp::{Connection, Credentials};
 use crate::sandbox::Sandbox;
 use crate::truth::Truth;
 
@@ -23,14 +28,19 @@ pub(super) const STORY: Story = Story {
 
 const LIMIT: Duration = Duration::from_mins(2);
 const ASK: Duration = Duration::from_secs(5);
+/// The ledger's user, and the Secret with its password.
+const USER: &str = "app";
+const LOGIN: &str = "login";
 
 async fn run(stage: &Stage) -> Result<()> {
     let (here, there) = (stage.namespace().await?, stage.namespace().await?);
-    let spec = || json!({ "shards": 3, "replicas": 1 });
+    for namespace in [&here, &there] {
+        write_password(stage, namespace).await?;
+    }
     let (one, two, namesake) = tokio::try_join!(
-        Cluster::apply(stage, &here, "one", spec()),
-        Cluster::apply(stage, &here, "two", spec()),
-        Cluster::apply(stage, &there, "one", spec()),
+        apply(stage, &here, "one"),
+        apply(stage, &here, "two"),
+        apply(stage, &there, "one")
     )?;
     // Whole means that a node lists exactly the nodes of its own cluster, at their own addresses.
     let truths =
@@ -64,11 +74,33 @@ async fn run(stage: &Stage) -> Result<()> {
     }
 }
 
+/// With a user of the ledger's whose password is the cluster's alone: without one it would write to whoever has an address now.
+async fn apply(stage: &Stage, namespace: &str, name: &str) -> Result<Cluster> {
+    let spec = json!({ "shards": 3, "replicas": 1, "users": [{ "name": USER, "permissions": "~* &* +@all",
+        "passwordSecret": { "name": LOGIN, "keys": [USER] } }] });
+    let mut cluster = Cluster::apply(stage, namespace, name, spec).await?;
+    cluster.login = Credentials { user: Some(USER.to_owned()), password: Some(password(namespace)) };
+    Ok(cluster)
+}
+
+fn password(namespace: &str) -> String {
+    format!("password-of-{namespace}")
+}
+
+async fn write_password(stage: &Stage, namespace: &str) -> Result<()> {
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": LOGIN },
+        "stringData": { USER: password(namespace) } });
+    let api: Api<Secret> = Api::namespaced(stage.client.clone(), namespace);
+    api.patch(LOGIN, &PatchParams::apply("story").force(), &Patch::Apply(&secret)).await?;
+    Ok(())
+}
+
 /// Replicas of one cluster go, and Pods of its namesake get their addresses, again and again in both directions.
 async fn used_addresses(stage: &Stage, sandbox: &Sandbox, one: &Cluster, other: &Cluster) -> Result<()> {
     for cluster in [one, other] {
         write(cluster).await?;
     }
+    let loads = [(one, Load::start(stage, one).await?), (other, Load::start(stage, other).await?)];
     let apart = async {
         loop {
             strangers(one, other).await?;
@@ -86,12 +118,16 @@ async fn used_addresses(stage: &Stage, sandbox: &Sandbox, one: &Cluster, other: 
         met = apart => return met,
         reused = changes => reused?,
     };
-    for (cluster, foreign) in [(one, other), (other, one)] {
-        strangers(cluster, foreign).await?;
-        own_keys(cluster).await?;
+    strangers(one, other).await?;
+    for (cluster, load) in loads {
+        let (report, _) = load.end(stage, &format!("used addresses, {}", cluster.namespace)).await?;
+        ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
+        let gap = report.longest_gap();
+        ensure!(gap < stage.bound(GAP), "no write for {gap:?}: {}", report.summary());
+        own_keys(cluster, &report.run).await?;
     }
     stage.say(format_args!(
-        "{reused} addresses of a namesake used again: never an id, a link or a key of the other"
+        "{reused} addresses of a namesake used again: never an id, a link, a key or a write of the other"
     ));
     Ok(())
 }
@@ -132,22 +168,28 @@ async fn replaced(cluster: &Cluster) -> Result<Vec<(String, Ipv4Addr)>> {
     Ok(freed)
 }
 
-/// No node of either lists a node of the other, and none copies from or to an address that is not its own cluster's.
+/// No node of either lists a node of the other, and none copies from or to one.
 async fn strangers(one: &Cluster, other: &Cluster) -> Result<()> {
     let (mine, theirs) = tokio::try_join!(one.truth(), other.truth())?;
     let (mine_ids, their_ids) = (ids(&mine), ids(&theirs));
     let shared: Vec<_> = mine_ids.intersection(&their_ids).collect();
     ensure!(shared.is_empty(), "{} and {} share nodes: {shared:?}", one.namespace, other.namespace);
-    let elsewhere: BTreeSet<IpAddr> = other.addresses().await?.values().map(SocketAddr::ip).collect();
-    for (at, facts, _) in mine.answered() {
-        let copies = facts.replication.replicas.iter().filter_map(|r| r.ip.parse::<IpAddr>().ok());
-        let foreign: Vec<_> = copies.filter(|ip| elsewhere.contains(ip)).collect();
-        ensure!(
-            foreign.is_empty(),
-            "{at} of {} passes writes on to {foreign:?} of {}",
-            one.namespace,
-            other.namespace
-        );
+    at_home(one, &mine, other).await?;
+    at_home(other, &theirs, one).await
+}
+
+/// Every replica copies from a Pod of its own cluster, and no node passes writes on to a Pod of the other.
+async fn at_home(cluster: &Cluster, truth: &Truth, other: &Cluster) -> Result<()> {
+    let (here, there) = tokio::try_join!(cluster.addresses(), other.addresses())?;
+    let is_of = |all: &BTreeMap<String, SocketAddr>, ip: IpAddr| all.values().any(|at| at.ip() == ip);
+    let whose = &cluster.namespace;
+    for (at, facts, _) in truth.answered() {
+        let from = facts.replication.copies_from.as_ref().and_then(|host| host.parse::<IpAddr>().ok());
+        let strange = from.filter(|ip| !is_of(&here, *ip));
+        ensure!(strange.is_none(), "{at} of {whose} copies from {strange:?}, which is none of its own");
+        let to = facts.replication.replicas.iter().filter_map(|r| r.ip.parse::<IpAddr>().ok());
+        let foreign: Vec<_> = to.filter(|ip| is_of(&there, *ip)).collect();
+        ensure!(foreign.is_empty(), "{at} of {whose} passes writes on to {foreign:?} of {}", other.namespace);
     }
     Ok(())
 }
@@ -157,9 +199,9 @@ async fn write(cluster: &Cluster) -> Result<()> {
     let name = &cluster.namespace;
     let sets: Vec<[String; 3]> =
         (0..100).map(|n| ["SET".to_owned(), format!("{name}:{n}"), name.clone()]).collect();
-    let mut taken = 0;
+    let (access, mut taken) = (application(cluster).await?, 0);
     for at in cluster.addresses().await?.into_values() {
-        let mut node = Connection::open(&cluster.open_access(), at, ASK).await?;
+        let mut node = Connection::open(&access, at, ASK).await?;
         for set in &sets {
             taken += usize::from(node.call(set, ASK).await?.error().is_none());
         }
@@ -168,19 +210,19 @@ async fn write(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Every key of every node is the cluster's own, and all are there twice: on the primary and its replica.
-async fn own_keys(cluster: &Cluster) -> Result<()> {
-    let mut found = 0;
+/// Every key of every node is the cluster's own, and all are there twice: on the primary and its replica. What the run of its ledger
+/// has written may not be gone yet from the replicas.
+async fn own_keys(cluster: &Cluster, run: &str) -> Result<()> {
+    let (own, ledger) = (format!("{}:", cluster.namespace), format!("valkey-ledger:{run}:"));
+    let (access, mut found) = (application(cluster).await?, 0);
     for (pod, at) in cluster.addresses().await? {
-        let mut node = Connection::open(&cluster.open_access(), at, ASK).await?;
+        let mut node = Connection::open(&access, at, ASK).await?;
         let keys = node.call(&["KEYS", "*"], ASK).await?;
         for key in keys.items().with_context(|| format!("{pod}: {keys:?}"))? {
             let key = key.text().unwrap_or_default();
-            ensure!(
-                key.starts_with(&format!("{}:", cluster.namespace)),
-                "{pod} has the key {key} of another cluster"
-            );
-            found += 1;
+            let mine = key.starts_with(&own);
+            ensure!(mine || key.starts_with(&ledger), "{pod} has the key {key} of another cluster");
+            found += usize::from(mine);
         }
     }
     ensure!(found == 200, "{found} copies of a hundred keys");

@@ -27,7 +27,8 @@ pub(super) const STORY: Story = Story {
 const CHANGE: Duration = Duration::from_secs(6);
 /// Bytes of each key.
 const SIZE: usize = 2000;
-/// A primary that dies may not have passed on its last writes: at most one in flight on each of the twelve lanes.
+/// A primary that dies may not have passed on its last writes: at most one in flight on each lane of its own slots, and all shards
+/// together have hardly more than these.
 const IN_FLIGHT: u64 = 12;
 
 async fn run(stage: &Stage) -> Result<()> {

@@ -9,7 +9,7 @@ use super::Suite;
 use super::cluster::Cluster;
 use super::reach::Writes;
 use super::stage::Stage;
-use crate::ledger::LedgerReport;
+use crate::ledger::{LedgerReport, Totals};
 use crate::resp::Access;
 use crate::truth::{History, Sampler, SamplerHandle};
 
@@ -30,7 +30,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Starts both, and waits until every lane writes.
+    /// Starts both, and waits until every plain lane writes.
     ///
     /// # Errors
     /// If a lane does not flow.
@@ -55,7 +55,7 @@ impl Load {
         self.ledger.mark(name);
     }
 
-    /// Waits until every lane writes again.
+    /// Waits until every plain lane writes again.
     ///
     /// # Errors
     /// Which do not.
@@ -93,11 +93,27 @@ impl Load {
         self.ledger.flowing().await?;
         let report = self.ledger.stop().await?;
         let history = self.sampler.stop().await?;
-        let (acked, lost, gap) = (report.judged.acked, report.lost(), report.judged.longest_gap_ms);
+        let LedgerReport { judged, .. } = &report;
+        let (acked, lost, gap) = (judged.acked, judged.lost, judged.longest_gap_ms);
         stage.say(format_args!("{what}: {acked} writes acknowledged, {lost} lost, longest gap {gap:.0} ms"));
+        if let Some(client) = &report.client {
+            stage.say(beside(what, client));
+        }
         ensure!(report.judged.unread == 0, "{} writes could not be read back", report.judged.unread);
         Ok((report, history))
     }
+}
+
+/// What an application with a client library has seen meanwhile: it is told, and nothing but what is lost is judged.
+fn beside(what: &str, client: &Totals) -> String {
+    format!(
+        "{what}, beside it {} lanes of redis-rs: {} acknowledged, {} lost, longest gap {:.0} ms, errors: {}",
+        client.lanes,
+        client.acked,
+        client.lost,
+        client.longest_gap_ms,
+        client.errors.summary()
+    )
 }
 
 /// Judges the redundancy during a planned change.

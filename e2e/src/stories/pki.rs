@@ -28,6 +28,8 @@ pub(super) struct Pki {
     second: Ca,
     /// What is in the Secret now.
     now: Mutex<Option<CertificateDer<'static>>>,
+    /// Lines of the keys that were ever in it.
+    keys: Mutex<Vec<String>>,
     config: Arc<ClientConfig>,
 }
 
@@ -76,6 +78,7 @@ impl Pki {
             first,
             second,
             now: Mutex::default(),
+            keys: Mutex::default(),
             config: Arc::new(config),
         })
     }
@@ -106,11 +109,10 @@ impl Pki {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let issued = params.signed_by(&key, &ca.issuer)?;
-        self.write(
-            client,
-            json!({ "ca.crt": ca.pem, "tls.crt": issued.pem(), "tls.key": key.serialize_pem() }),
-        )
-        .await?;
+        let key = key.serialize_pem();
+        let lines = key.lines().filter(|line| !line.starts_with('-')).map(str::to_owned);
+        self.keys.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.extend(lines);
+        self.write(client, json!({ "ca.crt": ca.pem, "tls.crt": issued.pem(), "tls.key": key })).await?;
         *self.now.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = Some(issued.der().clone());
         Ok(())
     }
@@ -135,6 +137,14 @@ impl Pki {
         let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
         api.delete(&self.secret, &DeleteParams::default()).await?;
         Ok(())
+    }
+
+    /// What nobody may read of the keys, in lines.
+    ///
+    /// # Errors
+    /// Never in practice: only if another story panicked at this very place.
+    pub(super) fn keys(&self) -> Result<Vec<String>> {
+        Ok(self.keys.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.clone())
     }
 
     /// The same way, by TLS.

@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, LocalBoxFuture};
 use super::cluster::{Cluster, connector};
 use super::stage::Skipped;
 use crate::command::{checked, output};
-use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options};
+use crate::ledger::{CLIENT_LANES, Ledger, LedgerHandle, LedgerReport, Options};
 use crate::resp::Access;
 use crate::sandbox::Sandbox;
 use crate::stranger::{LedgerPod, Stranger};
@@ -53,7 +53,7 @@ pub trait Reach: Send + Sync {
 pub trait Writes {
     /// Names this moment in the report.
     fn mark(&self, name: &str);
-    /// Waits until every lane writes again.
+    /// Waits until every plain lane writes again.
     fn flowing(&self) -> LocalBoxFuture<'_, Result<()>>;
     /// Ends it.
     fn stop(self: Box<Self>) -> LocalBoxFuture<'static, Result<LedgerReport>>;
@@ -83,7 +83,8 @@ impl Reach for Sandbox {
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
         async move {
             let mut options = Options::new(nodes.iter().map(ToString::to_string).collect());
-            options.access = cluster.encrypted(Access::through(connector(self)));
+            options.access = cluster.open_access();
+            options.client_lanes = CLIENT_LANES;
             Ok(Box::new(Ledger::start(options).await?) as Box<dyn Writes>)
         }
         .boxed()
@@ -114,8 +115,9 @@ impl Reach for Stranger {
         nodes: &'a [SocketAddr],
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
         async move {
-            if cluster.pki.is_some() {
-                bail!(Skipped("needs the sandbox: the ledger in a Pod speaks plain text".to_owned()));
+            if cluster.pki.is_some() || cluster.login.user.is_some() {
+                let why = "needs the sandbox: the ledger in a Pod speaks plain text and does not log in";
+                bail!(Skipped(why.to_owned()));
             }
             Ok(Box::new(LedgerPod::start(self, &cluster.namespace, nodes).await?) as Box<dyn Writes>)
         }

@@ -18,7 +18,7 @@ use super::stage::{Stage, eventually};
 
 pub(super) const STORY: Story = Story {
     name: "scale",
-    about: "shards are added and removed on live data, by jobs of the server and key by key",
+    about: "shards are added and removed on live data, by jobs of the server, key by key, and together with an upgrade",
     run: |stage| run(stage).boxed_local(),
 };
 
@@ -30,10 +30,11 @@ const GAP: Duration = Duration::from_millis(500);
 
 /// Another version, of before jobs.
 pub(super) const OLD_IMAGE: &str = "docker.io/valkey/valkey:8.1.1";
+const NEW_IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
 
 async fn run(stage: &Stage) -> Result<()> {
-    there_and_back(stage, "jobs", json!({})).await?;
-    there_and_back(stage, "key by key", json!({ "image": OLD_IMAGE })).await
+    there_and_back(stage, "jobs", json!({}), None).await?;
+    there_and_back(stage, "key by key", json!({ "image": OLD_IMAGE }), Some(NEW_IMAGE)).await
 }
 
 fn spec(shards: u16, more: &Value) -> Value {
@@ -44,8 +45,9 @@ fn spec(shards: u16, more: &Value) -> Value {
     spec
 }
 
-/// From 3 shards to 4, and back, by `kubectl scale`.
-async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
+/// From 3 shards to 4, and back, by `kubectl scale`; or back by one change of shards and image, when slots and servers of two versions
+/// are on their way together.
+async fn there_and_back(stage: &Stage, way: &str, more: Value, back: Option<&str>) -> Result<()> {
     let cluster = stage.cluster(spec(3, &more)).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     one_pod_a_shard(&cluster, 3).await?;
@@ -53,7 +55,11 @@ async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
         let load = Load::start(stage, &cluster).await?;
         load.mark("scale");
         let began = Instant::now();
-        rescale::scale(stage, &cluster, shards).await?;
+        let image = back.filter(|_| shards == 3);
+        match image {
+            Some(image) => upgraded(&cluster, shards, image).await?,
+            None => rescale::scale(stage, &cluster, shards).await?,
+        }
         cluster
             .whole(usize::from(shards), 1, LIMIT)
             .await
@@ -75,6 +81,26 @@ async fn there_and_back(stage: &Stage, way: &str, more: Value) -> Result<()> {
         ensure!(gap < stage.bound(GAP), "no write for {gap:?}: {}", report.summary());
         even(&cluster, shards).await?;
         one_pod_a_shard(&cluster, shards).await?;
+        if let Some(image) = image {
+            all_run(&cluster, image).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Another number of shards and another image in one change.
+async fn upgraded(cluster: &Cluster, shards: u16, image: &str) -> Result<()> {
+    let began = Instant::now();
+    cluster.change(spec(shards, &json!({ "image": image, "maxDisruptedShards": 3 }))).await?;
+    cluster.ready(began, LIMIT).await?;
+    Ok(())
+}
+
+/// No Pod that stays is of another image.
+async fn all_run(cluster: &Cluster, image: &str) -> Result<()> {
+    for (name, pod) in cluster.pods().await?.iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none()) {
+        let runs = pod.spec.as_ref().and_then(|s| s.containers.first()).and_then(|c| c.image.as_deref());
+        ensure!(runs == Some(image), "{name} runs {runs:?}");
     }
     Ok(())
 }

@@ -61,10 +61,14 @@ async fn run(stage: &Stage) -> Result<()> {
 async fn versions(stage: &Stage, cluster: &Cluster) -> Result<BTreeMap<String, String>> {
     let format =
         "-ojsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
-    let kinds = "vkc,pods,services,configmaps,secrets";
+    let kinds = "vkc,pods,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets,networkpolicies";
     let text = stage.kubectl(&["get", kinds, "-n", &cluster.namespace, format]).await?;
     let lines = text.lines().filter_map(|line| line.split_once(' '));
-    Ok(lines.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
+    let all: BTreeMap<_, _> = lines.map(|(name, version)| (name.to_owned(), version.to_owned())).collect();
+    for kind in ["PodDisruptionBudget/", "NetworkPolicy/"] {
+        ensure!(all.keys().any(|name| name.starts_with(kind)), "there is no {kind}: {:?}", all.keys());
+    }
+    Ok(all)
 }
 
 /// Writes of the operator's service account in the audit log after this offset, except to its Lease.

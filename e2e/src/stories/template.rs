@@ -16,21 +16,28 @@ use super::Story;
 use super::cluster::Cluster;
 use super::load::{GAP, Load};
 use super::stage::{Stage, eventually};
+use crate::resp::Connection;
 
 pub(super) const STORY: Story = Story {
     name: "template",
-    about: "containers by name, labels and annotations, a hand-over on request, copies pinned to zones",
+    about: "containers by name, memory, labels and annotations, a hand-over on request, copies pinned to zones",
     run: |stage| run(stage).boxed_local(),
 };
 
 const LIMIT: Duration = Duration::from_mins(4);
+/// Limits of memory, and what of each in percent is for data.
+const SMALL: &str = "1Gi";
+const LARGE: &str = "2Gi";
+const FOR_DATA: u64 = 65;
+const ASK: Duration = Duration::from_secs(2);
 /// The label by which Kubernetes knows the zone of a worker.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 async fn run(stage: &Stage) -> Result<()> {
-    let cluster = stage.cluster(spec("one", "blue")).await?;
+    let cluster = stage.cluster(spec(SMALL, "blue")).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
-    dressed(stage, &cluster, "one", "blue").await?;
+    dressed(stage, &cluster, SMALL, "blue").await?;
+    sized(&cluster, 1 << 30).await?;
     let load = Load::start(stage, &cluster).await?;
     relabelled(stage, &cluster).await?;
     replaced(stage, &cluster).await?;
@@ -46,18 +53,19 @@ async fn run(stage: &Stage) -> Result<()> {
     }
 }
 
-/// A variable of the server's container, and labels and annotations of this colour.
-fn spec(variable: &str, colour: &str) -> Value {
+/// A limit of memory, which a variable of the server's container repeats, and labels and annotations of this colour.
+fn spec(memory: &str, colour: &str) -> Value {
     json!({
         "shards": 3, "replicas": 1,
-        "containers": [{ "name": "server", "env": [{ "name": "STORY", "value": variable }] }],
+        "resources": { "requests": { "memory": "32Mi" }, "limits": { "memory": memory } },
+        "containers": [{ "name": "server", "env": [{ "name": "STORY", "value": memory }] }],
         "podMetadata": { "labels": { format!("team-{colour}"): "a" }, "annotations": { "example.com/colour": colour } },
         "serviceMetadata": { "labels": { "team": colour }, "annotations": { "example.com/colour": colour } }
     })
 }
 
 /// Waits until all Pods and the Service are as the spec says.
-async fn dressed(stage: &Stage, cluster: &Cluster, variable: &str, colour: &str) -> Result<()> {
+async fn dressed(stage: &Stage, cluster: &Cluster, memory: &str, colour: &str) -> Result<()> {
     let services: Api<Service> = Api::namespaced(stage.client.clone(), &cluster.namespace);
     eventually("Pods and Service to be as the spec says", LIMIT, async || {
         for (name, pod) in cluster.pods().await? {
@@ -66,7 +74,7 @@ async fn dressed(stage: &Stage, cluster: &Cluster, variable: &str, colour: &str)
             let shown = pod.annotations().get("example.com/colour");
             ensure!(shown.is_some_and(|c| c == colour), "{name} has the colour {shown:?}");
             let found = story(&pod);
-            ensure!(found.as_deref() == Some(variable), "{name} has STORY={found:?}");
+            ensure!(found.as_deref() == Some(memory), "{name} has STORY={found:?}");
         }
         let service = services.get(&labels::common_name(&cluster.name)).await?;
         ensure!(
@@ -94,22 +102,38 @@ async fn uids(cluster: &Cluster) -> Result<BTreeSet<String>> {
 /// Labels and annotations change on the Pods that are there.
 async fn relabelled(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let (before, began) = (uids(cluster).await?, Instant::now());
-    cluster.change(spec("one", "red")).await?;
-    dressed(stage, cluster, "one", "red").await?;
+    cluster.change(spec(SMALL, "red")).await?;
+    dressed(stage, cluster, SMALL, "red").await?;
     stage.say(format_args!("other labels and annotations: {:.1} s", began.elapsed().as_secs_f64()));
     ensure!(uids(cluster).await? == before, "labels and annotations replace no Pod");
+    Ok(())
+}
+
+/// Every node takes its share of this limit for data.
+async fn sized(cluster: &Cluster, limit: u64) -> Result<()> {
+    let access = cluster.access().await?;
+    for (pod, addr) in cluster.addresses().await? {
+        let mut node = Connection::open(&access, addr, ASK + access.slack).await?;
+        let reply = node.call(&["CONFIG", "GET", "maxmemory"], ASK + access.slack).await?;
+        let shown = reply.items().and_then(|pair| pair.last()?.text()?.parse::<u64>().ok());
+        ensure!(shown == Some(limit * FOR_DATA / 100), "{pod} has maxmemory {shown:?} of {limit} bytes");
+    }
     Ok(())
 }
 
 /// A container is part of a Pod: each is replaced, a successor first.
 async fn replaced(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let (before, began) = (uids(cluster).await?, Instant::now());
-    cluster.change(spec("two", "red")).await?;
+    cluster.change(spec(LARGE, "red")).await?;
     cluster.ready(began, LIMIT).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    dressed(stage, cluster, "two", "red").await?;
+    dressed(stage, cluster, LARGE, "red").await?;
+    sized(cluster, 2 << 30).await?;
     ensure!(uids(cluster).await?.is_disjoint(&before), "a Pod of before is left");
-    stage.say(format_args!("another variable of the server: {:.1} s", began.elapsed().as_secs_f64()));
+    stage.say(format_args!(
+        "another variable of the server and more memory: {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 

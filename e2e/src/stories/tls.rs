@@ -15,8 +15,10 @@ use valkey_cluster_operator::build::labels;
 
 use super::Story;
 use super::cluster::Cluster;
+use super::failures::Failures;
 use super::load::{GAP, Load};
 use super::pki::Pki;
+use super::secrets;
 use super::stage::{Stage, eventually};
 use crate::resp::{Access, Connection};
 
@@ -43,15 +45,9 @@ async fn run(stage: &Stage) -> Result<()> {
     let mut cluster = Cluster::existing(stage.reach(), &stage.client, &namespace, "demo");
     cluster.pki = Some(Arc::clone(&pki));
     refused(stage, &cluster, &pki).await?;
-    let load = Load::start(stage, &cluster).await?;
     nothing_in_plain_text(stage, &cluster).await?;
-    for (what, ca) in [("another certificate", pki.first()), ("another CA", pki.second())] {
-        load.mark(what);
-        let before = held(stage, &cluster).await?.resource_version();
-        pki.issue(&stage.client, ca).await?;
-        noticed(stage, &cluster, what, before).await?;
-        rotated(stage, &cluster, &pki, what).await?;
-    }
+    rotation(stage, &cluster, &pki).await?;
+    let load = Load::start(stage, &cluster).await?;
     spoilt(stage, &cluster, &pki).await?;
     load.mark("mutual TLS");
     clients_need_a_certificate(stage, &cluster, &pki).await?;
@@ -64,8 +60,9 @@ async fn run(stage: &Stage) -> Result<()> {
         load.follow(&cluster).await?;
         stage.say(format_args!("{what}: {:.1} s", began.elapsed().as_secs_f64()));
     }
-    load.judged(stage, "tls", 2, GAP).await?;
-    crashed(stage, &cluster).await
+    load.judged(stage, "changes by TLS", 2, GAP).await?;
+    crashed(stage, &cluster).await?;
+    secrets::kept(stage, &cluster, &pki.keys()?).await
 }
 
 /// A missing and a wrong Secret hold the first Pod back, with a sentence; the right one lets it come.
@@ -111,6 +108,23 @@ async fn answers(access: &Access, addr: std::net::SocketAddr) -> bool {
 
 async fn uids(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(cluster.pods().await?.values().filter_map(ResourceExt::uid).collect())
+}
+
+/// Another certificate and another CA, judged by a load of their own.
+async fn rotation(stage: &Stage, cluster: &Cluster, pki: &Pki) -> Result<()> {
+    let load = Load::start(stage, cluster).await?;
+    let failures = Failures::so_far(stage).await?;
+    for (what, ca) in [("another certificate", pki.first()), ("another CA", pki.second())] {
+        load.mark(what);
+        let before = held(stage, cluster).await?.resource_version();
+        pki.issue(&stage.client, ca).await?;
+        noticed(stage, cluster, what, before).await?;
+        rotated(stage, cluster, pki, what).await?;
+    }
+    let what = "another certificate and another CA";
+    // A node refuses files that its kubelet has not brought yet, and is told again: that is how it is known that they are there.
+    failures.none_since(stage, what, Some(r#"step="Configure""#)).await?;
+    load.judged(stage, what, 2, GAP).await
 }
 
 /// The Secret that the operator gives to the nodes.

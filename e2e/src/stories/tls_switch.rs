@@ -18,6 +18,7 @@ use super::Story;
 use super::cluster::Cluster;
 use super::load::never_below;
 use super::pki::Pki;
+use super::secrets;
 use super::stage::{Stage, eventually};
 use super::tls::nothing_in_plain_text;
 use crate::ledger::AddressMap;
@@ -85,7 +86,8 @@ async fn run(stage: &Stage) -> Result<()> {
     ensure!(done.switches.len() == 2, "the client changed its way {} times", done.switches.len());
     let longest = done.switches.iter().max().copied().unwrap_or_default();
     ensure!(longest < stage.bound(SWITCH), "a client had to wait for {longest:?}");
-    never_below(stage, &history, "TLS on and off", 2)
+    never_below(stage, &history, "TLS on and off", 2)?;
+    secrets::kept(stage, &plain, &pki.keys()?).await
 }
 
 /// Looks at the redundancy, whichever way each node speaks at the time.

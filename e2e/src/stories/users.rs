@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use super::Story;
 use super::cluster::Cluster;
+use super::failures::Failures;
 use super::load::{GAP, Load};
+use super::secrets;
 use super::stage::{Stage, eventually};
 use crate::resp::{Access, Connection, Reply};
 
@@ -27,6 +29,10 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// From a change of the spec or of the Secret to the last node.
 const APPLIED: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_secs(1);
+/// Passwords of the application, one after another.
+const ONE: &str = "first-password-4rXq8Lw2";
+const TWO: &str = "second-password-7hTn3Vz9";
+const THREE: &str = "third-password-5kPd6Mc1";
 const OLD_IMAGE: &str = "docker.io/valkey/valkey:8.1.1";
 
 async fn run(stage: &Stage) -> Result<()> {
@@ -47,34 +53,36 @@ async fn under_load(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster(spec(&json!([]))).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     let load = Load::start(stage, &cluster).await?;
-    passwords(stage, &cluster, &[("first", "one")]).await?;
+    let failures = Failures::so_far(stage).await?;
+    passwords(stage, &cluster, &[("first", ONE)]).await?;
     let mut times = Vec::new();
 
     cluster.change(spec(&app(&["@read"], &["first"]))).await?;
-    times.push(("user", within(stage, &cluster, "one", true).await?));
-    allowed(&cluster, "one", "app:x", true).await?;
-    allowed(&cluster, "one", "other:x", false).await?;
+    times.push(("user", within(stage, &cluster, ONE, true).await?));
+    allowed(&cluster, ONE, "app:x", true).await?;
+    allowed(&cluster, ONE, "other:x", false).await?;
 
     // Two passwords while the clients change over.
-    passwords(stage, &cluster, &[("first", "one"), ("second", "two")]).await?;
+    passwords(stage, &cluster, &[("first", ONE), ("second", TWO)]).await?;
     cluster.change(spec(&app(&["@read"], &["first", "second"]))).await?;
-    times.push(("second password", within(stage, &cluster, "two", true).await?));
-    within(stage, &cluster, "one", true).await?;
+    times.push(("second password", within(stage, &cluster, TWO, true).await?));
+    within(stage, &cluster, ONE, true).await?;
     cluster.change(spec(&app(&["@read"], &["second"]))).await?;
-    times.push(("first one gone", within(stage, &cluster, "one", false).await?));
-    passwords(stage, &cluster, &[("second", "three")]).await?;
-    times.push(("Secret changed", within(stage, &cluster, "three", true).await?));
+    times.push(("first one gone", within(stage, &cluster, ONE, false).await?));
+    passwords(stage, &cluster, &[("second", THREE)]).await?;
+    times.push(("Secret changed", within(stage, &cluster, THREE, true).await?));
 
+    failures.none_since(stage, "users and their passwords", None).await?;
     mistakes(stage, &cluster).await?;
     let corrected = Instant::now();
     cluster.change(spec(&json!([]))).await?;
-    times.push(("user gone", within(stage, &cluster, "three", false).await?));
+    times.push(("user gone", within(stage, &cluster, THREE, false).await?));
     cluster.ready(corrected, LIMIT).await?;
     load.judged(stage, "users under load", 1, GAP).await?;
     let told: Vec<String> =
         times.iter().map(|(what, took)| format!("{what} {:.2} s", took.as_secs_f64())).collect();
     stage.say(format_args!("on six nodes: {}", told.join(", ")));
-    Ok(())
+    secrets::kept(stage, &cluster, &[ONE, TWO, THREE].map(str::to_owned)).await
 }
 
 /// What is wrong is said, and the user stays as it was.
@@ -90,17 +98,17 @@ async fn mistakes(stage: &Stage, cluster: &Cluster) -> Result<()> {
     };
     cluster.change(spec(&app(&["nosuchcommand"], &["second"]))).await?;
     said("+nosuchcommand").await?;
-    within(stage, cluster, "three", true).await?;
-    allowed(cluster, "three", "app:x", true).await?;
+    within(stage, cluster, THREE, true).await?;
+    allowed(cluster, THREE, "app:x", true).await?;
     cluster.change(spec(&app(&["@read"], &["second", "third"]))).await?;
     said("key third").await?;
-    within(stage, cluster, "three", true).await?;
+    within(stage, cluster, THREE, true).await?;
     // A node that comes now has the user, too.
     let corrected = Instant::now();
     let primary = cluster.primary_of(0).await?;
     cluster.delete_pod(&cluster.replica_of(0, &primary).await?).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    within(stage, cluster, "three", true).await?;
+    within(stage, cluster, THREE, true).await?;
     cluster.change(spec(&app(&["@read"], &["second"]))).await?;
     cluster.ready(corrected, LIMIT).await?;
     Ok(())

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Pull, Stranger};
 use crate::command::tail;
-use crate::ledger::LedgerReport;
+use crate::ledger::{CLIENT_LANES, LedgerReport};
 
 const CONTAINER: &str = "ledger";
 /// Scheduled, pulled and started; a registry may be slow.
@@ -220,8 +220,10 @@ fn pod(name: &str, image: &str, nodes: &[SocketAddr]) -> Result<Pod> {
     let seeds: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     let security = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
         "capabilities": { "drop": ["ALL"] } });
+    let args =
+        ["--seeds", &seeds.join(","), "--client-lanes", &CLIENT_LANES.to_string(), "--stdin", "--json", "-"];
     let container = json!({ "name": CONTAINER, "image": image, "imagePullPolicy": "IfNotPresent",
-        "args": ["--seeds", seeds.join(","), "--stdin", "--json", "-"], "stdin": true, "securityContext": security });
+        "args": args, "stdin": true, "securityContext": security });
     let spec = json!({ "restartPolicy": "Never", "activeDeadlineSeconds": DEADLINE, "containers": [container],
         "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 1,
         "securityContext": { "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" } } });
@@ -255,6 +257,8 @@ mod tests {
         let spec = pod.spec.unwrap();
         assert_eq!(spec.automount_service_account_token, Some(false));
         let args = spec.containers[0].args.clone().unwrap();
-        assert_eq!(args, ["--seeds", "10.1.0.1:6379,10.1.0.2:6379", "--stdin", "--json", "-"]);
+        let lanes = CLIENT_LANES.to_string();
+        let seeds = "10.1.0.1:6379,10.1.0.2:6379";
+        assert_eq!(args, ["--seeds", seeds, "--client-lanes", &lanes, "--stdin", "--json", "-"]);
     }
 }

@@ -21,6 +21,8 @@ pub struct Listed {
 pub struct Replication {
     /// It takes writes.
     pub primary: bool,
+    /// Where its primary is, by its own words; `None` on a primary.
+    pub copies_from: Option<String>,
     /// Its link to its primary is up; false on a primary.
     pub link_up: bool,
     /// It is receiving a full copy.
@@ -47,6 +49,7 @@ impl Replication {
         let offset = if primary { "master_repl_offset" } else { "slave_repl_offset" };
         Self {
             primary,
+            copies_from: lines.get("master_host").map(|host| (*host).to_owned()),
             link_up: lines.get("master_link_status") == Some(&"up"),
             syncing: yes("master_sync_in_progress"),
             loading: yes("loading") || yes("async_loading"),
@@ -91,7 +94,7 @@ mod tests {
                     slave_repl_offset:7\r\nmaster_repl_offset:42\r\n# Persistence\r\nloading:0\r\nasync_loading:0\r\n";
         let replication = Replication::read(text);
         assert!(replication.primary && !replication.loading);
-        assert_eq!(replication.offset, 42);
+        assert_eq!((replication.offset, &replication.copies_from), (42, &None));
         let states: Vec<_> = replication.replicas.iter().map(|listed| listed.state.as_str()).collect();
         assert_eq!(states, ["online", "wait_bgsave"]);
     }
