@@ -44,6 +44,7 @@ mod kill_scaling;
 mod live;
 mod load;
 mod many;
+mod namespaced;
 mod operator_upgrade;
 mod purge;
 mod replicas;
@@ -139,6 +140,7 @@ pub fn all() -> Vec<Story> {
         kill_changes::STORY,
         stranger::STORY,
         image::STORY,
+        namespaced::STORY,
         // After all others: it judges what they made the operator do.
         rights::STORY,
     ]
