@@ -45,6 +45,7 @@ mod live;
 mod load;
 mod many;
 mod namespaced;
+mod network;
 mod operator_upgrade;
 mod purge;
 mod replicas;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Story> {
         formation::STORY,
         create::STORY,
         isolation::STORY,
+        network::STORY,
         settled::STORY,
         heal::STORY,
         crash::STORY,
