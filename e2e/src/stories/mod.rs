@@ -15,6 +15,7 @@ mod process;
 mod reach;
 mod setup;
 mod stage;
+mod traces;
 
 mod aftermath;
 mod alone;
