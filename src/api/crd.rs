@@ -16,6 +16,12 @@ use super::{
 /// another operator of the same group may be using it.
 pub const OPERATOR_LABEL: (&str, &str) = ("valkey.io/operator", "valkey-cluster-operator");
 
+/// Whether a CRD that is there was written by an installation of this operator.
+pub fn is_ours(there: &CustomResourceDefinition) -> bool {
+    let label = there.metadata.labels.as_ref().and_then(|labels| labels.get(OPERATOR_LABEL.0));
+    label.is_some_and(|value| value == OPERATOR_LABEL.1)
+}
+
 /// The columns of `kubectl get`: name, type, path, and what it tells. Health of the data comes first.
 const COLUMNS: &[(&str, &str, &str, &str)] = &[
     ("State", "string", ".status.state", "Ready, Degraded, Reconciling, Initializing or Failed."),
@@ -142,6 +148,11 @@ mod tests {
 
     #[test]
     fn the_definition_says_whose_it_is() {
-        assert_eq!(crd().metadata.labels.unwrap()[OPERATOR_LABEL.0], OPERATOR_LABEL.1);
+        let mut there = crd();
+        assert!(is_ours(&there));
+        there.metadata.labels.get_or_insert_default().insert(OPERATOR_LABEL.0.to_owned(), "other".to_owned());
+        assert!(!is_ours(&there));
+        there.metadata.labels = None;
+        assert!(!is_ours(&there));
     }
 }

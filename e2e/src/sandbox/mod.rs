@@ -102,6 +102,14 @@ impl Sandbox {
         down::down(&Instance::named(name)?, progress)
     }
 
+    /// What the kernel knows of the sandbox of this name, as short phrases: after `down`, nothing.
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn traces(name: &str) -> Result<Vec<String>> {
+        Ok(down::leftovers(&Instance::named(name)?))
+    }
+
     /// Where it keeps its things.
     pub fn instance(&self) -> &Instance {
         &self.instance

@@ -15,6 +15,7 @@ mod process;
 mod reach;
 mod setup;
 mod stage;
+mod traces;
 
 mod aftermath;
 mod alone;
@@ -45,6 +46,8 @@ mod kill_scaling;
 mod live;
 mod load;
 mod many;
+mod namespaced;
+mod network;
 mod operator_upgrade;
 mod purge;
 mod replicas;
@@ -105,6 +108,7 @@ pub fn all() -> Vec<Story> {
         formation::STORY,
         create::STORY,
         isolation::STORY,
+        network::STORY,
         settled::STORY,
         heal::STORY,
         crash::STORY,
@@ -141,6 +145,7 @@ pub fn all() -> Vec<Story> {
         kill_changes::STORY,
         stranger::STORY,
         image::STORY,
+        namespaced::STORY,
         // After all others: it judges what they made the operator do.
         rights::STORY,
     ]

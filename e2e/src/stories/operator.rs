@@ -6,9 +6,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
 use serde_json::json;
+use valkey_cluster_operator::api::{ValkeyCluster, crd};
 
 use super::stage::{TICK, eventually};
 use crate::command::run;
@@ -50,7 +52,7 @@ pub(super) async fn install(sandbox: &Sandbox, client: &Client) -> Result<()> {
 /// unless an image is asked for.
 ///
 /// # Errors
-/// If the API server refuses, the workers cannot pull the image, or the Pods do not become Ready.
+/// If another operator owns the kind, the API server refuses, the workers cannot pull the image, or the Pods do not become Ready.
 pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Result<bool> {
     let client = stranger.client();
     let api: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
@@ -62,6 +64,8 @@ pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Resu
             progress.line(format_args!("the operator that is there is used as it is: {}", image_of(&there)));
         }
         (asked, _) => {
+            let kinds: Api<CustomResourceDefinition> = Api::all(client.clone());
+            may_own(kinds.get_opt(ValkeyCluster::crd_name()).await?.as_ref(), stranger.context())?;
             let manifest = std::fs::read_to_string(crate::root().join(MANIFEST))?;
             let manifest =
                 asked.map_or_else(|| manifest.clone(), |image| manifest.replace(images::OPERATOR, image));
@@ -77,6 +81,21 @@ pub(super) async fn install_on(stranger: &Stranger, progress: &Progress) -> Resu
     }
     started(stranger, &api).await?;
     Ok(new)
+}
+
+/// Whether the kind may be written: `there` is the one of this name that the cluster of this context has.
+///
+/// # Errors
+/// That another operator owns it.
+fn may_own(there: Option<&CustomResourceDefinition>, context: &str) -> Result<()> {
+    let Some(there) = there.filter(|crd| !crd::is_ours(crd)) else { return Ok(()) };
+    bail!(
+        "another operator owns the kind {} on the cluster of the context {context}: the CustomResourceDefinition has no label \
+         {}={}. Nothing was installed: it would have taken the kind from that operator, with the clusters that it keeps",
+        there.name_any(),
+        crd::OPERATOR_LABEL.0,
+        crd::OPERATOR_LABEL.1
+    )
 }
 
 /// Waits until the newest Pods of the Deployment are available, or one cannot get its image.
@@ -157,4 +176,24 @@ pub(super) async fn leader(client: &Client) -> Result<String> {
         bail!("nobody holds the lease");
     }
     Ok(holder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_another_operator_is_left_alone() {
+        let ours = valkey_cluster_operator::api::crd();
+        let mut theirs = ours.clone();
+        theirs.metadata.labels = None;
+        assert!(may_own(None, "kind-a").is_ok());
+        assert!(may_own(Some(&ours), "kind-a").is_ok());
+        let said = may_own(Some(&theirs), "kind-a").unwrap_err().to_string();
+        assert!(said.starts_with("another operator owns the kind valkeyclusters.valkey.io"), "{said}");
+        assert!(
+            said.contains("kind-a") && said.contains("valkey.io/operator=valkey-cluster-operator"),
+            "{said}"
+        );
+    }
 }

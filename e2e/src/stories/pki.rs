@@ -11,8 +11,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use serde_json::{Value, json};
 
 use crate::resp::{Connector, encrypted};
@@ -30,7 +33,24 @@ pub(super) struct Pki {
     now: Mutex<Option<CertificateDer<'static>>>,
     /// Lines of the keys that were ever in it.
     keys: Mutex<Vec<String>>,
+    provider: Arc<CryptoProvider>,
+    /// What clients show.
+    shown: Arc<Shown>,
     config: Arc<ClientConfig>,
+}
+
+/// The certificate that clients show from now on, if any: every connection that is made asks anew.
+#[derive(Debug, Default)]
+struct Shown(Mutex<Option<Arc<CertifiedKey>>>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.lock().ok()?.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.lock().is_ok_and(|shown| shown.is_some())
+    }
 }
 
 /// A CA.
@@ -66,10 +86,11 @@ impl Pki {
             )?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let shown = Arc::new(Shown::default());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_client_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesClientCert>);
         Ok(Self {
             namespace: namespace.to_owned(),
             secret: format!("{cluster}-tls"),
@@ -79,6 +100,8 @@ impl Pki {
             second,
             now: Mutex::default(),
             keys: Mutex::default(),
+            provider,
+            shown,
             config: Arc::new(config),
         })
     }
@@ -114,6 +137,34 @@ impl Pki {
         self.keys.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.extend(lines);
         self.write(client, json!({ "ca.crt": ca.pem, "tls.crt": issued.pem(), "tls.key": key })).await?;
         *self.now.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = Some(issued.der().clone());
+        Ok(())
+    }
+
+    /// Clients show a certificate of their own from now on, of this CA.
+    ///
+    /// # Errors
+    /// If none can be made.
+    pub(super) fn clients_show(&self, ca: &Ca) -> Result<()> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "application");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let issued = params.signed_by(&key, &ca.issuer)?;
+        let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let certified = CertifiedKey::from_der(vec![issued.der().clone()], private, &self.provider)?;
+        self.set_shown(Some(certified))
+    }
+
+    /// Clients show none from now on.
+    ///
+    /// # Errors
+    /// Never in practice: only if another story panicked at this very place.
+    pub(super) fn clients_show_none(&self) -> Result<()> {
+        self.set_shown(None)
+    }
+
+    fn set_shown(&self, certified: Option<CertifiedKey>) -> Result<()> {
+        *self.shown.0.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = certified.map(Arc::new);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What the operator may do is what it does: the API server's audit log against `src/build/rbac.rs`, right by right.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -57,7 +57,7 @@ async fn run(stage: &Stage) -> Result<()> {
         Ok(())
     })
     .await?;
-    let seen = seen(sandbox)?;
+    let seen = seen(sandbox, 0)?;
     ensure!(seen.refused.is_empty(), "the operator was refused: {}", list(&seen.refused));
     let granted = granted();
     let more: BTreeSet<_> = seen.used.difference(&granted).cloned().collect();
@@ -86,13 +86,17 @@ async fn run(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn list(rights: &BTreeSet<String>) -> String {
+/// For a sentence.
+pub(super) fn list(rights: &BTreeSet<String>) -> String {
     rights.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
-/// All rights as `verb group/resource`.
 fn granted() -> BTreeSet<String> {
-    let all = [rbac::NAMESPACED, rbac::EVERYWHERE, rbac::GLOBAL, rbac::OWN].concat();
+    of(&[rbac::NAMESPACED, rbac::EVERYWHERE, rbac::GLOBAL, rbac::OWN].concat())
+}
+
+/// Rights as `verb group/resource`.
+pub(super) fn of(all: &[rbac::Right]) -> BTreeSet<String> {
     let each = |(group, resources, verbs, _): &rbac::Right| {
         let of = |resource: &&str| {
             verbs.iter().map(|verb| format!("{verb} {group}/{resource}")).collect::<Vec<_>>()
@@ -104,11 +108,16 @@ fn granted() -> BTreeSet<String> {
 
 /// What the audit log says of the operator.
 #[derive(Default)]
-struct Seen {
-    used: BTreeSet<String>,
-    refused: BTreeSet<String>,
-    requests: usize,
+pub(super) struct Seen {
+    pub(super) used: BTreeSet<String>,
+    pub(super) refused: BTreeSet<String>,
+    /// Where it was; the empty name stands for all of them at once.
+    pub(super) namespaces: BTreeSet<String>,
+    pub(super) requests: usize,
 }
+
+/// What no namespace has.
+const WORKERS: &str = "nodes";
 
 impl Seen {
     fn take(&mut self, event: &Value) {
@@ -117,6 +126,9 @@ impl Seen {
             return;
         }
         self.requests += 1;
+        if field("/objectRef/resource") != WORKERS {
+            self.namespaces.insert(field("/objectRef/namespace").to_owned());
+        }
         let resource = match field("/objectRef/subresource") {
             "" => field("/objectRef/resource").to_owned(),
             sub => format!("{}/{sub}", field("/objectRef/resource")),
@@ -136,9 +148,23 @@ impl Seen {
     }
 }
 
-fn seen(sandbox: &Sandbox) -> Result<Seen> {
+/// Where the audit log ends now.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn now(sandbox: &Sandbox) -> Result<u64> {
+    Ok(std::fs::metadata(sandbox.audit_log_path())?.len())
+}
+
+/// What the audit log says from there on.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn seen(sandbox: &Sandbox, since: u64) -> Result<Seen> {
     let mut seen = Seen::default();
-    for line in BufReader::new(std::fs::File::open(sandbox.audit_log_path())?).lines() {
+    let mut log = std::fs::File::open(sandbox.audit_log_path())?;
+    log.seek(SeekFrom::Start(since))?;
+    for line in BufReader::new(log).lines() {
         let line = line?;
         // The last line may be half written.
         if line.contains(ACCOUNT)
@@ -159,7 +185,7 @@ mod tests {
     #[test]
     fn a_request_is_the_rights_that_it_takes() {
         let event = |verb: &str, decision: &str, code: u16, sub: &str| {
-            let mut object = BTreeMap::from([("resource", "pods"), ("apiGroup", "")]);
+            let mut object = BTreeMap::from([("resource", "pods"), ("apiGroup", ""), ("namespace", "a")]);
             object.extend((!sub.is_empty()).then_some(("subresource", sub)));
             json!({ "user": { "username": ACCOUNT }, "verb": verb, "objectRef": object, "responseStatus": { "code": code },
                 "annotations": { "authorization.k8s.io/decision": decision } })
@@ -167,7 +193,10 @@ mod tests {
         let mut seen = Seen::default();
         let stranger =
             json!({ "user": { "username": "admin" }, "verb": "delete", "objectRef": { "resource": "pods" } });
+        let worker =
+            json!({ "user": { "username": ACCOUNT }, "verb": "list", "objectRef": { "resource": "nodes" } });
         for event in [
+            worker,
             event("patch", "allow", 200, "status"),
             event("patch", "allow", 201, ""),
             event("get", "forbid", 403, ""),
@@ -175,8 +204,9 @@ mod tests {
         ] {
             seen.take(&event);
         }
-        assert_eq!(list(&seen.used), "create /pods, patch /pods, patch /pods/status");
-        assert_eq!((list(&seen.refused).as_str(), seen.requests), ("get /pods", 3));
+        assert_eq!(list(&seen.used), "create /pods, list /nodes, patch /pods, patch /pods/status");
+        assert_eq!((list(&seen.refused).as_str(), seen.requests), ("get /pods", 4));
+        assert_eq!(list(&seen.namespaces), "a");
         assert!(granted().contains("patch valkey.io/valkeyclusters/status"));
         assert!(granted().iter().all(|right| !right.contains('*')));
     }

@@ -1,12 +1,14 @@
-//! Copies that must never share a worker, on exactly as many workers as copies: an upgrade goes through, a drain is refused with a
-//! reason while the roles move, and a new place is found when the worker is back.
+//! Copies that must never share a worker, on exactly as many workers as copies: an upgrade goes through; a worker that is to be emptied keeps
+//! its copies, and the status says why, until `kubectl drain` takes them; and they come back with the worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
 use serde_json::{Value, json};
+use valkey_cluster_operator::api::ValkeyCluster;
+use valkey_cluster_operator::build::labels;
 
 use super::Story;
 use super::cluster::Cluster;
@@ -23,10 +25,14 @@ const LIMIT: Duration = Duration::from_mins(5);
 const FROM: &str = "docker.io/valkey/valkey:9.1.2";
 /// The same version under another name.
 const TO: &str = "docker.io/valkey/valkey:9.1";
+/// Seconds: what nobody can replace holds on until 15 s before this.
+const SHORT_GRACE: u16 = 20;
+/// So it holds on for 5 s, by a clock that counts seconds.
+const HELD: Duration = Duration::from_secs(4);
 
 fn spec(image: &str) -> Value {
     json!({
-        "shards": 3, "replicas": 2, "image": image,
+        "shards": 3, "replicas": 2, "image": image, "terminationGracePeriodSeconds": SHORT_GRACE,
         "scheduling": { "node": { "spread": { "shard": { "mode": "Required" } } } }
     })
 }
@@ -58,12 +64,53 @@ async fn run(stage: &Stage) -> Result<()> {
     cluster.ready(opened, LIMIT).await?;
     cluster.whole(3, 2, LIMIT).await?;
     apart(&cluster).await?;
-    load.judged(stage, "spread", 3, GAP).await
+    load.judged(stage, "spread", 3, GAP).await?;
+    drained(stage, &cluster, worker).await.context("drained without a spare worker")
+}
+
+/// `kubectl drain` takes the copies all the same, one after another. Each serves until its time is over; what it leads it hands over.
+async fn drained(stage: &Stage, cluster: &Cluster, worker: &str) -> Result<()> {
+    let load = Load::start(stage, cluster).await?;
+    load.mark("drained");
+    let began = Instant::now();
+    // What else runs there is no matter of this story.
+    let members = format!("--pod-selector={}={}", labels::CLUSTER, cluster.name);
+    let told = async {
+        stage.kubectl(&["drain", worker, &members, "--timeout=120s"]).await?;
+        let took = began.elapsed();
+        ensure!(took >= HELD, "copies that nobody can replace were gone after {took:?}");
+        short_of_copies(cluster, worker).await?;
+        Ok(took)
+    };
+    let told: Result<Duration> = told.await;
+    let opened = Instant::now();
+    stage.kubectl(&["uncordon", worker]).await?;
+    let took = told?;
+    cluster.ready(opened, LIMIT).await?;
+    cluster.whole(3, 2, LIMIT).await?;
+    apart(cluster).await?;
+    stage.say(format_args!(
+        "no spare worker: kubectl drain ended after {:.1} s, whole again {:.1} s after the worker was opened",
+        took.as_secs_f64(),
+        opened.elapsed().as_secs_f64()
+    ));
+    load.follow(cluster).await?;
+    load.judged(stage, "drained without a spare worker", 2, GAP).await
+}
+
+/// The worker is empty, every shard has a copy less than wanted, and the status says that its successor has no place.
+async fn short_of_copies(cluster: &Cluster, worker: &str) -> Result<()> {
+    let left = cluster.workers().await?.into_values().filter(|w| w == worker).count();
+    ensure!(left == 0, "{left} Pods are still on {worker}");
+    let placeless = |reason: &str| reason == "NoWorker" || reason.contains("Unschedulable");
+    let named =
+        |cr: &ValkeyCluster| cr.status.as_ref().is_some_and(|s| s.ready_shards == 0 && placeless(&s.reason));
+    cluster.says("the status to say that successors have no place", LIMIT, named).await.map(drop)
 }
 
 /// The roles leave the worker, the copies stay, and the status says what is missing.
 async fn no_spare(stage: &Stage, cluster: &Cluster, worker: &str) -> Result<()> {
-    let named = |cr: &valkey_cluster_operator::api::ValkeyCluster| {
+    let named = |cr: &ValkeyCluster| {
         cr.status.as_ref().is_some_and(|s| s.reason == "NoWorker" && s.message.contains("node.spread.shard"))
     };
     let said = cluster.says("the status to say that a worker is missing", LIMIT, named).await?;

@@ -50,7 +50,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let load = Load::start(stage, &cluster).await?;
     spoilt(stage, &cluster, &pki).await?;
     load.mark("mutual TLS");
-    clients_need_a_certificate(stage, &cluster, &pki).await?;
+    clients_need_a_certificate(stage, &cluster, &pki, &load).await?;
     for (what, shards, image) in [("scale out", 4, IMAGE), ("upgrade", 4, OTHER), ("scale in", 3, OTHER)] {
         load.mark(what);
         let began = Instant::now();
@@ -193,28 +193,52 @@ async fn spoilt(stage: &Stage, cluster: &Cluster, pki: &Pki) -> Result<()> {
     Ok(())
 }
 
-/// Asked for and taken back live. The load's connections stay; new ones without a certificate are refused meanwhile.
-async fn clients_need_a_certificate(stage: &Stage, cluster: &Cluster, pki: &Pki) -> Result<()> {
+/// Asked for and taken back live. The load's connections stay; new ones without a certificate are refused meanwhile, and those with one live as ever.
+async fn clients_need_a_certificate(stage: &Stage, cluster: &Cluster, pki: &Pki, load: &Load) -> Result<()> {
     let access = cluster.access().await?;
-    let addresses = cluster.addresses().await?;
-    let first = *addresses.values().next().context("there is no Pod")?;
-    for (auth, open) in [("Required", false), ("Optional", true)] {
-        let mut spec = spec(3, IMAGE, pki);
-        let tls = spec.pointer_mut("/networking/tls").context("the spec has no TLS")?;
-        tls.as_object_mut().context("TLS is no object")?.insert("clientAuth".to_owned(), json!(auth));
-        cluster.change(spec).await?;
-        eventually(&format!("clientAuth {auth} to hold"), LIMIT, async || {
-            ensure!(
-                answers(&access, first).await == open,
-                "a client without a certificate is served: {}",
-                !open
-            );
+    let first = *cluster.addresses().await?.values().next().context("there is no Pod")?;
+    let served = async |wanted: bool| {
+        eventually(&format!("such clients to be served: {wanted}"), LIMIT, async || {
+            ensure!(answers(&access, first).await == wanted, "a client is served: {}", !wanted);
             Ok(())
         })
-        .await?;
-    }
+        .await
+    };
+    cluster.change(with_client_auth(pki, "Required")?).await?;
+    served(false).await.context("without a certificate")?;
+    pki.clients_show(pki.second())?;
+    served(true).await.context("with a certificate")?;
+    let lived = replaced(stage, cluster, load).await;
+    cluster.change(with_client_auth(pki, "Optional")?).await?;
+    pki.clients_show_none()?;
+    lived.context("while clients need a certificate")?;
+    served(true).await.context("without a certificate again")?;
     cluster.ready(Instant::now(), LIMIT).await?;
     stage.say("clientAuth Required refuses clients without a certificate, and is taken back live");
+    Ok(())
+}
+
+fn with_client_auth(pki: &Pki, auth: &str) -> Result<Value> {
+    let mut spec = spec(3, IMAGE, pki);
+    let tls =
+        spec.pointer_mut("/networking/tls").and_then(Value::as_object_mut).context("the spec has no TLS")?;
+    tls.insert("clientAuth".to_owned(), json!(auth));
+    Ok(spec)
+}
+
+/// A primary's Pod is deleted: its role goes to a replica, and another Pod takes its place.
+async fn replaced(stage: &Stage, cluster: &Cluster, load: &Load) -> Result<()> {
+    let (primary, began) = (cluster.primary_of(0).await?, Instant::now());
+    cluster.delete_pod(&primary).await?;
+    eventually("the Pod to be replaced", LIMIT, async || {
+        ensure!(!cluster.pods().await?.contains_key(&primary), "{primary} is still there");
+        Ok(())
+    })
+    .await?;
+    cluster.whole(3, 1, LIMIT).await?;
+    load.follow(cluster).await?;
+    load.flowing().await?;
+    stage.say(format_args!("mutual TLS: a primary's Pod replaced in {:.1} s", began.elapsed().as_secs_f64()));
     Ok(())
 }
 

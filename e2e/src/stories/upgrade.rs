@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Api;
 use serde_json::{Value, json};
+use valkey_cluster_operator::build::labels;
 
 use super::Story;
 use super::cluster::Cluster;
 use super::load::{GAP, Load};
-use super::stage::Stage;
+use super::stage::{Stage, TICK, eventually};
 use crate::resp::Connection;
 
 pub(super) const STORY: Story = Story {
@@ -78,9 +82,15 @@ async fn upgrade(stage: &Stage, size: (u16, u16), at_once: u16, paths: &[Path]) 
         load.mark(&what);
         let began = Instant::now();
         cluster.change(spec(size, at_once, path.to)).await?;
-        cluster.ready(began, LIMIT).await?;
+        let members = size.0 * (size.1 + 1);
+        let broken = watched(stage, &cluster, members);
+        tokio::select! {
+            broken = broken => return broken.map(|()| times),
+            ready = cluster.ready(began, LIMIT) => ready?,
+        };
         times.took = began.elapsed().as_secs_f64();
         cluster.whole(shards, replicas, LIMIT).await?;
+        one_at_a_time(stage, &cluster, members).await?;
         for (name, pod) in
             cluster.pods().await?.iter().filter(|(_, p)| p.metadata.deletion_timestamp.is_none())
         {
@@ -97,6 +107,39 @@ async fn upgrade(stage: &Stage, size: (u16, u16), at_once: u16, paths: &[Path]) 
     }
     load.judged(stage, &format!("upgrade {shards}x{replicas}"), replicas + 1, GAP).await?;
     Ok(times)
+}
+
+/// How many members evictions have to leave, and how many they may take now.
+async fn budget(stage: &Stage, cluster: &Cluster) -> Result<(i32, i32)> {
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(stage.client.clone(), &cluster.namespace);
+    let live = budgets.get(&labels::common_name(&cluster.name)).await?;
+    let least = match live.spec.and_then(|spec| spec.min_available) {
+        Some(IntOrString::Int(least)) => least,
+        other => bail!("the budget leaves {other:?}"),
+    };
+    Ok((least, live.status.map_or(0, |status| status.disruptions_allowed)))
+}
+
+/// Meanwhile the budget never has evictions leave more than all but one of those that are wanted. Ends when it does.
+async fn watched(stage: &Stage, cluster: &Cluster, members: u16) -> Result<()> {
+    loop {
+        let (least, _) = budget(stage, cluster).await?;
+        ensure!(least < i32::from(members), "evictions have to leave {least} of {members} members");
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// When it is over evictions may take exactly one.
+async fn one_at_a_time(stage: &Stage, cluster: &Cluster, members: u16) -> Result<()> {
+    eventually("evictions to be allowed one member", LIMIT, async || {
+        let (least, allowed) = budget(stage, cluster).await?;
+        ensure!(
+            (least, allowed) == (i32::from(members) - 1, 1),
+            "they have to leave {least} of {members}, and may take {allowed}"
+        );
+        Ok(())
+    })
+    .await
 }
 
 /// The mean time from a Pod's creation until its server runs, in seconds, of all Pods that there are.
