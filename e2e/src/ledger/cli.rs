@@ -54,6 +54,9 @@ pub struct Cli {
     /// Lanes of a client library (redis-rs). They are reported; of their figures only lost writes are judged.
     #[arg(long, default_value_t = 0)]
     client_lanes: u16,
+    /// Replicas that must have a write of a plain lane before it counts as acknowledged (WAIT); 0 takes the primary's word.
+    #[arg(long, default_value_t = 0)]
+    copies: u16,
     /// The time-out of a plain lane's connect and command, in milliseconds.
     #[arg(long, default_value_t = 250)]
     timeout_ms: u64,
@@ -109,6 +112,7 @@ impl Cli {
         options.access.credentials = Credentials { user: self.user.clone(), password: self.password.clone() };
         options.lanes = self.lanes;
         options.client_lanes = self.client_lanes;
+        options.copies = self.copies;
         options.rate = self.rate;
         options.timeout = Duration::from_millis(self.timeout_ms);
         options.floor = Duration::from_millis(self.gap_floor_ms);

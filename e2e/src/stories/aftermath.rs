@@ -52,7 +52,21 @@ pub(super) async fn of(
     what: &str,
     strike: impl AsyncFnOnce(&Load) -> Result<()>,
 ) -> Result<Aftermath> {
-    let load = Load::start(stage, cluster).await?;
+    under(stage, cluster, Load::start(stage, cluster).await?, (shards, replicas), what, strike).await
+}
+
+/// The same under this load.
+///
+/// # Errors
+/// As [`of`].
+pub(super) async fn under(
+    stage: &Stage,
+    cluster: &Cluster,
+    load: Load,
+    (shards, replicas): (usize, usize),
+    what: &str,
+    strike: impl AsyncFnOnce(&Load) -> Result<()>,
+) -> Result<Aftermath> {
     load.mark(what);
     let began = Instant::now();
     strike(&load).await?;

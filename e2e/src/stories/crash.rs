@@ -1,5 +1,5 @@
-//! Processes that die without a word, under a write load: the heir takes over in milliseconds, and a shard of which
-//! nothing is left begins anew.
+//! Processes that die without a word, under a write load: the heir takes over in milliseconds, what a replica had is kept, and a shard of
+//! which nothing is left begins anew.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,9 @@ use tokio::io::AsyncWriteExt as _;
 use valkey_cluster_operator::build::labels;
 
 use super::Story;
-use super::aftermath::{self, LIMIT, median, succeeded};
+use super::aftermath::{self, Aftermath, LIMIT, median, succeeded};
 use super::cluster::Cluster;
+use super::load::Load;
 use super::mend::kill;
 use super::stage::{Stage, eventually};
 
@@ -43,6 +44,7 @@ async fn run(stage: &Stage) -> Result<()> {
     for death in [Death::Killed, Death::ForceDeleted] {
         many(stage, &cluster, death).await?;
     }
+    confirmed(stage, &cluster, Death::Killed).await?;
     whole_shard(stage, &cluster).await.context("a whole shard")?;
     at_once(stage, &cluster, "all primaries").await.context("all primaries")?;
     at_once(stage, &cluster, "all Pods").await.context("all Pods")?;
@@ -50,7 +52,8 @@ async fn run(stage: &Stage) -> Result<()> {
         "resources": { "limits": { "memory": "96Mi" } } });
     let small = stage.cluster(small).await?;
     small.ready(small.applied, LIMIT).await?;
-    many(stage, &small, Death::OutOfMemory).await
+    many(stage, &small, Death::OutOfMemory).await?;
+    confirmed(stage, &small, Death::OutOfMemory).await
 }
 
 /// The same death as often as the suite asks; the median of the gaps is judged.
@@ -68,8 +71,36 @@ async fn many(stage: &Stage, cluster: &Cluster, death: Death) -> Result<()> {
 
 /// The longest gap that the load saw.
 async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death) -> Result<Duration> {
+    let load = Load::start(stage, cluster).await?;
+    let after = struck(stage, cluster, load, shard, death, "").await?;
+    if death == Death::ForceDeleted {
+        // It lived on for a moment, and handed over in order.
+        after.nothing_lost()?;
+    }
+    Ok(after.gap())
+}
+
+/// Of the writes that a replica had, too, none is lost.
+async fn confirmed(stage: &Stage, cluster: &Cluster, death: Death) -> Result<()> {
+    for round in 0..stage.times(1, 3) {
+        let load = Load::confirmed(stage, cluster).await?;
+        let after =
+            struck(stage, cluster, load, u16::try_from(round)?, death, ", writes with WAIT 1").await?;
+        after.nothing_lost().with_context(|| format!("{death:?}, with WAIT 1"))?;
+    }
+    Ok(())
+}
+
+async fn struck(
+    stage: &Stage,
+    cluster: &Cluster,
+    load: Load,
+    shard: u16,
+    death: Death,
+    how: &str,
+) -> Result<Aftermath> {
     let name = cluster.primary_of(shard).await?;
-    let after = aftermath::of(stage, cluster, (3, 1), &format!("{death:?}"), async |_| {
+    aftermath::under(stage, cluster, load, (3, 1), &format!("{death:?}{how}"), async |_| {
         match death {
             Death::Killed => kill(stage, cluster, &name).await?,
             Death::ForceDeleted => {
@@ -78,15 +109,9 @@ async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death)
             }
             Death::OutOfMemory => out_of_memory(cluster, &name).await?,
         }
-        succeeded(cluster, shard, &name).await?;
-        Ok(())
+        succeeded(cluster, shard, &name).await.map(drop)
     })
-    .await?;
-    if death == Death::ForceDeleted {
-        // It lived on for a moment, and handed over in order.
-        after.nothing_lost()?;
-    }
-    Ok(after.gap())
+    .await
 }
 
 /// A client sends an argument that is larger than the memory limit. The server takes in what comes between the commands of

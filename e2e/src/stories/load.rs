@@ -43,8 +43,20 @@ impl Load {
     /// # Errors
     /// If a lane does not flow.
     pub(super) async fn start_as(stage: &Stage, cluster: &Cluster, access: Access) -> Result<Self> {
+        Self::with(stage, cluster, access, 0).await
+    }
+
+    /// The same with writes that count when a replica has them, too.
+    ///
+    /// # Errors
+    /// If a lane does not flow.
+    pub(super) async fn confirmed(stage: &Stage, cluster: &Cluster) -> Result<Self> {
+        Self::with(stage, cluster, cluster.access().await?, 1).await
+    }
+
+    async fn with(stage: &Stage, cluster: &Cluster, access: Access, copies: u16) -> Result<Self> {
         let nodes: Vec<SocketAddr> = cluster.addresses().await?.into_values().collect();
-        let ledger = stage.reach().ledger(cluster, &nodes).await?;
+        let ledger = stage.reach().ledger(cluster, &nodes, copies).await?;
         let sampler = Sampler::start(access, nodes, Some(Sampler::as_announced()));
         ledger.flowing().await?;
         Ok(Self { ledger, sampler })

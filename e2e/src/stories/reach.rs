@@ -28,11 +28,13 @@ pub trait Reach: Send + Sync {
     fn kubectl_words(&self) -> String;
     /// How this process reaches nodes whose Pods are in a namespace; without a login.
     fn access(&self, namespace: &str) -> Access;
-    /// Starts a write ledger on these nodes of a cluster, as near to them as this Kubernetes allows.
+    /// Starts a write ledger on these nodes of a cluster, as near to them as this Kubernetes allows. A write counts when so many
+    /// replicas have it, too; a library's lanes, which confirm nothing, write only where that is none.
     fn ledger<'a>(
         &'a self,
         cluster: &'a Cluster,
         nodes: &'a [SocketAddr],
+        copies: u16,
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>>;
     /// The sandbox, with its powers that no API has.
     fn sandbox(&self) -> Option<&Sandbox>;
@@ -80,11 +82,13 @@ impl Reach for Sandbox {
         &'a self,
         cluster: &'a Cluster,
         nodes: &'a [SocketAddr],
+        copies: u16,
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
         async move {
             let mut options = Options::new(nodes.iter().map(ToString::to_string).collect());
             options.access = cluster.open_access();
-            options.client_lanes = CLIENT_LANES;
+            options.client_lanes = if copies == 0 { CLIENT_LANES } else { 0 };
+            options.copies = copies;
             Ok(Box::new(Ledger::start(options).await?) as Box<dyn Writes>)
         }
         .boxed()
@@ -113,13 +117,14 @@ impl Reach for Stranger {
         &'a self,
         cluster: &'a Cluster,
         nodes: &'a [SocketAddr],
+        copies: u16,
     ) -> BoxFuture<'a, Result<Box<dyn Writes>>> {
         async move {
             if cluster.pki.is_some() || cluster.login.user.is_some() {
                 let why = "needs the sandbox: the ledger in a Pod speaks plain text and does not log in";
                 bail!(Skipped(why.to_owned()));
             }
-            Ok(Box::new(LedgerPod::start(self, &cluster.namespace, nodes).await?) as Box<dyn Writes>)
+            Ok(Box::new(LedgerPod::start(self, &cluster.namespace, nodes, copies).await?) as Box<dyn Writes>)
         }
         .boxed()
     }

@@ -80,7 +80,7 @@ async fn unpullable(guest: &Stage, lost: &Stranger) -> Result<()> {
     let namespace = guest.namespace().await?;
     let node = "127.0.0.1:6379".parse()?;
     let began = std::time::Instant::now();
-    let Err(error) = LedgerPod::start(lost, &namespace, &[node]).await else {
+    let Err(error) = LedgerPod::start(lost, &namespace, &[node], 0).await else {
         bail!("{NO_IMAGE} was found");
     };
     let text = format!("{error:#}");

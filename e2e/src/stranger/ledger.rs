@@ -45,14 +45,19 @@ pub struct LedgerPod {
 }
 
 impl LedgerPod {
-    /// Starts it in this namespace on these nodes.
+    /// Starts it in this namespace on these nodes; a write counts when so many replicas have it, too.
     ///
     /// # Errors
     /// If the Pod does not run in time: the error says why, and what to do about an image that cannot be pulled.
-    pub async fn start(stranger: &Stranger, namespace: &str, nodes: &[SocketAddr]) -> Result<Self> {
+    pub async fn start(
+        stranger: &Stranger,
+        namespace: &str,
+        nodes: &[SocketAddr],
+        copies: u16,
+    ) -> Result<Self> {
         let pods: Api<Pod> = Api::namespaced(stranger.client(), namespace);
         let name = format!("ledger-{:08x}", rand::random::<u32>());
-        pods.create(&PostParams::default(), &pod(&name, stranger.ledger_image(), nodes)?).await?;
+        pods.create(&PostParams::default(), &pod(&name, stranger.ledger_image(), nodes, copies)?).await?;
         let (commands, written) = mpsc::unbounded_channel();
         let (lines, said) = mpsc::unbounded_channel();
         let image = stranger.ledger_image().to_owned();
@@ -216,12 +221,14 @@ impl LedgerPod {
 }
 
 /// A Pod that the strictest Pod Security admits.
-fn pod(name: &str, image: &str, nodes: &[SocketAddr]) -> Result<Pod> {
+fn pod(name: &str, image: &str, nodes: &[SocketAddr], copies: u16) -> Result<Pod> {
     let seeds: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     let security = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
         "capabilities": { "drop": ["ALL"] } });
-    let args =
-        ["--seeds", &seeds.join(","), "--client-lanes", &CLIENT_LANES.to_string(), "--stdin", "--json", "-"];
+    let lanes = if copies == 0 { CLIENT_LANES } else { 0 };
+    let numbers = [format!("--client-lanes={lanes}"), format!("--copies={copies}")];
+    let [lanes, copies] = &numbers;
+    let args = ["--seeds", &seeds.join(","), lanes, copies, "--stdin", "--json", "-"];
     let container = json!({ "name": CONTAINER, "image": image, "imagePullPolicy": "IfNotPresent",
         "args": args, "stdin": true, "securityContext": security });
     let spec = json!({ "restartPolicy": "Never", "activeDeadlineSeconds": DEADLINE, "containers": [container],
@@ -253,12 +260,12 @@ mod tests {
     #[test]
     fn the_pod_writes_to_all_nodes_and_may_do_nothing_else() {
         let nodes = ["10.1.0.1:6379", "10.1.0.2:6379"].map(|node| node.parse().unwrap());
-        let pod = pod("ledger-1", "localhost/valkey-ledger:dev", &nodes).unwrap();
+        let pod = pod("ledger-1", "localhost/valkey-ledger:dev", &nodes, 0).unwrap();
         let spec = pod.spec.unwrap();
         assert_eq!(spec.automount_service_account_token, Some(false));
         let args = spec.containers[0].args.clone().unwrap();
-        let lanes = CLIENT_LANES.to_string();
+        let lanes = format!("--client-lanes={CLIENT_LANES}");
         let seeds = "10.1.0.1:6379,10.1.0.2:6379";
-        assert_eq!(args, ["--seeds", seeds, "--client-lanes", &lanes, "--stdin", "--json", "-"]);
+        assert_eq!(args, ["--seeds", seeds, &lanes, "--copies=0", "--stdin", "--json", "-"]);
     }
 }
