@@ -46,8 +46,8 @@ async fn run(stage: &Stage) -> Result<()> {
     }
     confirmed(stage, &cluster, Death::Killed).await?;
     whole_shard(stage, &cluster).await.context("a whole shard")?;
-    at_once(stage, &cluster, "all primaries").await.context("all primaries")?;
-    at_once(stage, &cluster, "all Pods").await.context("all Pods")?;
+    all_primaries(stage, &cluster).await.context("all primaries")?;
+    all_pods(stage, &cluster).await.context("all Pods")?;
     let small = json!({ "shards": 3, "replicas": 1, "config": { "maxmemory": "0" },
         "resources": { "limits": { "memory": "96Mi" } } });
     let small = stage.cluster(small).await?;
@@ -137,37 +137,35 @@ async fn out_of_memory(cluster: &Cluster, name: &str) -> Result<()> {
 
 /// Nothing of the shard is left: no write of its can be, but the others go on and the shard serves again.
 async fn whole_shard(stage: &Stage, cluster: &Cluster) -> Result<()> {
-    let began = Instant::now();
-    kill_all(stage, cluster, &members_of(cluster, 1).await?).await?;
-    cluster.whole(3, 1, LIMIT).await?;
-    stage
-        .say(format_args!("a whole shard: whole again, empty, after {:.1} s", began.elapsed().as_secs_f64()));
+    let members = members_of(cluster, 1).await?;
+    let strike = async |_: &Load| kill_all(stage, cluster, &members).await;
+    aftermath::of(stage, cluster, (3, 1), "a whole shard", strike).await?;
     let told = ["get", "events", "-n", &cluster.namespace, "--field-selector=reason=ShardLost", "-o", "name"];
     eventually("the event ShardLost", LIMIT, async || {
         ensure!(!stage.kubectl(&told).await?.trim().is_empty(), "there is none");
         Ok(())
     })
-    .await?;
-    cluster.ready(began, LIMIT).await?;
-    Ok(())
+    .await
 }
 
-/// All primaries: nobody is left to elect, and the replicas take over on proof. All Pods: the cluster begins anew.
-async fn at_once(stage: &Stage, cluster: &Cluster, what: &str) -> Result<()> {
+/// Nobody is left to elect, and the replicas take over on proof.
+async fn all_primaries(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let mut names = Vec::new();
-    if what == "all Pods" {
-        names.extend(cluster.pods().await?.into_keys());
-    } else {
-        for shard in 0..3 {
-            names.push(cluster.primary_of(shard).await?);
-        }
+    for shard in 0..3 {
+        names.push(cluster.primary_of(shard).await?);
     }
+    let strike = async |_: &Load| kill_all(stage, cluster, &names).await;
+    aftermath::of(stage, cluster, (3, 1), "all primaries", strike).await.map(drop)
+}
+
+/// The cluster begins anew. No client that knows its former addresses alone finds it again.
+async fn all_pods(stage: &Stage, cluster: &Cluster) -> Result<()> {
+    let names: Vec<String> = cluster.pods().await?.into_keys().collect();
     let began = Instant::now();
     kill_all(stage, cluster, &names).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    stage.say(format_args!("{what}: whole again after {:.1} s", began.elapsed().as_secs_f64()));
-    cluster.ready(began, LIMIT).await?;
-    Ok(())
+    stage.say(format_args!("all Pods: whole again after {:.1} s", began.elapsed().as_secs_f64()));
+    cluster.ready(began, LIMIT).await.map(drop)
 }
 
 async fn members_of(cluster: &Cluster, shard: u16) -> Result<Vec<String>> {
