@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::info::Listed;
 use super::look::{Facts, Seen};
 use super::nodes::ViewLine;
 use crate::resp::{Endpoint, SLOTS};
@@ -100,12 +101,7 @@ impl Truth {
         let followers =
             self.answered().filter(|(_, _, me)| me.replica_of.as_deref() == Some(owner.id.as_str()));
         let replicas = followers.map(|(addr, facts, me)| {
-            let online = listed.is_some_and(|primary| {
-                primary
-                    .replicas
-                    .iter()
-                    .any(|listed| listed.state == "online" && is_at(me.place.as_ref(), listed))
-            });
+            let online = listed.is_some_and(|primary| is_online(me.place.as_ref(), &primary.replicas));
             let own = facts.replication.behind();
             let behind = own.or((!online).then_some("is not listed online by its primary"));
             Replica { id: me.id.clone(), addr, behind: behind.map(str::to_owned) }
@@ -272,8 +268,12 @@ fn doubts(viewer: SocketAddr, addr: SocketAddr, line: &ViewLine, me: &ViewLine) 
     doubts
 }
 
-fn is_at(place: Option<&Endpoint>, listed: &super::info::Listed) -> bool {
-    place.is_some_and(|place| place.host == listed.ip && place.port == listed.port)
+/// Its primary lists it as online. The port tells nodes of one host apart, and nothing where there is one: the port that a node names
+/// depends on how it is asked while it goes to TLS.
+fn is_online(place: Option<&Endpoint>, listed: &[Listed]) -> bool {
+    let Some(place) = place else { return false };
+    let here: Vec<_> = listed.iter().filter(|l| l.ip == place.host).collect();
+    here.iter().any(|l| l.state == "online" && (here.len() == 1 || l.port == place.port))
 }
 
 /// The first eight digits of an id: enough for people.
