@@ -24,6 +24,8 @@ use valkey_cluster_operator::api::ValkeyCluster;
 use valkey_cluster_operator::context::Ctx;
 use valkey_cluster_operator::error::{Error, Result};
 use valkey_cluster_operator::flags::Namespaces;
+use valkey_cluster_operator::model::Template;
+use valkey_cluster_operator::observe;
 use valkey_cluster_operator::telemetry::ClusterGauges;
 
 async fn settled(_: Arc<ValkeyCluster>, _: Arc<Ctx>) -> Result<Action> {
@@ -140,6 +142,8 @@ async fn a_worker_wakes_everybody_when_it_matters() {
         known[0].status.as_ref().is_some_and(|s| s.images.is_none() && s.conditions.is_some()),
         "kept lean"
     );
+    let seen = observe::kube::worker(&known[0], &Template::default());
+    assert_eq!((seen.open, seen.room), (true, Some(7)), "and with all that a place is chosen by");
 
     let mut w1 = worker("w1");
     w1.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].message = Some("still alive".into());
