@@ -31,7 +31,7 @@
 mod accounts;
 mod apply;
 #[path = "../bare/mod.rs"]
-mod bare;
+pub(crate) mod bare;
 mod certificates;
 mod memory;
 mod places;
