@@ -291,3 +291,28 @@ fn what_a_person_vouches_for_is_answered_id_by_id() {
     let again = said(&s, Some(&first.status));
     assert!(again.events.iter().all(|e| !e.reason.contains("Vouch")), "it is told once");
 }
+
+#[test]
+fn a_user_that_cannot_be_set_is_an_event_whatever_else_is_wrong() {
+    let told = |lines: &[&str], previous: Option<&ValkeyClusterStatus>| {
+        let world = [&["cluster 3x1 healthy", "all nodes has=app"], lines].concat();
+        let report = said(&plan_world::world(&world).unwrap(), previous);
+        let warnings = report.events.iter().filter(|e| e.warning);
+        let told: Vec<String> = warnings.map(|e| format!("{}: {}", e.reason, e.note)).collect();
+        (told, report.status)
+    };
+    let (nothing, calm) = told(&["user app"], None);
+    assert_eq!(nothing, [""; 0]);
+    let no_password = "UserRefused: app has no password";
+    let (first, refused) = told(&["user app missing"], Some(&calm));
+    assert_eq!(first, [no_password], "once, though it is the worst trouble, too");
+    assert_eq!(told(&["user app missing"], Some(&refused)).0, [""; 0], "it is no news");
+    let (worse, lost) = told(&["user app missing", "dead 1-0 Refused"], Some(&calm));
+    assert_eq!(worse.len(), 2, "{worse:?}");
+    assert!(worse[0].starts_with("PrimaryLost: ") && worse[1] == no_password, "{worse:?}");
+    let both = told(&["user app missing", "user eve missing", "dead 1-0 Refused"], Some(&lost)).0;
+    assert_eq!(both, ["UserRefused: app has no password; eve has no password"], "another sentence is news");
+    let slow = told(&["user app", "node 1-0 lacks=app"], Some(&calm)).0;
+    assert_eq!(slow, [""; 0], "a node that is about to get its users is no trouble");
+    assert_eq!(told(&["user app"], Some(&refused)).0, [""; 0]);
+}
