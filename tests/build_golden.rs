@@ -117,6 +117,12 @@ fn service() {
     golden("tests/golden/service.yaml", &yaml(&build::service(&minimal())));
 }
 
+/// A number that follows the members that serve, of Pods by their cluster's UID; a Pod that is not ready is no obstacle.
+#[test]
+fn disruption_budget() {
+    golden("tests/golden/disruption-budget.yaml", &yaml(&build::budget(&minimal(), 6)));
+}
+
 #[test]
 fn config_map() {
     golden("tests/golden/config-map-minimal.yaml", &yaml(&build::config_map(&minimal())));

@@ -10,20 +10,30 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use serde_json::json;
 use support::apiserver::{ApiServer, Fault};
 use support::rig::{cluster, control, pod, rest, secret, watching, worker};
 use tokio::time::{sleep, timeout};
-use valkey_cluster_operator::api::ValkeyCluster;
+use valkey_cluster_operator::api::spec::DisruptionBudgetMode;
+use valkey_cluster_operator::api::{self, ValkeyCluster};
 use valkey_cluster_operator::context::Ctx;
 use valkey_cluster_operator::error::{Error, Result};
 use valkey_cluster_operator::flags::Namespaces;
+use valkey_cluster_operator::hints::Hints;
+use valkey_cluster_operator::model::{PodName, Template, Trouble};
+use valkey_cluster_operator::observe;
+use valkey_cluster_operator::reconcile::reconcile;
 use valkey_cluster_operator::telemetry::ClusterGauges;
 
 async fn settled(_: Arc<ValkeyCluster>, _: Arc<Ctx>) -> Result<Action> {
@@ -140,6 +150,8 @@ async fn a_worker_wakes_everybody_when_it_matters() {
         known[0].status.as_ref().is_some_and(|s| s.images.is_none() && s.conditions.is_some()),
         "kept lean"
     );
+    let seen = observe::kube::worker(&known[0], &Template::default());
+    assert_eq!((seen.open, seen.room), (true, Some(7)), "and with all that a place is chosen by");
 
     let mut w1 = worker("w1");
     w1.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].message = Some("still alive".into());
@@ -280,4 +292,131 @@ async fn two_hundred_clusters_are_taken_in_turn_and_none_twice_at_once() {
     assert_eq!(most.load(Ordering::SeqCst), 4, "the bound of the rig");
     let passes = controlled.passes.take();
     assert!((200..=201).contains(&passes.len()), "{} passes", passes.len());
+}
+
+/// Whole passes, with the real observe, plan, execute and report: no Pod of theirs ever gets an address.
+#[tokio::test(start_paused = true)]
+async fn secrets_are_watched_without_contents_and_read_by_the_names_that_a_spec_knows() {
+    let server = ApiServer::default();
+    server.put(&worker("w1"));
+    let mut users = cluster("ns", "users");
+    users.spec.users = serde_json::from_value(json!([
+        { "name": "app", "passwordSecret": { "name": "app-password", "keys": ["pw"] } }
+    ]))
+    .unwrap();
+    let mut encrypted = cluster("ns", "tls");
+    encrypted.spec.networking =
+        serde_json::from_value(json!({ "tls": { "certificates": { "server": { "secretName": "certs" } } } }))
+            .unwrap();
+    for name in ["app-password", "certs", "somebody-elses", "internal-affairs"] {
+        let data = json!({ "pw": "c2VjcmV0", "tls.crt": "", "tls.key": "", "ca.crt": "" });
+        let secret = json!({ "metadata": { "namespace": "ns", "name": name }, "data": data });
+        server.put(&serde_json::from_value::<Secret>(secret).unwrap());
+    }
+    server.put(&users);
+    server.put(&encrypted);
+    let ctx = watching(&server, &Namespaces::All).await;
+    let controlled = control(&ctx, reconcile);
+    sleep(Duration::from_secs(5)).await;
+    // Another version of each is one more reason to read.
+    for mut secret in server.all::<Secret>() {
+        secret.labels_mut().insert("touched".into(), "yes".into());
+        server.put(&secret);
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert!(controlled.passes.take().len() > 2);
+    let calls = server.calls();
+    let of_secrets = || calls.iter().filter(|c| c.resource == "secrets");
+    let told: Vec<_> = of_secrets().filter(|c| c.name.is_empty() && c.verb != "create").collect();
+    assert!(told.iter().any(|c| c.verb == "watch") && told.iter().all(|c| c.metadata_only), "{told:?}");
+    let mut read: Vec<&str> = of_secrets().filter(|c| c.verb == "get").map(|c| c.name.as_str()).collect();
+    read.sort_unstable();
+    read.dedup();
+    let named = [
+        "app-password",
+        "certs",
+        "internal-tls-certificates",
+        "internal-tls-system-passwords",
+        "internal-users-system-passwords",
+    ];
+    assert_eq!(read, named);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disruption_budget_is_kept_until_it_is_not_wanted_any_more() {
+    let server = ApiServer::default();
+    server.put(&worker("w1"));
+    let mut a = server.put(&cluster("ns", "a"));
+    let ctx = watching(&server, &Namespaces::All).await;
+    let _controlled = control(&ctx, reconcile);
+    let budget = || server.find::<PodDisruptionBudget>("ns", "valkey-a");
+    sleep(Duration::from_secs(3)).await;
+    let least = |budget: PodDisruptionBudget| budget.spec.unwrap().min_available;
+    assert_eq!(budget().map(least), Some(Some(IntOrString::Int(0))), "nobody serves yet");
+    a.spec.pod_disruption_budget.mode = DisruptionBudgetMode::Disabled;
+    server.put(&a);
+    sleep(Duration::from_secs(3)).await;
+    assert!(budget().is_none());
+    a.spec.pod_disruption_budget.mode = DisruptionBudgetMode::Cluster;
+    server.put(&a);
+    sleep(Duration::from_secs(3)).await;
+    assert!(budget().is_some());
+}
+
+/// A Pod of `owner` in a shard, of which nothing has started yet, and that is so old.
+fn waiting(owner: &ValkeyCluster, shard: u16, age: SignedDuration) -> Pod {
+    let mut pod = pod(owner, &format!("valkey-a-{shard}-0"));
+    for (key, value) in [("valkey.io/shard-index", shard.to_string()), ("valkey.io/node-index", "0".into())] {
+        pod.labels_mut().insert(key.into(), value);
+    }
+    pod.metadata.uid = Some(format!("pod-{shard}"));
+    pod.metadata.creation_timestamp = Some(Time(Timestamp::now() - age));
+    pod
+}
+
+/// An Event about a Pod, so many seconds old.
+fn event(uid: &str, type_: &str, reason: &str, age: i64) -> Event {
+    serde_json::from_value(json!({
+        "metadata": { "namespace": "ns", "name": format!("{uid}-{reason}") }, "type": type_, "reason": reason,
+        "message": format!("{reason} it is"), "involvedObject": { "uid": uid },
+        "lastTimestamp": Time(Timestamp::now() - SignedDuration::from_secs(age)),
+    }))
+    .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_start_is_explained_by_its_newest_warning() {
+    let server = ApiServer::default();
+    let a = server.put(&cluster("ns", "a"));
+    let (old, young) = (SignedDuration::from_secs(11), SignedDuration::from_secs(5));
+    for (shard, age) in [(0, old), (1, old), (2, young)] {
+        server.put(&waiting(&a, shard, age));
+    }
+    for told in [
+        event("pod-0", "Warning", "FailedScheduling", 9),
+        event("pod-0", "Warning", "FailedMount", 6),
+        event("pod-0", "Normal", "Pulled", 3),
+        event("pod-1", "Normal", "Pulled", 3),
+        event("pod-2", "Warning", "TooSoon", 3),
+        event("pod-9", "Warning", "AnotherPod", 1),
+    ] {
+        server.put(&told);
+    }
+    let ctx = watching(&server, &Namespaces::All).await;
+    let hints = Mutex::new(Hints::default());
+    let troubles = async || {
+        let seen = observe::observe(&ctx, &a, api::desired(&a).unwrap(), &hints).await.unwrap();
+        (0..3)
+            .map(|shard| seen.pods[&PodName::new(format!("valkey-a-{shard}-0"))].trouble.clone())
+            .collect::<Vec<_>>()
+    };
+    let trouble = |reason: &str, message: &str| {
+        Some(Trouble { reason: reason.to_owned(), message: message.to_owned() })
+    };
+    let slow = trouble("SlowStart", "it has not started after 10 s");
+    let asked = || server.calls().iter().filter(|c| c.resource == "events").count();
+    assert_eq!(troubles().await, [trouble("FailedMount", "FailedMount it is"), slow.clone(), None]);
+    assert_eq!(asked(), 2, "who has not waited for long is not asked about");
+    server.fault(|call| (call.resource == "events").then_some(Fault::Refuse(403, "Forbidden")));
+    assert_eq!(troubles().await, [slow.clone(), slow, None], "a failed read keeps no pass from going on");
 }

@@ -18,6 +18,8 @@ const HANGS: &str = "exec sleep 60";
 /// As coreutils has it: 124 when the time is over.
 const COREUTILS: &str =
     r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p; [ $? -gt 128 ] && exit 124; exit 0"#;
+/// A time-out that is never reached: it ends as the program does.
+const PROMPT: &str = r#"shift; exec "$@""#;
 /// As `BusyBox` has it: what the program ended with, which is the signal.
 const BUSYBOX: &str = r#"s=$1; shift; "$@" & p=$!; sleep "$s" && kill $p & wait $p"#;
 
@@ -62,6 +64,18 @@ fn program(dir: &Path, name: &str, body: &str) {
 
 /// Runs the hook with these programs and this `nodes.conf` (none if empty); how long it took, none when it was still holding after the limit.
 fn held(name: &str, cli: &str, timeout: &str, nodes: &str, limit: Duration) -> Option<Duration> {
+    held_as(name, cli, timeout, nodes, limit, |script| script)
+}
+
+/// The same with something changed in the script.
+fn held_as(
+    name: &str,
+    cli: &str,
+    timeout: &str,
+    nodes: &str,
+    limit: Duration,
+    change: impl Fn(String) -> String,
+) -> Option<Duration> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hold-{name}"));
     fs::create_dir_all(&dir).unwrap();
     program(&dir, "valkey-cli", cli);
@@ -71,6 +85,7 @@ fn held(name: &str, cli: &str, timeout: &str, nodes: &str, limit: Duration) -> O
         nodes => fs::write(dir.join("nodes.conf"), nodes).unwrap(),
     }
     let (script, seconds) = hook(&dir);
+    let script = change(script);
     let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
     let began = Instant::now();
     let mut child = Command::new("sh")
@@ -126,6 +141,50 @@ fn a_server_that_starts_is_waited_for() {
     for (name, nodes) in [("unborn", ""), ("half-born", half)] {
         assert_eq!(held(name, "exit 1", COREUTILS, nodes, limit), None, "{name}: it would not hear SIGTERM");
     }
+}
+
+/// How long a server that never comes to write `nodes.conf` is waited for: 30 s in a Pod, 3 s here.
+#[test]
+fn a_server_that_never_starts_is_not_waited_for_without_end() {
+    let sooner = |script: String| {
+        assert_eq!(script.matches("+ 30 ))").count(), 1, "the bound: {script}");
+        script.replace("+ 30 ))", "+ 3 ))")
+    };
+    let half = "vars currentEpoch 0 lastVoteEpoch 0\n";
+    for (name, nodes) in [("never-born", ""), ("never-half-born", half)] {
+        let took = held_as(name, "exit 1", COREUTILS, nodes, Duration::from_secs(15), sooner).unwrap();
+        assert!(took >= Duration::from_secs(2), "{name}: {took:?} is too little patience");
+    }
+}
+
+/// What a server says that cannot serve, or not us: `valkey-cli` prints it, whether it then ends well or not.
+#[test]
+fn an_error_is_an_answer() {
+    let serving = format!("{}{OTHER}", own("valkey-c-0-0", "101-200"));
+    // The first question comes after 2 s, the second 2 s later.
+    let limit = Duration::from_secs(5);
+    let answers = [
+        ("busy", "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."),
+        ("loading", "LOADING Valkey is loading the dataset in memory"),
+        ("noauth", "NOAUTH Authentication required."),
+        ("wrongpass", "WRONGPASS invalid username-password pair or user is disabled."),
+        ("refused", "Could not connect to Valkey at /dev/shm/valkey.sock: Connection refused"),
+    ];
+    std::thread::scope(|threads| {
+        for (name, answer) in answers {
+            for code in [0, 1] {
+                let (serving, name) = (&serving, format!("{name}-{code}"));
+                let says = format!("echo '{answer}'; exit {code}");
+                threads.spawn(move || {
+                    assert_eq!(held(&name, &says, PROMPT, serving, limit), None, "{name}");
+                });
+            }
+        }
+        threads.spawn(|| {
+            let took = held("no-cli", "exit 127", PROMPT, &serving, limit);
+            assert_eq!(took, None, "a program that is not there says nothing of the server");
+        });
+    });
 }
 
 #[test]

@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use common::{alone, call, roots, until};
 use e2e::debs::ValkeyRoot;
-use e2e::processes::{Config, Processes};
-use e2e::resp::{Access as Login, Connection, Credentials, Reply};
+use e2e::processes::{Config, Processes, Shape};
+use e2e::resp::{Access as Login, Connection, Credentials, Reply, tag_for};
 use futures::future::join_all;
-use valkey_cluster_operator::build::credentials::{EXPORTER_USER, OPERATOR_USER, REPLICATION_USER, rights};
+use valkey_cluster_operator::build::credentials::{
+    EXPORTER_USER, IMPORT_RIGHTS, OPERATOR_USER, REPLICATION_USER, rights,
+};
 use valkey_cluster_operator::valkey::{Access, Connector, FredConnector, Node, commands};
 
 const LIMIT: Duration = Duration::from_secs(1);
@@ -190,5 +192,97 @@ async fn without_any_one_of_its_rights_replication_is_refused() {
         })
         .await;
         assert!(refused(primary, REPLICATION_USER).await.is_empty(), "Valkey {}", root.version);
+    }
+}
+
+/// Two primaries between which a slot goes to and fro, by jobs of the servers.
+struct Shuttle {
+    servers: Processes,
+    /// Which of them has the slot now.
+    at: usize,
+}
+
+/// The slot that moves.
+const SLOT: u16 = 0;
+
+impl Shuttle {
+    async fn new(root: &ValkeyRoot) -> Self {
+        let lines = format!("primaryuser {REPLICATION_USER}\nprimaryauth {PASSWORD}\n");
+        let shape = Shape { shards: 2, replicas: 0 };
+        Self { servers: Processes::cluster(root, shape, &lines).await.unwrap(), at: 0 }
+    }
+
+    /// The replication user has its rights but one from now on.
+    async fn grant(&self, without: &str) {
+        let password = format!(">{PASSWORD}");
+        let user = ["ACL", "SETUSER", REPLICATION_USER, "reset", "on", password.as_str()];
+        let all = rights(REPLICATION_USER).chain(IMPORT_RIGHTS);
+        let rules = [&user[..], &all.filter(|right| *right != without).collect::<Vec<_>>()].concat();
+        for end in self.servers.addrs() {
+            call(end, &rules).await;
+            call(end, &["ACL", "LOG", "RESET"]).await;
+        }
+    }
+
+    /// One job, while clients write by transactions and publish; says how it ended.
+    async fn go(&mut self) -> String {
+        let (from, to) = (self.servers.addr(self.at), self.servers.addr(1 - self.at));
+        let (target, slot) = (call(to, &["CLUSTER", "MYID"]).await, SLOT.to_string());
+        let target = target.text().unwrap();
+        call(from, &["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &slot, &slot, "NODE", target]).await;
+        let key = format!("{{{}}}key", tag_for(SLOT));
+        loop {
+            let state = state(from).await;
+            if ["success", "failed", "cancelled"].contains(&state.as_str()) {
+                self.at = if state == "success" { 1 - self.at } else { self.at };
+                return state;
+            }
+            // Whether they are taken, or sent elsewhere, is for others to look at.
+            let mut client = Connection::open(&Login::default(), from, LIMIT).await.unwrap();
+            let said: &[&str] = &["PUBLISH", "news", "x"];
+            let _ = client.pipeline(&[&["MULTI"], &["INCR", &key], said, &["EXEC"], said], LIMIT).await;
+        }
+    }
+
+    /// What both have refused to the replication user.
+    async fn refused(&self) -> Vec<String> {
+        let [here, there] = [0, 1].map(|at| refused(self.servers.addr(at), REPLICATION_USER));
+        [here.await, there.await].concat()
+    }
+}
+
+/// How far the newest job is.
+async fn state(at: SocketAddr) -> String {
+    let jobs = call(at, &["CLUSTER", "GETSLOTMIGRATIONS"]).await;
+    let newest = jobs.items().unwrap().first().unwrap().items().unwrap();
+    let field = |name: &str| newest.chunks(2).find(|f| f[0].text() == Some(name)).unwrap()[1].text();
+    field("state").unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_one_of_its_rights_a_job_that_moves_slots_is_refused() {
+    let _alone = alone().await;
+    for root in roots().iter().filter(|root| !root.version.starts_with('8')) {
+        let mut shuttle = Shuttle::new(root).await;
+        for without in IMPORT_RIGHTS {
+            shuttle.grant(without).await;
+            let is = |found: &String| match without {
+                "~*" => found.starts_with("key "),
+                // The value of a key, as it is written anew at the other end.
+                "+@write" => found == "command set",
+                command => *found == format!("command {}", command.trim_start_matches('+')),
+            };
+            until(&format!("Valkey {} to refuse {without}", root.version), async || {
+                shuttle.go().await;
+                shuttle.refused().await.iter().any(is)
+            })
+            .await;
+        }
+        shuttle.grant("").await;
+        for _ in 0..5 {
+            assert_eq!(shuttle.go().await, "success", "Valkey {}", root.version);
+        }
+        let found = shuttle.refused().await;
+        assert!(found.is_empty(), "Valkey {}: {found:?}", root.version);
     }
 }

@@ -34,8 +34,9 @@ pub const DEFAULT_IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
 /// The image of the exporter of a cluster that wants one and names none.
 pub const DEFAULT_EXPORTER_IMAGE: &str = "docker.io/oliver006/redis_exporter:v1.80.0";
 
-/// Grace between SIGTERM and SIGKILL when the spec gives none, in seconds: Valkey's own
-/// `shutdown-timeout` of 10 s for lagging replicas, and as much again to hand over and exit.
+/// Grace between the wish to stop a pod and SIGKILL when the spec gives none, in seconds. A pod that is told to go serves on
+/// until a synced copy has taken its place, at most until 15 s before this time is over: enough for a start and a copy of tens
+/// of GB. Who is released ends at once, so a long grace costs only those whose operator is away.
 pub const DEFAULT_GRACE_SECONDS: i64 = 300;
 
 /// Longest name of a `ValkeyCluster`, in characters.

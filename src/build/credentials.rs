@@ -30,9 +30,10 @@ const OPERATOR_RIGHTS: &str = "resetchannels -@all +ping +info +role +dbsize +cl
 /// What moving slots key by key asks of the operator's user, who is also whom a source greets its target as (`MIGRATE … AUTH2`):
 /// measured on Valkey 8.0.1 and 8.1.1.
 const CARRY_RIGHTS: &str = "+migrate +select +restore-asking +memory|usage ~*";
-/// What a job that moves slots asks of the replication user: its commands arrive as that user's (measured on 9.1.2). Added when a
+/// What a job that moves slots asks of the replication user: its commands arrive as that user's (measured on 9.1.2). What has no key
+/// is not among them, neither `MULTI` and `EXEC` nor what is published: slots change hands as a whole. Added when a
 /// node of 9.0 or newer is adopted: an older server refuses to start with a subcommand in its file that it does not know.
-pub const IMPORT_RIGHTS: [&str; 7] = [IMPORT_RIGHT, "+select", "+@write", "+multi", "+exec", "~*", "&*"];
+pub const IMPORT_RIGHTS: [&str; 4] = [IMPORT_RIGHT, "+select", "+@write", "~*"];
 /// The first of them, by which a node shows that it has them.
 pub const IMPORT_RIGHT: &str = "+cluster|syncslots";
 /// Enough for full and partial syncs on Valkey 8.0.1 and 9.1.2; dual-channel replication asks for `SYNC` on its second connection.

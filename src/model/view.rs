@@ -102,12 +102,8 @@ impl<'a> View<'a> {
         const NEVER: &Seen<NodeReport> = &Seen::Never;
         let mut shards: BTreeMap<Shard, Vec<Member<'a>>> =
             s.desired.shards().map(|sh| (sh, Vec::new())).collect();
-        let mut ids = BTreeMap::new();
         for pod in s.pods.values() {
             let member = Member { pod, seen: s.nodes.get(&pod.uid).unwrap_or(NEVER) };
-            if let Some(node) = member.node() {
-                ids.insert(&node.id, member);
-            }
             shards.entry(pod.shard).or_default().push(member);
         }
         // In the order of the shards: what is found first does not depend on the names of the Pods.
@@ -125,6 +121,7 @@ impl<'a> View<'a> {
             }
         }
         let lists = Lists::new(answering());
+        let ids = by_id(answering(), &lists);
         let owned = Slots::from_ranges(answering().flat_map(|(_, n)| n.slots().ranges().iter().copied()));
         let unaccounted = lists.iter().flat_map(|list| unknown(list, &ids)).collect();
         let leaders: BTreeMap<Shard, (Member<'a>, &NodeReport)> =
@@ -245,6 +242,21 @@ impl<'a> View<'a> {
     pub fn unaccounted(&self) -> &BTreeSet<&'a NodeId> {
         &self.unaccounted
     }
+}
+
+/// The members by the ids that they say they have. Of two that say the same the one is believed that others list there.
+fn by_id<'a>(
+    answering: impl Iterator<Item = (Member<'a>, &'a NodeReport)>,
+    lists: &Lists<'_>,
+) -> BTreeMap<&'a NodeId, Member<'a>> {
+    let mut ids: BTreeMap<&NodeId, Member<'_>> = BTreeMap::new();
+    for (member, node) in answering {
+        let first = ids.entry(&node.id).or_insert(member);
+        if first.pod.uid != member.pod.uid && member.pod.ip == lists.address(&node.id) {
+            *first = member;
+        }
+    }
+    ids
 }
 
 /// Ids on the list that no answering member has. Both are in the order of the ids.

@@ -127,3 +127,59 @@ async fn cost_their_own_time(lies: &[Lie], limit: Duration) {
         assert_eq!(report.map(|r| r.slots().len()), Some(5461), "{what}: {:?}", seen[&PodUid::new("good")]);
     }
 }
+
+/// What is changed in the honest list of a server, which owns 0-5460, and what it then seems to be: whether its id is its own, its
+/// slots, its epoch, and how many others it has failed.
+type WellFormed = (&'static str, &'static [(&'static str, &'static str)], (bool, &'static str, u64, usize));
+
+#[tokio::test]
+async fn a_lie_in_good_form_is_the_report_of_the_liar_and_changes_nobody_elses() {
+    const LIES: &[WellFormed] = &[
+        ("the truth", &[], (true, "0-5460", 1, 0)),
+        (
+            "another's id",
+            &[
+                ("myself,master", "master"),
+                ("127.91.0.2:7000@17000 master", "127.91.0.2:7000@17000 myself,master"),
+            ],
+            (false, "5461-10922", 1, 0),
+        ),
+        (
+            "the slots of all others at a high epoch",
+            &[("0 0 1 connected 0-5460", "0 0 99 connected 0-16383"), ("my_epoch:1", "my_epoch:99")],
+            (true, "0-16383", 99, 0),
+        ),
+        ("failed primaries that are well", &[(" master -", " master,fail -")], (true, "0-5460", 1, 2)),
+    ];
+    let told = |what: &str| crate::valkey::parse::testdata::recorded("9.1", what);
+    let honest = || recorded_server("9.1", "nodes-formed", "cluster-info-formed", "info-primary");
+    let good = TinyServer::start(honest()).await;
+    let (of_good, of_bad) = (PodUid::new("good"), PodUid::new("bad"));
+    let probe = |uid: &PodUid, addr| Probe { uid: uid.clone(), addr, silent: false };
+    let look = async |probes: &[Probe]| {
+        observe_nodes(probes, &[], &access(), &FredConnector, &Bounds::default()).await
+    };
+    let alone = look(&[probe(&of_good, good.addr)]).await.remove(&of_good);
+    let own = alone.as_ref().and_then(Seen::now).unwrap().id.clone();
+    for (what, changes, (is_own, slots, epoch, failed)) in LIES {
+        let lie = |what| changes.iter().fold(told(what), |text, (from, to)| text.replace(from, to));
+        let (nodes, info) = (lie("nodes-formed"), lie("cluster-info-formed"));
+        let rest = honest();
+        let bad = TinyServer::start(move |argv| match argv.join(" ").as_str() {
+            "CLUSTER NODES" => Some(bulk(&nodes)),
+            "CLUSTER INFO" => Some(bulk(&info)),
+            _ => rest(argv),
+        })
+        .await;
+        let mut seen = look(&[probe(&of_bad, bad.addr), probe(&of_good, good.addr)]).await;
+        assert_eq!(seen.remove(&of_good), alone, "{what}");
+        let seen = seen.remove(&of_bad);
+        let report = seen.as_ref().and_then(Seen::now).unwrap();
+        assert_eq!(
+            (report.id == own, report.slots().to_string().as_str(), report.epoch),
+            (*is_own, *slots, *epoch),
+            "{what}"
+        );
+        assert_eq!(report.peers.values().filter(|p| p.failed).count(), *failed, "{what}");
+    }
+}

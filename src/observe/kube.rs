@@ -216,7 +216,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::Scheduling;
+    use crate::model::{Scheduling, snapshot::serving};
 
     #[allow(clippy::needless_pass_by_value)] // json! makes values
     fn read(status: serde_json::Value) -> Pod {
@@ -286,12 +286,59 @@ mod tests {
     }
 
     #[test]
-    fn closed_workers() {
-        let of = |spec: serde_json::Value, ready: &str| {
-            let n = json!({ "metadata": { "name": "w1", "labels": { "topology.kubernetes.io/zone": "a" } }, "spec": spec,
-                "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
-            worker(&serde_json::from_value(n).unwrap(), &Template::default())
+    fn a_pod_whose_worker_ends_is_told_to_go_without_being_deleted() {
+        let with = |status: &str| {
+            read(json!({ "phase": "Running",
+                "conditions": [
+                    { "type": labels::READINESS_GATE, "status": "True" },
+                    { "type": "DisruptionTarget", "status": status, "reason": "TerminationByKubelet" }],
+                "containerStatuses": [{ "name": "server", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                    "state": { "running": {} } }] }))
         };
+        let told = |status: &str| {
+            let p = with(status);
+            let serves = serving(&BTreeMap::from([(p.name.clone(), p.clone())]));
+            (p.terminating, p.disrupted, serves)
+        };
+        assert_eq!(told("True"), (false, true, 0));
+        assert_eq!(told("False"), (false, false, 1), "an eviction that did not come to pass");
+        assert_eq!(told("Unknown"), (false, false, 1));
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // json! makes values
+    fn of(spec: serde_json::Value, ready: &str) -> Worker {
+        let n = json!({ "metadata": { "name": "w1", "labels": { "topology.kubernetes.io/zone": "a" } }, "spec": spec,
+            "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
+        worker(&serde_json::from_value(n).unwrap(), &Template::default())
+    }
+
+    #[test]
+    fn a_worker_that_somebody_removes_is_leaving_and_a_mere_candidate_is_not() {
+        let with = |key: &str, effect: &str| {
+            let w = of(json!({ "taints": [{ "key": key, "effect": effect }] }), "True");
+            (w.leaving, w.open, w.shunned)
+        };
+        for key in [
+            "node.kubernetes.io/unschedulable",
+            "ToBeDeletedByClusterAutoscaler",
+            "karpenter.sh/disrupted",
+            "node.kubernetes.io/out-of-service",
+        ] {
+            for effect in ["NoSchedule", "NoExecute"] {
+                assert_eq!(with(key, effect), (true, false, false), "{key} {effect}");
+            }
+        }
+        // Soft, as the cluster autoscaler sets it: it takes members, where no other is better.
+        assert_eq!(with("DeletionCandidateOfClusterAutoscaler", "PreferNoSchedule"), (false, true, true));
+        assert_eq!(with("anything", "PreferNoSchedule"), (false, true, true), "it asks to be left alone");
+        assert_eq!(with("anything", "NoSchedule"), (false, false, false), "closed, and nobody has to go");
+        assert_eq!(with("node.kubernetes.io/not-ready", "NoExecute"), (false, false, false));
+        let plain = of(json!({}), "True");
+        assert!(!plain.leaving && !plain.shunned && !plain.out_of_service);
+    }
+
+    #[test]
+    fn closed_workers() {
         assert!(of(json!({}), "True").open);
         assert!(!of(json!({}), "Unknown").open);
         assert!(of(json!({}), "Unknown").lost_since.is_some() && of(json!({}), "False").lost_since.is_none());
@@ -302,11 +349,6 @@ mod tests {
         assert!(of(json!({ "taints": [{ "key": "x", "effect": "PreferNoSchedule" }] }), "True").open);
         assert_eq!(of(json!({}), "True").zone, Some(Zone::new("a")));
         assert!(of(json!({ "unschedulable": true }), "True").leaving);
-        assert!(
-            of(json!({ "taints": [{ "key": "karpenter.sh/disrupted", "effect": "NoSchedule" }] }), "True")
-                .leaving
-        );
-        assert!(!of(json!({ "taints": [{ "key": "x", "effect": "NoSchedule" }] }), "True").leaving);
     }
 
     #[test]

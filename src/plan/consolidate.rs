@@ -12,7 +12,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     }
     migrate::carry_on(v, &mut plan);
     migrate::close_left_over(v, &mut plan);
-    plan.waiting.extend(claimed_twice(v));
+    let twice = claimed_twice(v);
+    plan.waiting.extend((!twice.is_empty()).then(|| Waiting {
+        shard: None,
+        stage: Stage::Agreeing,
+        message: format!("slots {twice} are claimed by two nodes: the newer claim wins"),
+    }));
     for (shard, _) in v.shards() {
         let Some((leader, there)) = v.primary(shard) else { continue };
         for (member, node) in others(v, shard) {
@@ -25,9 +30,10 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                 ),
             });
             let idle = !node.is_moving_slots() && !there.is_moving_slots();
-            // In the moment of a change of roles both say that they lead: the one has not heard of the other yet.
-            let apart = !node.slots().overlaps(there.slots());
-            if idle && apart && there.state_ok && View::acquainted(node, there) {
+            // In the moment of a change of roles both say that they lead: the one has not heard of the other yet. And who claims what
+            // others serve may be in the wrong: it gets nothing more.
+            let settled = [node, there].iter().all(|n| !n.slots().overlaps(&twice));
+            if idle && settled && there.state_ok && View::acquainted(node, there) {
                 let step = migrate::step(member, leader, there, node.slots(), &mut plan);
                 let note = format!("shard {shard} has two owners of slots");
                 plan.steps.extend(step.map(|s| Proposal::new(s, Why::Repair, note)));
@@ -38,15 +44,14 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 }
 
 /// Slots that two nodes claim: the higher epoch wins by gossip within moments, and nothing is settled before.
-fn claimed_twice(v: &View<'_>) -> Option<Waiting> {
+fn claimed_twice(v: &View<'_>) -> Slots {
     let mut seen = Slots::none();
     let mut twice = Slots::none();
     for (_, n) in v.answering() {
         twice = twice.or(&seen.and(n.slots()));
         seen = seen.or(n.slots());
     }
-    let message = format!("slots {twice} are claimed by two nodes: the newer claim wins");
-    (!twice.is_empty()).then_some(Waiting { shard: None, stage: Stage::Agreeing, message })
+    twice
 }
 
 /// The slot owners of a shard beside its leader.

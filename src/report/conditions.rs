@@ -182,6 +182,9 @@ fn slots(health: &Health<'_, '_>) -> Verdict {
     verdict(type_, false, "SlotsUnassigned", format!("{} of {SLOTS} slots are assigned", health.known_slots))
 }
 
+/// The reason of the condition `UsersReady` while a user of the spec cannot be set.
+pub(super) const USERS_REFUSED: &str = "UsersACLError";
+
 /// There only where the spec has users.
 fn users(health: &Health<'_, '_>) -> Option<Verdict> {
     let wanted = health.view.s.desired.users.len();
@@ -189,7 +192,7 @@ fn users(health: &Health<'_, '_>) -> Option<Verdict> {
     let told = |status, reason: &str, message: String| Some(verdict("UsersReady", status, reason, message));
     if !state.refused.is_empty() {
         let message = state.refused.into_iter().collect::<Vec<_>>().join("; ");
-        return told(false, "UsersACLError", message);
+        return told(false, USERS_REFUSED, message);
     }
     match state.lacking {
         0 => told(true, "UsersApplied", format!("Every node has the {wanted} users of the spec")),

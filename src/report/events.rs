@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     EventNote,
+    conditions::USERS_REFUSED,
     trouble::{listed, step_reason},
 };
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
         step::{Promotion, Removable},
     },
 };
+
+/// The reason that users are told under that cannot be set: as the trouble of the same name.
+const USER_REFUSED: &str = "UserRefused";
 
 /// The events of a pass, in the order in which things happened.
 pub(super) fn events(
@@ -246,6 +250,11 @@ fn transitions(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStat
         let (reason, note) = (degraded.reason.clone(), degraded.message.clone());
         all.push(EventNote { warning: true, reason, note });
     }
+    if let Some(note) = refused_users(status, before) {
+        // What the worst trouble of all has said just now is not said twice.
+        let said = all.iter().any(|e| e.reason == USER_REFUSED && e.note.contains(&note));
+        all.extend((!said).then(|| EventNote { warning: true, reason: USER_REFUSED.to_owned(), note }));
+    }
     if let Some(ready) = find(&status.conditions, "Ready").filter(|c| turned(c)) {
         match (ready.status.as_str(), ready.reason.as_str()) {
             ("True", _) => all.push(normal("ClusterReady", ready.message.clone())),
@@ -255,6 +264,14 @@ fn transitions(status: &ValkeyClusterStatus, previous: Option<&ValkeyClusterStat
         }
     }
     all
+}
+
+/// What cannot be done about the users of the spec, when it is news: whatever else troubles the cluster more.
+fn refused_users(status: &ValkeyClusterStatus, before: &[Condition]) -> Option<String> {
+    let refused = |all| find(all, "UsersReady").filter(|c| c.reason == USERS_REFUSED);
+    let now = refused(&status.conditions)?;
+    let known = refused(before).is_some_and(|last| last.message == now.message);
+    (!known).then(|| now.message.clone())
 }
 
 fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {

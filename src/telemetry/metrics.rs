@@ -344,6 +344,25 @@ mod tests {
     }
 
     #[test]
+    fn what_moves_is_counted_by_cluster() {
+        let metrics = Metrics::new().unwrap();
+        metrics.moved("ns", "still", &Moved::default());
+        metrics.moved("ns", "a", &Moved { slots: 100, bytes: 4096, jobs_ms: vec![250, 1500], failed: 0 });
+        metrics.moved("ns", "a", &Moved { slots: 28, bytes: 0, jobs_ms: vec![-1], failed: 2 });
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"valkey_operator_migrated_slots_total{cluster="a",namespace="ns"} 128"#,
+            r#"valkey_operator_migrated_bytes_total{cluster="a",namespace="ns"} 4096"#,
+            r#"valkey_operator_migration_job_failures_total{cluster="a",namespace="ns"} 2"#,
+            "valkey_operator_migration_job_duration_seconds_count 3",
+            "valkey_operator_migration_job_duration_seconds_sum 1.75",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("still"), "a cluster of which nothing has moved has no series: {text}");
+    }
+
+    #[test]
     fn names_and_types_follow_the_conventions() {
         let metrics = Metrics::new().unwrap();
         metrics.reconciled(Duration::from_millis(3), None);

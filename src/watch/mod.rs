@@ -209,11 +209,14 @@ fn lean_secret(secret: &mut SecretMeta) {
     }
 }
 
-/// A worker's status also lists every image it has.
+/// Of a worker's status, which also lists every image it has, what says whether it lives and how much it holds.
 fn lean_worker(worker: &mut Node) {
     unmanaged(worker);
-    worker.status =
-        worker.status.take().map(|s| NodeStatus { conditions: s.conditions, ..NodeStatus::default() });
+    worker.status = worker.status.take().map(|s| NodeStatus {
+        conditions: s.conditions,
+        allocatable: s.allocatable,
+        ..NodeStatus::default()
+    });
 }
 
 /// kube's usual pauses, none longer than [`LONGEST_PAUSE`].

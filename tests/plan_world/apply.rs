@@ -250,6 +250,12 @@ pub(super) fn node(s: &mut Snapshot, uid: &PodUid, word: &str) -> Done {
         return Ok(());
     }
     let Some(Seen::Now(n)) = s.nodes.get_mut(uid) else { return Err("no such node answers".to_owned()) };
+    if key == "says" {
+        let own = std::mem::replace(&mut n.id, NodeId::new(value));
+        // Who asks for the id that it really has finds somebody else.
+        s.ghosts.insert(own, Seen::Silent(Silence::Refused));
+        return Ok(());
+    }
     match key {
         "primary" => n.role = Role::Primary { slots: value.replace(',', " ").parse::<Slots>()? },
         "replica" => {

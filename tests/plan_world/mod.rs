@@ -9,7 +9,8 @@
 //!                               # asked, pinned, counted, instead-of=<s>-<i>
 //! spread node.shard=Required     # node|zone . shard|primaries|pods; pinned=a,b
 //! worker w4 open zone=a          # closed, cordoned, shunned, room=<n>, lost=<ms ago>, out-of-service, removed
-//! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>
+//! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>,
+//!                               # says=<id>: what it claims to be
 //! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
 //! tls wanted=b/m given=a+b/l before=a/l    # <ca>+<ca>/<certificate>; refused, auth=required; node 0-0 tls=a/l
 //! tls off                        # the spec does not ask for it any more; pod 0-1 bare: made without certificates
@@ -31,7 +32,7 @@
 mod accounts;
 mod apply;
 #[path = "../bare/mod.rs"]
-mod bare;
+pub(crate) mod bare;
 mod certificates;
 mod memory;
 mod places;

@@ -37,6 +37,8 @@ pub struct Call {
     pub namespace: String,
     /// Empty for lists.
     pub name: String,
+    /// Only the metadata is asked for.
+    pub metadata_only: bool,
 }
 
 /// What a fault does to a request.
@@ -209,7 +211,8 @@ impl ApiServer {
             .get("accept")
             .is_some_and(|v| v.to_str().unwrap_or_default().contains("PartialObject"));
         let query = parts.uri.query().unwrap_or_default();
-        let target = Target { metadata_only, ..Target::of(&parts.method, parts.uri.path(), query) };
+        let mut target = Target::of(&parts.method, parts.uri.path(), query);
+        target.call.metadata_only = metadata_only;
         self.door.calls.lock().unwrap().push(target.call.clone());
         // Racers interleave between one's read and write.
         tokio::task::yield_now().await;
@@ -245,7 +248,7 @@ impl ApiServer {
         Ok(match answer {
             Ok(object) => reply(
                 if target.call.verb == "create" { 201 } else { 200 },
-                &only_metadata(object, target.metadata_only),
+                &only_metadata(object, target.call.metadata_only),
             ),
             Err(why) => refusal(&why),
         })
@@ -337,9 +340,9 @@ struct Target {
     key: Key,
     part: Part,
     labels: Selector,
-    field_name: Option<String>,
+    /// Paths within an object (`/metadata/name`), and what is to be there.
+    fields: Vec<(String, String)>,
     from: u64,
-    metadata_only: bool,
 }
 
 impl Target {
@@ -375,10 +378,14 @@ impl Target {
         };
         let resource = sub.map_or_else(|| plural.to_owned(), |sub| format!("{plural}/{sub}"));
         let part = if sub == Some("status") { Part::Status } else { Part::Main };
-        let field_name =
-            asked("fieldSelector").and_then(|f| f.strip_prefix("metadata.name=").map(str::to_owned));
         Self {
-            call: Call { verb, resource, namespace: namespace.to_owned(), name: name.to_owned() },
+            call: Call {
+                verb,
+                resource,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                metadata_only: false,
+            },
             key: Key {
                 group_version,
                 plural: plural.to_owned(),
@@ -387,9 +394,8 @@ impl Target {
             },
             part,
             labels: asked("labelSelector").map_or_else(Selector::default, |text| selector(&text)),
-            field_name,
+            fields: fields(&asked("fieldSelector").unwrap_or_default()),
             from: asked("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0),
-            metadata_only: false,
         }
     }
 
@@ -398,7 +404,7 @@ impl Target {
         key.group_version == self.key.group_version
             && key.plural == self.key.plural
             && (self.key.namespace.is_empty() || key.namespace == self.key.namespace)
-            && self.field_name.as_ref().is_none_or(|name| *name == key.name)
+            && self.fields.iter().all(|(path, wanted)| object.pointer(path).is_some_and(|v| v == wanted))
             && self.labels.matches(&labels)
     }
 
@@ -413,9 +419,16 @@ impl Target {
         };
         Some(format!(
             "{}\n",
-            json!({ "type": kind, "object": only_metadata(change.last.clone(), self.metadata_only) })
+            json!({ "type": kind, "object": only_metadata(change.last.clone(), self.call.metadata_only) })
         ))
     }
+}
+
+/// `a.b=c,d=e`: what our clients write.
+fn fields(text: &str) -> Vec<(String, String)> {
+    assert!(!text.contains("!="), "the API server of the tests knows no such fields: {text}");
+    let pairs = text.split(',').filter_map(|part| part.split_once('='));
+    pairs.map(|(path, wanted)| (format!("/{}", path.replace('.', "/")), wanted.to_owned())).collect()
 }
 
 /// `a=b,c!=d,e,!f`: what our clients write.

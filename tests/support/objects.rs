@@ -83,12 +83,14 @@ impl Objects {
         if !key.namespace.is_empty() {
             meta["namespace"] = json!(key.namespace);
         }
-        // A test may choose the UID; the real server would not let it.
+        // A test may choose the UID and the age; the real server would not let it.
         if meta["uid"].is_null() {
             meta["uid"] = json!(format!("uid-{}", self.uids));
         }
+        if meta["creationTimestamp"].is_null() {
+            meta["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
         meta["generation"] = json!(1);
-        meta["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         meta.as_object_mut().unwrap().remove("resourceVersion");
         Ok(self.write(key, object))
     }

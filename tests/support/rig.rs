@@ -143,7 +143,11 @@ pub fn secret(owner: &ValkeyCluster) -> Secret {
 pub fn worker(name: &str) -> Node {
     from(json!({
         "metadata": { "name": name }, "spec": {},
-        "status": { "conditions": [{ "type": "Ready", "status": "True" }], "images": [{ "names": ["x"] }] },
+        "status": {
+            "conditions": [{ "type": "Ready", "status": "True" }],
+            "allocatable": { "cpu": "4", "memory": "8Gi", "pods": "7" },
+            "images": [{ "names": ["x"] }],
+        },
     }))
 }
 
