@@ -44,6 +44,14 @@ pub(crate) fn script(seed: u64) -> Script {
     if more.random_bool(0.3) {
         events.extend(certificates(&mut more, span));
     }
+    if more.random_bool(0.1) {
+        let w = more.random_range(1..=u16::try_from(workers).expect("few workers"));
+        let at = more.random_range(0..span);
+        events.push((When::At(at), Action::Shutdown(w)));
+        if more.random_bool(0.5) {
+            events.push((When::At(at + more.random_range(50..=400)), Action::Boot(w)));
+        }
+    }
     events.sort_by_key(|(when, _)| match when {
         When::At(tick) => *tick,
         When::Quiet => i64::MAX,
