@@ -70,6 +70,7 @@ pub(crate) struct World {
     pub operators: Vec<Operator>,
     pub mischief: Mischief,
     pub vault: Vault,
+    /// What an image runs whose tag is no full version.
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
@@ -86,6 +87,12 @@ fn template(strict: bool, strict_zones: bool) -> Template {
     let spread = |required| Spread { shard: of(required), ..Spread::default() };
     let scheduling = Scheduling { node: spread(strict), zone: spread(strict_zones), ..Scheduling::default() };
     Template { image: "valkey:9".into(), scheduling, ..Template::default() }
+}
+
+/// What the image runs, by a tag such as `8.1.1`.
+fn version_of(image: &str) -> Option<Version> {
+    let (_, tag) = image.split_once(':')?;
+    (tag.split('.').count() == 3).then(|| tag.parse().ok())?
 }
 
 /// How a life begins.
@@ -234,10 +241,12 @@ impl World {
     fn start(&mut self, name: &PodName) {
         let Some(object) = self.kube.pods.get(name) else { return };
         let (uid, worker) = (object.pod.uid.clone(), object.pod.worker.clone());
+        let version = version_of(&object.image).unwrap_or(self.version);
         let Some(worker) = worker else { return };
         let ip = self.kube.take_ip();
         let id = self.spawn(0, uid, worker, ip);
         let node = self.valkey.nodes.get_mut(&id).expect("just made");
+        node.version = version;
         node.config.insert(NODENAME.to_owned(), name.to_string());
         let object = self.kube.pods.get_mut(name).expect("just seen");
         object.pod.phase = Phase::Running;
