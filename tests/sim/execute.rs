@@ -363,5 +363,8 @@ impl World {
             );
             self.watch.broken(self.now, why);
         }
+        if let Some(why) = self.crowds(shard, name) {
+            self.watch.broken(self.now, why);
+        }
     }
 }

@@ -80,7 +80,12 @@ pub(crate) struct WorkerObject {
     pub shutdown: Option<Shutdown>,
     /// Its kubelet has not been heard since this tick.
     pub away_since: Option<i64>,
+    /// Since this tick it would have taken any Pod.
+    pub free_since: Option<i64>,
 }
+
+/// Room for so many Pods is room for all.
+const ROOM: usize = 100;
 
 impl WorkerObject {
     /// As the API server shows it: nothing is placed on one that is not Ready.
@@ -124,7 +129,17 @@ impl Kubernetes {
     pub(crate) fn add_worker(&mut self, name: &str, zone: Option<Zone>, capacity: usize) {
         let worker = bare::worker(name, zone);
         let name = worker.name.clone();
-        self.workers.insert(name, WorkerObject { worker, capacity, off: false, shutdown: None, away_since: None });
+        self.workers.insert(
+            name,
+            WorkerObject {
+                worker,
+                capacity,
+                off: false,
+                shutdown: None,
+                away_since: None,
+                free_since: Some(0),
+            },
+        );
     }
 
     pub(crate) fn create(&mut self, new: NewPod, now: i64) {
@@ -232,6 +247,8 @@ impl Kubernetes {
             let late = object.away_since.is_some_and(|since| now - since >= ticks(GRACE_MS));
             object.worker.lost_since =
                 if late { object.worker.lost_since.or(Some(Moment(now * TICK_MS))) } else { None };
+            let free = object.is_open() && !away && object.capacity >= ROOM;
+            object.free_since = if free { object.free_since.or(Some(now)) } else { None };
         }
     }
 

@@ -430,6 +430,7 @@ impl World {
 
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
     fn environment_takes(&mut self, id: &NodeId) {
+        self.watch.upset_at = self.now;
         // A hook that is to end with the next look at the mark has as good as ended.
         let marked = |o: &PodObject| {
             let node = o.process.as_ref().and_then(|p| self.valkey.nodes.get(p));
