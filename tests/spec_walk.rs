@@ -45,7 +45,7 @@ fn spec(rng: &mut StdRng) -> ValkeyClusterSpec {
     ValkeyClusterSpec {
         shards: rng.random_range(1..=4),
         replicas: rng.random_range(0..=2),
-        image: ["valkey:9", "valkey:10", "valkey:11"][rng.random_range(0..3)].to_owned(),
+        image: ["valkey:8.1.1", "valkey:9.1.2", "valkey:9.1.3"][rng.random_range(0..3)].to_owned(),
         config,
         max_disrupted_shards: IntOrString::Int(rng.random_range(1..=3)),
         restarted_at: rng.random_bool(0.2).then(|| "2026-01-31T12:00:00Z".to_owned()),
@@ -178,6 +178,60 @@ fn every_walk_ends_where_a_fresh_cluster_begins() {
         failures.len(),
         failures.join("\n")
     );
+}
+
+/// Shards, one number after another. The third comes when the second has begun to move slots.
+const SIZES: [&[i32]; 7] = [&[3, 4], &[4, 3], &[3, 6], &[6, 3], &[1, 3], &[3, 1], &[3, 6, 4]];
+
+/// Replicas before the first change and from it on.
+const COPIES: [(i32, i32); 5] = [(0, 0), (1, 1), (2, 2), (0, 1), (2, 1)];
+
+/// A cluster that is made larger and smaller without any fault, until all is as the last spec asks.
+fn resized(sizes: &[i32], copies: (i32, i32), image: &str, trace: Trace) -> (World, Result<(), String>) {
+    let spec = |shards, replicas| ValkeyClusterSpec {
+        shards,
+        replicas,
+        image: image.to_owned(),
+        ..ValkeyClusterSpec::default()
+    };
+    let mut w = world(&spec(sizes[0], copies.0), 1, trace);
+    let mut told = w.rest();
+    for (generation, shards) in (2..).zip(&sizes[1..]) {
+        w.resource.desired = desired(&spec(*shards, copies.1), generation);
+        let last = usize::try_from(generation).is_ok_and(|n| n == sizes.len());
+        while told.is_ok() && !last && !has_moved(&w, sizes[0]) {
+            w.step();
+        }
+        if last {
+            told = told.and_then(|()| w.rest());
+        }
+    }
+    (w, told)
+}
+
+/// One of the new shards has slots.
+fn has_moved(w: &World, before: i32) -> bool {
+    let new = w.kube.pods.values().filter(|o| i32::from(o.pod.shard.0) >= before);
+    new.filter_map(|o| w.process(&o.pod.name)).any(sim::valkey::Node::leads)
+}
+
+#[test]
+fn every_change_of_size_ends_even_and_loses_nothing() {
+    let (mut failures, mut writes) = (Vec::new(), 0);
+    for sizes in SIZES {
+        for copies in COPIES {
+            for image in ["valkey:8.1.1", "valkey:9.1.2"] {
+                let (w, told) = resized(sizes, copies, image, Trace::default());
+                let case = format!("shards {sizes:?}, replicas {copies:?}, {image}");
+                failures.extend(told.err().map(|why| format!("{case}: {why}")));
+                // Nothing was excused: no process ended but by the operator's will.
+                assert_eq!(w.clients.excused, 0, "{case}");
+                writes += w.clients.acknowledged_writes;
+            }
+        }
+    }
+    println!("{writes} writes acknowledged, and none lost");
+    assert!(writes > 0 && failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// Upgrades that are summed up: whether primaries have to be made even at an end is chance.

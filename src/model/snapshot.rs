@@ -162,8 +162,7 @@ pub struct Pod {
     pub phase: Phase,
     /// `deletionTimestamp` is set.
     pub terminating: bool,
-    /// The condition `DisruptionTarget` is true: its worker shuts down or is short of something, and the kubelet ends it
-    /// soon without a `deletionTimestamp`.
+    /// Its worker shuts down, or the condition `DisruptionTarget` is true: it ends soon, and there may be no `deletionTimestamp`.
     pub disrupted: bool,
     /// The member gate's value, when it was ever written.
     pub gate: Option<bool>,

@@ -1,9 +1,11 @@
 //! Reads Pods and workers out of what the API server shows. No client here: the stores are filled by watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod as KubePod, PodStatus, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    ContainerStatus, Node, NodeCondition, Pod as KubePod, PodStatus, Taint, Toleration,
+};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -164,13 +166,34 @@ fn last_words(log: &str) -> String {
 /// What a person or a controller puts on a worker that is off for good: its Pods are then moved, volumes and all.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
+/// What a kubelet whose worker shuts down says at once. Of its Pods it says so (`DisruptionTarget`) only when their servers have ended.
+const SHUTS_DOWN: &str = "node is shutting down";
+
+fn readiness(n: &Node) -> Option<&NodeCondition> {
+    n.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "Ready")
+}
+
+/// Its kubelet ends all its Pods, in the time that it has for that.
+fn shuts_down(n: &Node) -> bool {
+    let said = |c: &NodeCondition| c.message.as_deref().is_some_and(|m| m.contains(SHUTS_DOWN));
+    readiness(n).is_some_and(|c| c.status == "False" && said(c))
+}
+
+/// Pods on workers that shut down are told to go: their hooks run, and nothing at the Pods tells.
+pub fn disrupt<'a>(pods: &mut BTreeMap<PodName, Pod>, workers: impl Iterator<Item = &'a Node>) {
+    let ending: BTreeSet<WorkerName> =
+        workers.filter(|n| shuts_down(n)).map(|n| WorkerName::new(n.name_any())).collect();
+    for pod in pods.values_mut() {
+        pod.disrupted |= pod.worker.as_ref().is_some_and(|w| ending.contains(w));
+    }
+}
+
 /// A worker, as Pods of this template may use it.
 pub fn worker(n: &Node, template: &Template) -> Worker {
     let scheduling = &template.scheduling;
     let labels: &BTreeMap<String, String> = n.labels();
     let spec = n.spec.clone().unwrap_or_default();
-    let mut conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let state = conditions.find(|c| c.type_ == "Ready");
+    let state = readiness(n);
     let ready = state.is_some_and(|c| c.status == "True");
     // The node controller writes Unknown when the kubelet has not been heard for its grace period.
     let lost = state.filter(|c| c.status == "Unknown");
@@ -349,6 +372,25 @@ mod tests {
         assert!(of(json!({ "taints": [{ "key": "x", "effect": "PreferNoSchedule" }] }), "True").open);
         assert_eq!(of(json!({}), "True").zone, Some(Zone::new("a")));
         assert!(of(json!({ "unschedulable": true }), "True").leaving);
+    }
+
+    #[test]
+    fn a_worker_that_shuts_down_tells_its_pods_to_go() {
+        let of = |name: &str, ready: &str, message: &str| -> Node {
+            let condition = json!({ "type": "Ready", "status": ready, "message": message });
+            let n = json!({ "metadata": { "name": name }, "status": { "conditions": [condition] } });
+            serde_json::from_value(n).unwrap()
+        };
+        let told = |workers: &[Node]| {
+            let p = read(json!({ "phase": "Running" }));
+            let mut pods = BTreeMap::from([(p.name.clone(), p)]);
+            disrupt(&mut pods, workers.iter());
+            pods.values().all(|p| p.disrupted)
+        };
+        assert!(told(&[of("w1", "False", "[container runtime is down, node is shutting down]")]));
+        assert!(!told(&[of("w1", "False", "container runtime is down")]));
+        assert!(!told(&[of("w1", "True", "kubelet is posting ready status")]));
+        assert!(!told(&[of("w2", "False", "node is shutting down"), of("w1", "True", "")]));
     }
 
     #[test]

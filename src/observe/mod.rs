@@ -12,10 +12,11 @@ pub mod valkey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ::kube::{Api, ResourceExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod as KubePod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
@@ -56,9 +57,7 @@ pub async fn observe(
     let credentials = passwords::credentials(ctx, &desired, hints).await?;
     // Of one moment: a Pod that the watch shows in between would be missing and its name be somebody else's.
     let here = ctx.pods_in(&key.namespace);
-    let ours = here.iter().filter(|pod| owner(&***pod).is_some_and(|o| o.uid == key.uid));
-    let mut pods: BTreeMap<PodName, Pod> =
-        ours.filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
+    let mut pods = ours(ctx, &key.uid, &here);
     certificates::prepare(ctx, &desired, &pods, now, hints).await?;
     let (past, access) = {
         let h = lock(hints);
@@ -112,6 +111,14 @@ pub async fn observe(
     // What is seen now is what the next look remembers.
     lock(hints).past.see(&snapshot);
     Ok(snapshot)
+}
+
+/// The Pods of this cluster, and which of them their workers are about to end.
+fn ours(ctx: &Ctx, uid: &str, here: &[Arc<KubePod>]) -> BTreeMap<PodName, Pod> {
+    let ours = here.iter().filter(|pod| owner(&***pod).is_some_and(|o| o.uid == *uid));
+    let mut pods = ours.filter_map(|p| kube::pod(p)).map(|p| (p.name.clone(), p)).collect();
+    kube::disrupt(&mut pods, ctx.workers().iter().map(|n| &**n));
+    pods
 }
 
 /// What earlier passes noted, in the status or in this process.

@@ -185,6 +185,10 @@ pub(super) fn step(
 ) -> Option<Step> {
     let node = source.node()?;
     let (on, to) = (source.target()?, target.target()?);
+    if !reads(there, node) {
+        plan.waiting.push(until_replaced(&on, &to));
+        return None;
+    }
     if node.version < JOBS_SINCE || there.version < JOBS_SINCE {
         return Some(Step::Carry { on, to, slots: slots.clone() });
     }
@@ -203,6 +207,27 @@ pub(super) fn step(
         }
     }
     Some(Step::Migrate { slots: first(slots, chunk(node)), on, to })
+}
+
+/// A server older than 9.0 refuses the keys of a newer one, which writes them in another format (measured: `MIGRATE` from 9.1.2 to
+/// 8.1.1). The other way about they are taken.
+fn reads(target: &NodeReport, source: &NodeReport) -> bool {
+    source.version < JOBS_SINCE || target.version >= JOBS_SINCE
+}
+
+fn until_replaced(on: &Target, to: &Target) -> Waiting {
+    let message = format!(
+        "slots of {} stay until {} is replaced: a server older than {JOBS_SINCE} refuses the keys of a newer one",
+        on.pod, to.pod
+    );
+    Waiting { shard: Some(to.shard), stage: Stage::MovingSlots, message }
+}
+
+/// The shard has slots that it must give away, and nobody who would read them as long as its own servers are as new as they are.
+pub(super) fn is_too_new(v: &View<'_>, shard: Shard) -> bool {
+    let Some((_, node)) = v.primary(shard) else { return false };
+    let others = v.s.desired.shards().filter_map(|s| v.primary(s));
+    !v.s.desired.wants(shard) && others.into_iter().any(|(_, there)| !reads(there, node))
 }
 
 /// A job of the node to this target runs.
@@ -260,6 +285,12 @@ pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
         }
     }
     for ((on, to), slots) in pairs {
+        let (source, target) =
+            (v.by_id(&on.node).and_then(Member::node), v.by_id(&to.node).and_then(Member::node));
+        if source.zip(target).is_some_and(|(source, target)| !reads(target, source)) {
+            plan.waiting.push(until_replaced(&on, &to));
+            continue;
+        }
         let note = "slots that are half way are finished first";
         plan.steps.push(Proposal::new(Step::Carry { on, to, slots }, Why::Scale, note));
     }

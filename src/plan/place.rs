@@ -24,6 +24,8 @@ struct Score {
     shard_in_zone: usize,
     /// An autoscaler would like to remove the worker, or it asks to be left alone.
     shunned: bool,
+    /// The primary of the shard is on the worker: where all are to leave it does so last.
+    beside_leader: bool,
     /// Copies of the same shard on the worker that are about to leave: until then they would fall with it.
     leaving_on_worker: usize,
     /// Members of the cluster on the worker.
@@ -156,6 +158,7 @@ fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker
         killed_by_worker: tally.killed_on(place),
         shard_in_zone: crowd.shard_in_zone,
         shunned: w.shunned,
+        beside_leader: v.primary(shard).is_some_and(|(m, _)| m.pod.worker.as_ref() == Some(&w.name)),
         leaving_on_worker: tally.leaving_on(Some(shard), place),
         members_on_worker: crowd.members_on_worker,
         members_in_zone: crowd.members_in_zone,

@@ -6,6 +6,7 @@
 //! the new primary, decision 0037); or at once when its worker is being emptied.
 
 use super::heir::{hand_over, heirs};
+use super::migrate::is_too_new;
 use super::{away, fill, place, purge};
 use crate::model::{Demands, Member, Plan, Shard, Stage, View, Waiting, Why};
 
@@ -16,7 +17,8 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     }
     let mut todo: Vec<(Why, Shard)> = v
         .shards()
-        .filter(|(shard, _)| v.s.desired.wants(*shard) && fill::is_served(v, *shard))
+        .filter(|(shard, _)| v.s.desired.wants(*shard) || is_too_new(v, *shard))
+        .filter(|(shard, _)| fill::is_served(v, *shard))
         .filter_map(|(shard, _)| Some((urgency(v, shard)?, shard)))
         // What is being emptied or mended does not ask what the spec says.
         .filter(|(why, _)| *why != Why::Upgrade || !purge::pending(v))

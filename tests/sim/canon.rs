@@ -98,7 +98,8 @@ impl<'w> Canon<'w> {
             let lost = w.worker.lost_since.map(|m| self.ago(m.0 / super::TICK_MS));
             let away = w.away_since.map(|t| self.ago(t));
             let what = (w.worker.open, w.worker.leaving, w.worker.out_of_service, w.capacity, w.off);
-            let _ = write!(self.out, "{what:?}{lost:?}{away:?}|");
+            let shuts = w.shutdown.map(|s| ((s.off_at - now).max(0), s.boots));
+            let _ = write!(self.out, "{what:?}{lost:?}{away:?}{shuts:?}|");
         }
         for o in kube.pods.values() {
             let p = &o.pod;
@@ -107,7 +108,8 @@ impl<'w> Canon<'w> {
             let ip = p.ip.and_then(|ip| self.ips.get(&ip).copied());
             let process = o.process.as_ref().map(|id| self.id(id));
             let ended = matches!(p.phase, valkey_cluster_operator::model::Phase::Finished { .. });
-            let what = (&p.name, &p.worker, ended, p.terminating, p.gate, &p.before, p.leads, p.failures);
+            let going = (p.terminating, p.disrupted, o.let_go);
+            let what = (&p.name, &p.worker, ended, going, p.gate, &p.before, p.leads, p.failures);
             let _ =
                 write!(self.out, "{what:?}{}{due:?}{since:?}{ip:?}{process:?}{:?}|", p.revision, o.wanted);
         }

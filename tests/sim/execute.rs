@@ -105,7 +105,8 @@ impl World {
                 let (source, target) = (self.identity(on).map_err(stale)?, self.identity(to).map_err(stale)?);
                 let said = guard::move_slots(&source, &target, slots);
                 if let Some(left) = self.unless("move_slots", said, || Some(slots.clone()))? {
-                    self.valkey.carry(&on.node, &to.node, &left, self.now, &mut self.rng);
+                    let (now, rng) = (self.now, &mut self.rng);
+                    self.valkey.carry(&on.node, &to.node, &left, now, rng).map_err(No::Failed)?;
                 }
             }
             Step::Close { on, slots } => {
@@ -360,6 +361,9 @@ impl World {
             let why = format!(
                 "deleting {name} leaves shard {shard} with {after} replicas in sync instead of {floor}"
             );
+            self.watch.broken(self.now, why);
+        }
+        if let Some(why) = self.crowds(shard, name) {
             self.watch.broken(self.now, why);
         }
     }

@@ -20,6 +20,7 @@ impl World {
                 self.find(who).is_none_or(|pod| gentle && !self.survivable(&BTreeSet::from([pod])))
             }
             Action::Cut(w) | Action::Power(w) => gentle && !self.survivable(&self.pods_on(*w)),
+            Action::Shutdown(w) => !self.is_well(*w) || (gentle && !self.survivable(&self.pods_on(*w))),
             Action::KillShard(_) | Action::KillPrimaries(_) | Action::KillAll => gentle,
             _ => false,
         };
@@ -54,6 +55,10 @@ impl World {
             Action::Heal(w) => self.heal(&worker(*w)),
             Action::Power(w) => self.power_off(&worker(*w)),
             Action::Boot(w) => self.boot(&worker(*w)),
+            Action::Shutdown(w) => {
+                self.kube.shut_down(&worker(*w), self.now);
+                self.wake();
+            }
             Action::Fence(w) => {
                 if let Some(object) = self.kube.workers.get_mut(&worker(*w)) {
                     object.worker.out_of_service = true;
@@ -137,6 +142,12 @@ impl World {
         here.map(|(n, _)| n.clone()).collect()
     }
 
+    /// Its kubelet is there and heard.
+    fn is_well(&self, w: u16) -> bool {
+        let object = self.kube.workers.get(&worker(w));
+        object.is_some_and(|o| o.away_since.is_none() && !o.off && o.shutdown.is_none())
+    }
+
     /// Without these Pods every shard keeps its owner, or a heir in sync that the majority of the owners can elect.
     fn survivable(&self, gone: &BTreeSet<PodName>) -> bool {
         if !self.resource.whole && !self.clients.writing {
@@ -144,7 +155,7 @@ impl World {
         }
         let ending = |id: &NodeId| {
             let pod = self.kube.pods.values().find(|o| o.process.as_ref() == Some(id));
-            pod.is_none_or(|o| (o.pod.terminating && o.gone_at.is_some()) || gone.contains(&o.pod.name))
+            pod.is_none_or(|o| o.is_ending() || gone.contains(&o.pod.name))
                 || self.valkey.nodes[id].dies_at.is_some()
                 || self.valkey.cut.contains(&self.valkey.nodes[id].worker)
         };

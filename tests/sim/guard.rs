@@ -157,7 +157,7 @@ impl World {
     pub(crate) fn in_sync(&self, shard: Shard, except: Option<&PodName>) -> Vec<NodeId> {
         let members = self.kube.pods.iter().filter(|(n, o)| o.pod.shard == shard && Some(*n) != except);
         let members: Vec<&Node> = members
-            .filter(|(_, o)| !o.pod.terminating)
+            .filter(|(_, o)| !o.told_to_go())
             .filter_map(|(_, o)| self.valkey.nodes.get(o.process.as_ref()?))
             .collect();
         let owner = self.kube.pods.values().filter(|o| o.pod.shard == shard);

@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 
 use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
-use valkey_cluster_operator::model::{NodeId, Phase, Plan, PodUid, SLOTS, Shard, Slots, SpreadMode};
+use valkey_cluster_operator::model::{
+    NodeId, Phase, Plan, PodName, PodUid, SLOTS, Shard, Slots, SpreadMode, WorkerName,
+};
 
+use super::TICK_MS;
+use super::kubernetes::{PodObject, WorkerObject};
 use super::valkey::{Node, shown};
 use super::world::World;
 
@@ -23,6 +27,8 @@ pub(crate) struct Watch {
     strangers: BTreeSet<NodeId>,
     deleted: BTreeSet<PodUid>,
     overlap_since: Option<i64>,
+    /// When a pass last saw an old world, or the environment took a process: what was decided on before may be wrong.
+    pub upset_at: i64,
     /// Hand-overs that succeeded, and that failed and held the writes for nothing.
     pub hand_overs: (usize, usize),
     /// Since when a node without slots runs hastily: old facts can do that, and the next look takes it back.
@@ -156,6 +162,46 @@ impl World {
             return twice.map(|id| format!("{id} claims slots that another node owns, for 3 s"));
         }
         None
+    }
+
+    /// Without this member all copies in sync share a worker, and with it they did not, although another worker would have taken any
+    /// of them since before the last was made: where it was put, or who goes, was chosen badly.
+    pub(crate) fn crowds(&self, shard: Shard, going: &PodName) -> Option<String> {
+        let places = |copies: &[&PodObject]| copies.iter().filter_map(|o| o.pod.worker.clone()).collect();
+        let after = self.copies(shard, Some(going));
+        let (before, left): (BTreeSet<WorkerName>, BTreeSet<WorkerName>) =
+            (places(&self.copies(shard, None)), places(&after));
+        let last = after.iter().map(|o| o.pod.created.0 / TICK_MS).max()?;
+        // The scheduler has the last word.
+        let elsewhere = after.iter().any(|o| o.wanted.is_some() && o.wanted != o.pod.worker);
+        let zones = self.resource.desired.template.scheduling.zone.shard == SpreadMode::Required;
+        if after.len() < 2
+            || left.len() > 1
+            || before.len() < 2
+            || zones
+            || elsewhere
+            || self.watch.upset_at >= last
+        {
+            return None;
+        }
+        let was_free = |w: &&WorkerObject| {
+            !left.contains(&w.worker.name) && w.free_since.is_some_and(|since| since < last)
+        };
+        let free = self.kube.workers.values().find(was_free)?;
+        let names: Vec<_> = after.iter().map(|o| o.pod.name.as_str()).collect();
+        Some(format!(
+            "deleting {going} leaves {} on one worker, and {} was free",
+            names.join(" and "),
+            free.worker.name
+        ))
+    }
+
+    /// The owner of the shard's slots and the replicas in sync with it.
+    fn copies(&self, shard: Shard, except: Option<&PodName>) -> Vec<&PodObject> {
+        let synced = self.in_sync(shard, except);
+        let holds = |n: &Node| n.leads() || synced.contains(&n.id);
+        let members = self.kube.pods.values().filter(|o| o.pod.shard == shard && Some(&o.pod.name) != except);
+        members.filter(|o| self.process(&o.pod.name).is_some_and(holds)).collect()
     }
 
     /// Quiet must mean: the world is what the spec asks.

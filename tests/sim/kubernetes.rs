@@ -35,30 +35,66 @@ pub(crate) struct PodObject {
     pub starts_at: Option<i64>,
     /// When its server ends, after it was told to go.
     pub stops_at: Option<i64>,
+    /// Its preStop hook has ended.
+    pub let_go: bool,
     /// When the object leaves the API server.
     pub gone_at: Option<i64>,
     pub started_at: Option<i64>,
     pub process: Option<NodeId>,
 }
 
+impl PodObject {
+    pub(crate) fn told_to_go(&self) -> bool {
+        self.pod.terminating || self.pod.disrupted
+    }
+
+    /// Its server ends in a moment, whatever happens.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.let_go || (self.pod.terminating && self.gone_at.is_some())
+    }
+}
+
 /// For how many ticks a preStop hook holds on at most: the default grace period less 15 s.
 const HOLD: i64 = 2850;
+
+/// The time that a kubelet gives its Pods when its worker shuts down (`shutdownGracePeriod`), in milliseconds.
+const SHUTDOWN_MS: i64 = 20_000;
+
+/// A worker that shuts down.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Shutdown {
+    /// At this tick it has no power any more.
+    pub off_at: i64,
+    /// It starts again then.
+    pub boots: bool,
+}
 
 /// A worker, and how many Pods of this cluster it has room for.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct WorkerObject {
     pub worker: Worker,
     pub capacity: usize,
-    /// Without power since this tick.
+    /// Without power.
     pub off: bool,
+    /// Its kubelet ends all Pods, or has done so.
+    pub shutdown: Option<Shutdown>,
     /// Its kubelet has not been heard since this tick.
     pub away_since: Option<i64>,
+    /// Since this tick it would have taken any Pod.
+    pub free_since: Option<i64>,
 }
 
+/// Room for so many Pods is room for all.
+const ROOM: usize = 100;
+
 impl WorkerObject {
-    /// As the API server shows it: nothing is placed on one whose kubelet is not heard.
+    /// As the API server shows it: nothing is placed on one that is not Ready.
     pub(crate) fn seen(&self) -> Worker {
-        Worker { open: self.worker.open && self.worker.lost_since.is_none(), ..self.worker.clone() }
+        Worker { open: self.is_open(), ..self.worker.clone() }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.worker.open && self.worker.lost_since.is_none() && self.shutdown.is_none()
     }
 }
 
@@ -93,7 +129,17 @@ impl Kubernetes {
     pub(crate) fn add_worker(&mut self, name: &str, zone: Option<Zone>, capacity: usize) {
         let worker = bare::worker(name, zone);
         let name = worker.name.clone();
-        self.workers.insert(name, WorkerObject { worker, capacity, off: false, away_since: None });
+        self.workers.insert(
+            name,
+            WorkerObject {
+                worker,
+                capacity,
+                off: false,
+                shutdown: None,
+                away_since: None,
+                free_since: Some(0),
+            },
+        );
     }
 
     pub(crate) fn create(&mut self, new: NewPod, now: i64) {
@@ -135,6 +181,7 @@ impl Kubernetes {
             even: new.even,
             starts_at: None,
             stops_at: None,
+            let_go: false,
             gone_at: None,
             started_at: None,
             process: None,
@@ -148,7 +195,7 @@ impl Kubernetes {
         if let Some(object) = self.pods.get_mut(name).filter(|o| !o.pod.terminating) {
             object.pod.terminating = true;
             let runs = object.pod.phase == Phase::Running;
-            object.stops_at = runs.then(|| now + HOLD);
+            object.stops_at = runs.then(|| object.stops_at.map_or(now + HOLD, |at| at.min(now + HOLD)));
             object.gone_at = (!runs).then(|| now + rng.random_range(1..=5));
         }
     }
@@ -156,10 +203,41 @@ impl Kubernetes {
     /// Its preStop hook has ended: the server ends within tenths of a second, its object goes about 2 s later (seen on
     /// Kubernetes 1.33).
     pub(crate) fn let_go(&mut self, name: &PodName, now: i64, rng: &mut StdRng) {
-        if let Some(object) = self.pods.get_mut(name).filter(|o| o.pod.terminating && o.gone_at.is_none()) {
+        if let Some(object) = self.pods.get_mut(name).filter(|o| o.told_to_go() && !o.is_ending()) {
+            object.let_go = true;
             object.stops_at = Some(now + rng.random_range(1..=4));
-            object.gone_at = Some(now + rng.random_range(5..=25));
+            if object.pod.terminating {
+                object.gone_at = Some(now + rng.random_range(5..=25));
+            }
         }
+    }
+
+    /// A kubelet shuts its worker down: it says so, and ends all Pods, those at once that have not started.
+    pub(crate) fn shut_down(&mut self, worker: &WorkerName, now: i64) {
+        let off_at = now + ticks(SHUTDOWN_MS);
+        let Some(object) = self.workers.get_mut(worker) else { return };
+        object.shutdown = Some(Shutdown { off_at, boots: false });
+        let here = self.pods.values_mut().filter(|o| o.pod.worker.as_ref() == Some(worker));
+        for object in here.filter(|o| !matches!(o.pod.phase, Phase::Finished { .. })) {
+            object.pod.disrupted = true;
+            if object.pod.phase == Phase::Running {
+                let at = object.stops_at.unwrap_or(off_at);
+                object.stops_at = Some(at.min(off_at - 1));
+            } else {
+                object.pod.phase = Phase::Finished { at: Moment(now * TICK_MS), ran_ms: 0 };
+            }
+        }
+    }
+
+    /// Workers that have shut down by now: all their Pods have ended, or their time is over.
+    pub(crate) fn shut(&self, now: i64) -> Vec<WorkerName> {
+        let runs = |w: &WorkerName| {
+            self.pods.values().any(|o| o.pod.worker.as_ref() == Some(w) && o.process.is_some())
+        };
+        let due = |o: &&WorkerObject| {
+            !o.off && o.shutdown.is_some_and(|s| s.off_at <= now || !runs(&o.worker.name))
+        };
+        self.workers.values().filter(due).map(|o| o.worker.name.clone()).collect()
     }
 
     /// The node controller marks a worker whose kubelet has not been heard for a while.
@@ -170,6 +248,8 @@ impl Kubernetes {
             let late = object.away_since.is_some_and(|since| now - since >= ticks(GRACE_MS));
             object.worker.lost_since =
                 if late { object.worker.lost_since.or(Some(Moment(now * TICK_MS))) } else { None };
+            let free = object.is_open() && !away && object.capacity >= ROOM;
+            object.free_since = if free { object.free_since.or(Some(now)) } else { None };
         }
     }
 
@@ -204,8 +284,9 @@ impl Kubernetes {
         let away: BTreeSet<WorkerName> =
             self.workers.values().filter(|w| w.away_since.is_some()).map(|w| w.worker.name.clone()).collect();
         for (name, object) in &mut self.pods {
-            // Nobody is there to do anything.
-            if object.pod.worker.as_ref().is_some_and(|w| away.contains(w)) {
+            let ended = matches!(object.pod.phase, Phase::Finished { .. });
+            // Nobody is there to do anything; the object of one that has ended needs nobody.
+            if !ended && object.pod.worker.as_ref().is_some_and(|w| away.contains(w)) {
                 continue;
             }
             if object.pod.terminating {
@@ -216,6 +297,10 @@ impl Kubernetes {
                 if object.gone_at.is_some_and(|at| at <= now) {
                     asks.push(Kubelet::Gone(name.clone()));
                 }
+                continue;
+            }
+            if object.pod.disrupted && object.stops_at.take_if(|at| *at <= now).is_some() {
+                asks.push(Kubelet::Stop(name.clone()));
                 continue;
             }
             if object.pod.phase == Phase::Pending && object.starts_at.is_some_and(|at| at <= now) {
@@ -252,7 +337,7 @@ impl Kubernetes {
     /// `maxSkew: 1` over the zones, `DoNotSchedule`, `nodeTaintsPolicy: Honor`: a worker without a zone takes nobody, zones without
     /// an open worker are not counted, and neither are Pods that are told to go.
     fn keeps_even(&self, object: &PodObject, w: &Worker) -> bool {
-        let open = self.workers.values().filter(|o| o.worker.open && o.worker.lost_since.is_none());
+        let open = self.workers.values().filter(|o| o.is_open());
         let zones: BTreeSet<&Zone> = open.filter_map(|o| o.worker.zone.as_ref()).collect();
         let zone_of = |o: &PodObject| self.workers.get(o.pod.worker.as_ref()?)?.worker.zone.as_ref();
         let counts = |o: &&PodObject| {
@@ -280,8 +365,7 @@ impl Kubernetes {
             let load =
                 |w: &WorkerName| self.pods.values().filter(|o| o.pod.worker.as_ref() == Some(w)).count();
             let open = self.workers.values().filter(|w| {
-                w.worker.open
-                    && w.worker.lost_since.is_none()
+                w.is_open()
                     && load(&w.worker.name) < w.capacity
                     && self.accepted(&self.pods[&name], &w.worker)
             });

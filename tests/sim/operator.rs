@@ -116,6 +116,7 @@ impl World {
         {
             self.mischief.stale = (left > 0).then_some((age, left));
             self.tally.one(tally::STALE);
+            self.watch.upset_at = self.now;
             // What this process has written and remembered itself it knows, however old its caches are.
             let (old, fresh) = (Snapshot::clone(&old), Arc::unwrap_or_clone(fresh));
             let old = Snapshot {
@@ -136,6 +137,7 @@ impl World {
         {
             self.mischief.stale_pods = (left > 0).then_some((age, left));
             self.tally.one(tally::STALE_PODS);
+            self.watch.upset_at = self.now;
             let pods = old.pods.clone();
             let seen = self.snapshot_with(pods, &operator.applied, &operator.past_looks, &mut operator.looks);
             return (Arc::new(seen), false);

@@ -3,6 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use valkey_cluster_operator::model::Version;
+use valkey_cluster_operator::model::settings::JOBS_SINCE;
 
 use super::life::live;
 use super::script::{Action, Script, When, Who};
@@ -43,6 +44,14 @@ pub(crate) fn script(seed: u64) -> Script {
         .collect();
     if more.random_bool(0.3) {
         events.extend(certificates(&mut more, span));
+    }
+    if more.random_bool(0.1) {
+        let w = more.random_range(1..=u16::try_from(workers).expect("few workers"));
+        let at = more.random_range(0..span);
+        events.push((When::At(at), Action::Shutdown(w)));
+        if more.random_bool(0.5) {
+            events.push((When::At(at + more.random_range(50..=400)), Action::Boot(w)));
+        }
     }
     events.sort_by_key(|(when, _)| match when {
         When::At(tick) => *tick,
@@ -96,6 +105,12 @@ fn who(rng: &mut StdRng, start: &Start) -> Who {
     }
 }
 
+/// New Pods with the same version, or with another one.
+fn another_image(start: &Start, at: i64) -> String {
+    let other = if start.version < JOBS_SINCE { "valkey:9.1.2" } else { "valkey:8.1.1" };
+    if at % 2 == 0 { "valkey:10".to_owned() } else { other.to_owned() }
+}
+
 /// One fault, sometimes with its end.
 fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
     let w = rng.random_range(1..=u16::try_from(start.workers).expect("few workers"));
@@ -123,7 +138,7 @@ fn fault(rng: &mut StdRng, start: &Start, at: i64) -> Vec<(When, Action)> {
             let bad = if rng.random_bool(0.5) { "missing" } else { "crashing" };
             both(Action::Image(bad.into()), Action::Image("valkey:9".into()))
         }
-        24 | 25 => one(Action::Image("valkey:10".into())),
+        24 | 25 => one(Action::Image(another_image(start, at))),
         21 => both(Action::Paused(true), Action::Paused(false)),
         22 => one(Action::Stranger),
         26..=28 => one(Action::Shards(rng.random_range(1..=6))),

@@ -51,6 +51,8 @@ pub(crate) enum Action {
     /// The worker loses its power: its processes are gone, and nobody there refuses or reports anything.
     Power(u16),
     Boot(u16),
+    /// The kubelet ends all Pods within a short grace, without deleting them; then the worker is off.
+    Shutdown(u16),
     /// A person vouches that the worker is off.
     Fence(u16),
     /// A person vouches for the end of every process that others list and that has ended.
@@ -134,6 +136,7 @@ impl fmt::Display for Action {
             Action::Heal(w) => write!(f, "heal w{w}"),
             Action::Power(w) => write!(f, "power-off w{w}"),
             Action::Boot(w) => write!(f, "boot w{w}"),
+            Action::Shutdown(w) => write!(f, "shut-down w{w}"),
             Action::Fence(w) => write!(f, "out-of-service w{w}"),
             Action::Vouch => write!(f, "vouch for the dead"),
             Action::KillShard(s) => write!(f, "kill shard {s}"),
@@ -289,6 +292,7 @@ fn action(text: &str) -> Result<Action, String> {
         ["heal", _] => Action::Heal(short(1)?),
         ["power-off", _] => Action::Power(short(1)?),
         ["boot", _] => Action::Boot(short(1)?),
+        ["shut-down", _] => Action::Shutdown(short(1)?),
         ["out-of-service", _] => Action::Fence(short(1)?),
         ["vouch", "for", "the", "dead"] => Action::Vouch,
         ["operators", _] => Action::Operators(n(1)?),

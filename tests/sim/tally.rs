@@ -71,6 +71,7 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Capacity(_, 0..100) => "worker without room",
         Action::Cut(_) => "worker cut off",
         Action::Power(_) => "worker without power",
+        Action::Shutdown(_) => "worker shut down by its kubelet",
         Action::Fence(_) => "worker vouched for as out of service",
         Action::Vouch => "dead vouched for by their ids",
         Action::KillShard(_) => "every copy of a shard killed",

@@ -95,7 +95,7 @@ impl World {
                 Phase::Finished { .. } => word.push_str("ended"),
                 Phase::Running => word.push_str(&self.node_text(&pod.name)),
             }
-            if pod.terminating {
+            if object.told_to_go() {
                 word.push_str(" leaving");
             }
             shards.entry(pod.shard.0).or_default().push(word);

@@ -70,6 +70,7 @@ pub(crate) struct World {
     pub operators: Vec<Operator>,
     pub mischief: Mischief,
     pub vault: Vault,
+    /// What an image runs whose tag is no full version.
     pub version: Version,
     pub watch: Watch,
     pub trace: Trace,
@@ -86,6 +87,12 @@ fn template(strict: bool, strict_zones: bool) -> Template {
     let spread = |required| Spread { shard: of(required), ..Spread::default() };
     let scheduling = Scheduling { node: spread(strict), zone: spread(strict_zones), ..Scheduling::default() };
     Template { image: "valkey:9".into(), scheduling, ..Template::default() }
+}
+
+/// What the image runs, by a tag such as `8.1.1`.
+fn version_of(image: &str) -> Option<Version> {
+    let (_, tag) = image.split_once(':')?;
+    (tag.split('.').count() == 3).then(|| tag.parse().ok())?
 }
 
 /// How a life begins.
@@ -171,6 +178,12 @@ impl World {
         self.now += 1;
         self.holds();
         self.kubelets_bring_files();
+        for worker in self.kube.shut(self.now) {
+            self.power_off(&worker);
+            if self.kube.workers[&worker].shutdown.is_some_and(|s| s.boots) {
+                self.boot(&worker);
+            }
+        }
         self.kube.heartbeats(self.now, &self.valkey.cut);
         for ask in self.kube.tick(self.now, &mut self.rng) {
             match ask {
@@ -215,7 +228,7 @@ impl World {
             n.config.get(NODENAME).is_some_and(|v| *v == format!("{RELEASED}{uid}"))
                 || (n.view.is_empty() && n.slots.is_empty())
         };
-        let held = self.kube.pods.iter().filter(|(_, o)| o.pod.terminating && o.gone_at.is_none());
+        let held = self.kube.pods.iter().filter(|(_, o)| o.told_to_go() && !o.is_ending());
         let free: Vec<PodName> = held
             .filter(|(name, o)| self.process(name).is_none_or(|n| ends(n, &o.pod.uid)))
             .map(|(name, _)| name.clone())
@@ -228,10 +241,12 @@ impl World {
     fn start(&mut self, name: &PodName) {
         let Some(object) = self.kube.pods.get(name) else { return };
         let (uid, worker) = (object.pod.uid.clone(), object.pod.worker.clone());
+        let version = version_of(&object.image).unwrap_or(self.version);
         let Some(worker) = worker else { return };
         let ip = self.kube.take_ip();
         let id = self.spawn(0, uid, worker, ip);
         let node = self.valkey.nodes.get_mut(&id).expect("just made");
+        node.version = version;
         node.config.insert(NODENAME.to_owned(), name.to_string());
         let object = self.kube.pods.get_mut(name).expect("just seen");
         object.pod.phase = Phase::Running;
@@ -301,7 +316,7 @@ impl World {
     }
 
     /// Watches and links wake the operators at once.
-    fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         for operator in &mut self.operators {
             operator.next_pass = operator.next_pass.min(self.now + 1);
         }
@@ -360,10 +375,16 @@ impl World {
         }
     }
 
-    /// It has power again: its kubelet says which servers have ended, and ends what nobody wants any more.
+    /// It has power again, or is to have it as soon as it has shut down: its kubelet says which servers have ended, and ends what nobody wants any more.
     pub(crate) fn boot(&mut self, worker: &WorkerName) {
-        let Some(object) = self.kube.workers.get_mut(worker).filter(|o| o.off) else { return };
-        object.off = false;
+        let Some(object) = self.kube.workers.get_mut(worker) else { return };
+        if let Some(shutdown) = object.shutdown.as_mut().filter(|_| !object.off) {
+            shutdown.boots = true;
+        }
+        if !object.off {
+            return;
+        }
+        (object.off, object.shutdown) = (false, None);
         let (at, now) = (self.moment(), self.now);
         let here = self.kube.pods.values_mut().filter(|o| o.pod.worker.as_ref() == Some(worker));
         for object in here.filter(|o| o.pod.phase == Phase::Running) {
@@ -409,13 +430,14 @@ impl World {
 
     /// What only this process, or processes that are ending, hold is lost by nobody's fault.
     fn environment_takes(&mut self, id: &NodeId) {
+        self.watch.upset_at = self.now;
         // A hook that is to end with the next look at the mark has as good as ended.
         let marked = |o: &PodObject| {
             let node = o.process.as_ref().and_then(|p| self.valkey.nodes.get(p));
             node.is_some_and(|n| n.config.get(NODENAME).is_some_and(|v| v.starts_with(RELEASED)))
         };
-        let pods = self.kube.pods.values().filter(|o| o.pod.terminating);
-        let ending = pods.filter(|o| o.gone_at.is_some() || marked(o)).filter_map(|o| o.process.clone());
+        let pods = self.kube.pods.values().filter(|o| o.told_to_go());
+        let ending = pods.filter(|o| o.is_ending() || marked(o)).filter_map(|o| o.process.clone());
         let mut doomed: BTreeSet<NodeId> = ending.collect();
         doomed.extend(self.valkey.nodes.values().filter(|n| n.dies_at.is_some()).map(|n| n.id.clone()));
         doomed.insert(id.clone());

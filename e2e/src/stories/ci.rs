@@ -19,7 +19,7 @@ const LIVES: &str = "2000";
 const SEARCHES: [(&str, &[&str]); 5] = [
     ("random_lives", &["every_life_ends_well"]),
     ("small_worlds", &["no_single_fault_at_any_point"]),
-    ("spec_walk", &["every_walk_ends", "a_larger_budget_makes"]),
+    ("spec_walk", &["every_walk_ends", "every_change_of_size", "a_larger_budget_makes"]),
     ("planner_cost", &["planning_grows", "worlds_are_what_they_say"]),
     ("large_lives", &["an_upgrade_stays_within", "a_fifth_more_shards", "a_zone_without_power"]),
 ];
