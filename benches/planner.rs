@@ -34,3 +34,8 @@ fn upgrading(bencher: divan::Bencher<'_, '_>, shards: u16) {
 fn half_dead(bencher: divan::Bencher<'_, '_>, shards: u16) {
     run(bencher, &large::half_dead(shards, REPLICAS));
 }
+
+#[divan::bench(args = SHARDS)]
+fn joining(bencher: divan::Bencher<'_, '_>, shards: u16) {
+    run(bencher, &large::joining(shards, REPLICAS));
+}

@@ -75,10 +75,17 @@ fn worlds_are_what_they_say() {
     assert!(upgrading.contains("waits its turn"), "{upgrading}");
     let half_dead = plan(&large::half_dead(100, REPLICAS), &Attempts::default()).to_string();
     assert!(half_dead.contains("promote "), "{half_dead}");
+    let joining = plan(&large::joining(100, REPLICAS), &Attempts::default()).to_string();
+    assert!(joining.contains("299 members do not know it yet"), "{joining}");
 }
 
 type World = fn(u16, u16) -> Snapshot;
 
-fn worlds() -> [(&'static str, World); 3] {
-    [("settled", large::settled), ("upgrading", large::upgrading), ("half dead", large::half_dead)]
+fn worlds() -> [(&'static str, World); 4] {
+    [
+        ("settled", large::settled),
+        ("upgrading", large::upgrading),
+        ("half dead", large::half_dead),
+        ("joining", large::joining),
+    ]
 }
