@@ -59,7 +59,7 @@ pub fn verdict(
     if primary.pod.uid != member.pod.uid && !crate::model::view::in_sync_with(member, owner) {
         return Err("it is not in sync with its primary");
     }
-    if v.lists().every_owner(&node.id, |p| p.is_some_and(|p| !p.handshake)) {
+    if v.lists().every_owner(&node.id, |p| p.is_some_and(|p| !p.handshake)).is_some() {
         Ok(())
     } else {
         Err("not every slot owner knows it")

@@ -32,8 +32,7 @@ pub(super) fn copies_elsewhere<'v, 'a>(
     v: &'v View<'a>,
     gone: &'v Absent<'_, '_>,
 ) -> impl Iterator<Item = &'a NodeId> + use<'v, 'a> {
-    let silent = v.lists().replicas_of(gone.id).filter(|id| v.by_id(id).is_none());
-    silent.filter(|id| about(v, id, Slots::none()).proof(v).is_none())
+    v.silent_copies(gone.id).filter(|id| about(v, id, Slots::none()).proof(v).is_none())
 }
 
 /// The last trace of a shard without a copy: after this its slots are nobody's.
