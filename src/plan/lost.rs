@@ -50,6 +50,9 @@ fn abandon(v: &View<'_>, gone: &Absent<'_, '_>) -> Option<Proposal> {
 
 /// Slots that nobody owns and nobody lists go to the shards without an owner.
 fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
+    if v.owned().is_all() {
+        return;
+    }
     let nobodys = Slots::all().minus(v.owned()).minus(&v.lists().all_slots());
     // While slots change hands, nodes that are asked one after another may not add up.
     let moving = v.answering().any(|(_, n)| n.is_moving_slots());
