@@ -40,15 +40,15 @@ impl<'a> List<'a> {
         self.lines.iter().filter(move |(id, _)| Some(*id) != own)
     }
 
-    /// Those of these ids, given in their order, that it does not list by their real names. Walks both side by side: cheaper than to
-    /// look each up.
-    pub fn lacks<'k>(&self, ids: impl Iterator<Item = &'k NodeId>) -> Vec<&'k NodeId> {
+    /// What is kept under those of these ids, given in their order, that it does not list by their real names. Walks both side by side:
+    /// cheaper than to look each up.
+    pub fn lacks<'k, T>(&self, ids: impl Iterator<Item = (&'k NodeId, T)>) -> Vec<T> {
         let mut lines = self.lines.iter().filter(|(_, p)| !p.handshake).map(|(id, _)| id).peekable();
-        ids.filter(|id| {
+        let absent = ids.filter(|(id, _)| {
             while lines.next_if(|line| line < id).is_some() {}
             lines.peek() != Some(id)
-        })
-        .collect()
+        });
+        absent.map(|(_, kept)| kept).collect()
     }
 
     /// Slot owners that gave it in this pass: what is inferred of others is no word of theirs.

@@ -66,12 +66,12 @@ fn unacquainted<'l, 'v, 'a>(
     let places: BTreeMap<&NodeId, usize> = members.iter().enumerate().map(|(i, (_, n))| (&n.id, i)).collect();
     let mut pairs: Vec<(usize, usize)> = Vec::new();
     for list in v.lists().iter() {
-        let lacks = list.lacks(places.keys().copied());
+        let lacks = list.lacks(places.iter().map(|(id, place)| (*id, place)));
         if lacks.is_empty() {
             continue;
         }
         let of: Vec<usize> = list.of.iter().filter_map(|(_, n)| places.get(&n.id).copied()).collect();
-        for other in lacks.into_iter().filter_map(|id| places.get(id)) {
+        for other in lacks {
             pairs.extend(of.iter().filter(|own| *own != other).map(|own| (*own.min(other), *own.max(other))));
         }
     }
