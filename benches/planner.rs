@@ -1,6 +1,6 @@
 //! How long one plan takes: `just bench` (with the dependencies as tests have them, so that they are compiled once).
 //! The goals are 3 ms for 100 shards and 20 ms for 500, of three copies
-//! each, and growth no worse than n log n.
+//! each, and growth no worse than n log n. Where 125 members come at one time, the plan itself has a name for each pair.
 #![allow(missing_docs, reason = "a benchmark")]
 
 use valkey_cluster_operator::model::{Attempts, Plan, Snapshot};
@@ -33,4 +33,9 @@ fn upgrading(bencher: divan::Bencher<'_, '_>, shards: u16) {
 #[divan::bench(args = SHARDS)]
 fn half_dead(bencher: divan::Bencher<'_, '_>, shards: u16) {
     run(bencher, &large::half_dead(shards, REPLICAS));
+}
+
+#[divan::bench(args = SHARDS)]
+fn joining(bencher: divan::Bencher<'_, '_>, shards: u16) {
+    run(bencher, &large::joining(shards, REPLICAS));
 }

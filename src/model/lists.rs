@@ -40,15 +40,15 @@ impl<'a> List<'a> {
         self.lines.iter().filter(move |(id, _)| Some(*id) != own)
     }
 
-    /// Those of these ids, given in their order, that it does not list by their real names. Walks both side by side: cheaper than to
-    /// look each up.
-    pub fn lacks<'k>(&self, ids: impl Iterator<Item = &'k NodeId>) -> Vec<&'k NodeId> {
+    /// What is kept under those of these ids, given in their order, that it does not list by their real names. Walks both side by side:
+    /// cheaper than to look each up.
+    pub fn lacks<'k, T>(&self, ids: impl Iterator<Item = (&'k NodeId, T)>) -> Vec<T> {
         let mut lines = self.lines.iter().filter(|(_, p)| !p.handshake).map(|(id, _)| id).peekable();
-        ids.filter(|id| {
+        let absent = ids.filter(|(id, _)| {
             while lines.next_if(|line| line < id).is_some() {}
             lines.peek() != Some(id)
-        })
-        .collect()
+        });
+        absent.map(|(_, kept)| kept).collect()
     }
 
     /// Slot owners that gave it in this pass: what is inferred of others is no word of theirs.
@@ -73,10 +73,8 @@ pub struct Lists<'a> {
     all: Vec<List<'a>>,
     /// Where the slot owners among the answering nodes are: the place of their list.
     owners: BTreeMap<&'a NodeId, usize>,
-    /// Ids that answer, or are listed, with slots.
-    voters: BTreeSet<&'a NodeId>,
-    /// By the primary that somebody lists them under.
-    replicas: BTreeMap<&'a NodeId, BTreeSet<&'a NodeId>>,
+    /// How many ids answer, or are listed, with slots.
+    voters: usize,
 }
 
 impl<'a> Lists<'a> {
@@ -94,7 +92,8 @@ impl<'a> Lists<'a> {
                 list.of.push((member, node));
             } else {
                 let (lines, of) = (node.peers.lines(), vec![(member, node)]);
-                all.push(List { lines, of, owners: 0, witnesses: 0, voters: 0, listed_owners: 0 });
+                let listed_owners = lines.values().filter(|p| !p.slots.is_empty()).count();
+                all.push(List { lines, of, owners: 0, witnesses: 0, voters: 0, listed_owners });
             }
             if let Some(list) = all.get_mut(i) {
                 list.owners += usize::from(owns);
@@ -102,20 +101,10 @@ impl<'a> Lists<'a> {
                 list.voters += usize::from(owns && !node.loading);
             }
         }
-        let mut voters: BTreeSet<&NodeId> = owners.keys().copied().collect();
-        let mut replicas: BTreeMap<&'a NodeId, BTreeSet<&'a NodeId>> = BTreeMap::new();
-        for list in &mut all {
-            list.listed_owners = list.lines.values().filter(|p| !p.slots.is_empty()).count();
-            for (id, peer) in list.lines().filter(|(_, p)| !p.handshake) {
-                if !peer.slots.is_empty() {
-                    voters.insert(id);
-                }
-                if let Some(of) = &peer.replica_of {
-                    replicas.entry(of).or_default().insert(id);
-                }
-            }
-        }
-        Self { all, owners, voters, replicas }
+        let listed = all.iter().flat_map(List::lines).filter(|(_, p)| !p.handshake && !p.slots.is_empty());
+        let voters: BTreeSet<&NodeId> = owners.keys().copied().chain(listed.map(|(id, _)| id)).collect();
+        let voters = voters.len();
+        Self { all, owners, voters }
     }
 
     /// Each list once.
@@ -151,17 +140,12 @@ impl<'a> Lists<'a> {
 
     /// Nodes that own slots, by their own word or by that of others.
     pub fn voters(&self) -> usize {
-        self.voters.len()
+        self.voters
     }
 
-    /// Ids that somebody lists as replicas of this one.
-    pub fn replicas_of(&self, id: &NodeId) -> impl Iterator<Item = &'a NodeId> + use<'a> {
-        self.replicas.get(id).cloned().unwrap_or_default().into_iter()
-    }
-
-    /// Every answering slot owner, the node itself apart, lists it in this way.
-    pub fn every_owner(&self, id: &NodeId, listed: impl Fn(Option<&Peer>) -> bool) -> bool {
-        self.owning(id).all(|(_, list)| listed(list.line(id)))
+    /// How many answering slot owners there are, the node itself apart, if every one of them lists it in this way.
+    pub fn every_owner(&self, id: &NodeId, listed: impl Fn(Option<&Peer>) -> bool) -> Option<usize> {
+        self.owning(id).map(|(count, list)| listed(list.line(id)).then_some(count)).sum()
     }
 
     /// How many answering slot owners, the node itself apart, list it in this way.

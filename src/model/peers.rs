@@ -74,7 +74,7 @@ impl Peers {
 
     /// It lists nobody.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.iter().next().is_none()
     }
 
     /// The lines as they were read, for whoever changes what a node lists.

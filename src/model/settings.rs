@@ -103,7 +103,7 @@ pub fn holds(
     applied: &BTreeMap<(super::NodeId, String), (String, String)>,
 ) -> bool {
     let Some(shown) = node.config.get(key) else { return false };
-    if canonical(shown) == canonical(wanted) {
+    if shown == wanted || canonical(shown) == canonical(wanted) {
         return true;
     }
     applied

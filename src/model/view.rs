@@ -8,7 +8,7 @@ use super::ids::{NodeId, PodUid, Shard, WorkerName};
 use super::lists::{List, Lists};
 use super::plan::Why;
 use super::slots::Slots;
-use super::snapshot::{Link, NodeReport, Phase, Pod, Role, Seen, Silence, Snapshot};
+use super::snapshot::{Link, NodeReport, Peer, Phase, Pod, Role, Seen, Silence, Snapshot};
 use super::step::Target;
 
 /// A Pod and the node in it.
@@ -18,6 +18,8 @@ pub struct Member<'a> {
     pub pod: &'a Pod,
     /// What answered at its address.
     pub seen: &'a Seen<NodeReport>,
+    /// Why it is to be replaced, wherever the others are.
+    outdated: Option<Why>,
 }
 
 impl<'a> Member<'a> {
@@ -94,6 +96,9 @@ pub struct View<'a> {
     owned: Slots,
     leading: BTreeMap<&'a WorkerName, usize>,
     unaccounted: BTreeSet<&'a NodeId>,
+    missing: Vec<(&'a NodeId, Slots)>,
+    /// By the primary that somebody lists them under.
+    silent_copies: BTreeMap<&'a NodeId, BTreeSet<&'a NodeId>>,
 }
 
 impl<'a> View<'a> {
@@ -103,7 +108,8 @@ impl<'a> View<'a> {
         let mut shards: BTreeMap<Shard, Vec<Member<'a>>> =
             s.desired.shards().map(|sh| (sh, Vec::new())).collect();
         for pod in s.pods.values() {
-            let member = Member { pod, seen: s.nodes.get(&pod.uid).unwrap_or(NEVER) };
+            let seen = s.nodes.get(&pod.uid).unwrap_or(NEVER);
+            let member = Member { pod, seen, outdated: outdated(s, pod) };
             shards.entry(pod.shard).or_default().push(member);
         }
         // In the order of the shards: what is found first does not depend on the names of the Pods.
@@ -123,7 +129,14 @@ impl<'a> View<'a> {
         let lists = Lists::new(answering());
         let ids = by_id(answering(), &lists);
         let owned = Slots::from_ranges(answering().flat_map(|(_, n)| n.slots().ranges().iter().copied()));
-        let unaccounted = lists.iter().flat_map(|list| unknown(list, &ids)).collect();
+        let unknown: Vec<_> = lists.iter().flat_map(|list| unknown(list, &ids)).collect();
+        let unaccounted: BTreeSet<&NodeId> = unknown.iter().map(|(id, _)| *id).collect();
+        let mut silent_copies: BTreeMap<&NodeId, BTreeSet<&NodeId>> = BTreeMap::new();
+        for (id, of) in unknown.into_iter().filter_map(|(id, p)| Some((id, p.replica_of.as_ref()?))) {
+            silent_copies.entry(of).or_default().insert(id);
+        }
+        let missing = unaccounted.iter().map(|id| (*id, lists.slots(id).minus(&owned)));
+        let missing = missing.filter(|(_, slots)| !slots.is_empty()).collect();
         let leaders: BTreeMap<Shard, (Member<'a>, &NodeReport)> =
             shards.iter().filter_map(|(shard, members)| Some((*shard, leader(members)?))).collect();
         let mut leading: BTreeMap<&WorkerName, usize> = BTreeMap::new();
@@ -146,6 +159,8 @@ impl<'a> View<'a> {
             owned,
             leading,
             unaccounted,
+            missing,
+            silent_copies,
         }
     }
 
@@ -197,14 +212,8 @@ impl<'a> View<'a> {
     /// Why a member is to be replaced although it works: its worker is being emptied, it was made from an earlier spec, or it is
     /// in the wrong place.
     pub fn unfit(&self, member: &Member<'_>) -> Option<Why> {
-        let worker = member.pod.worker.as_ref().and_then(|w| self.s.workers.get(w));
-        if worker.is_some_and(|w| w.leaving) {
-            return Some(Why::Evacuate);
-        }
-        if member.pod.revision != self.s.revision {
-            return Some(Why::Upgrade);
-        }
-        self.misplaced.as_ref().is_some_and(|m| m.uid == member.pod.uid).then_some(Why::Placement)
+        let is_misplaced = || self.misplaced.as_ref().is_some_and(|m| m.uid == member.pod.uid);
+        member.outdated.or_else(|| is_misplaced().then_some(Why::Placement))
     }
 
     /// The Pods of a shard that count towards its copies.
@@ -218,8 +227,8 @@ impl<'a> View<'a> {
     }
 
     /// Replicas of the shard's primary that hold all its data, are seen online by it, and are meant to stay.
-    pub fn in_sync(&self, shard: Shard) -> Vec<&Member<'a>> {
-        self.in_sync.get(&shard).into_iter().flatten().collect()
+    pub fn in_sync(&self, shard: Shard) -> &[Member<'a>] {
+        self.in_sync.get(&shard).map_or(&[], Vec::as_slice)
     }
 
     /// Slots that an answering node says it owns.
@@ -242,6 +251,17 @@ impl<'a> View<'a> {
     pub fn unaccounted(&self) -> &BTreeSet<&'a NodeId> {
         &self.unaccounted
     }
+
+    /// Those of these ids that are listed with slots, and with which. What somebody who answers owns is his: who lists it otherwise
+    /// has not heard the news.
+    pub fn missing(&self) -> &[(&'a NodeId, Slots)] {
+        &self.missing
+    }
+
+    /// Those of these ids that somebody lists as replicas of this one.
+    pub fn silent_copies(&self, id: &NodeId) -> impl Iterator<Item = &'a NodeId> {
+        self.silent_copies.get(id).into_iter().flatten().copied()
+    }
 }
 
 /// The members by the ids that they say they have. Of two that say the same the one is believed that others list there.
@@ -259,12 +279,21 @@ fn by_id<'a>(
     ids
 }
 
-/// Ids on the list that no answering member has. Both are in the order of the ids.
-fn unknown<'a>(list: &List<'a>, ids: &BTreeMap<&'a NodeId, Member<'a>>) -> Vec<&'a NodeId> {
+/// Why a Pod is to be replaced, wherever the others are.
+fn outdated(s: &Snapshot, pod: &Pod) -> Option<Why> {
+    let worker = pod.worker.as_ref().and_then(|w| s.workers.get(w));
+    if worker.is_some_and(|w| w.leaving) {
+        return Some(Why::Evacuate);
+    }
+    (pod.revision != s.revision).then_some(Why::Upgrade)
+}
+
+/// Lines of the list about ids that no answering member has. Both are in the order of the ids.
+fn unknown<'a>(list: &List<'a>, ids: &BTreeMap<&'a NodeId, Member<'a>>) -> Vec<(&'a NodeId, &'a Peer)> {
     let mut ids = ids.keys().copied().peekable();
-    let listed = list.lines().filter(|(_, p)| !p.handshake).map(|(id, _)| id);
-    listed
-        .filter(|id| {
+    list.lines()
+        .filter(|(_, p)| !p.handshake)
+        .filter(|(id, _)| {
             while ids.next_if(|known| known < id).is_some() {}
             ids.peek() != Some(id)
         })

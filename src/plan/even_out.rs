@@ -12,9 +12,9 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         return plan;
     }
     let all = wanted_moves(v);
+    migrate::waiting(v, &all, &mut plan);
     let (even, _): (Vec<_>, Vec<_>) = all.into_iter().partition(|m| v.s.desired.wants(m.from));
     migrate::propose(v, &even, "slots are spread evenly over the shards", &mut plan);
-    migrate::waiting(v, &mut plan);
     plan
 }
 

@@ -44,14 +44,7 @@ pub(super) struct Absent<'v, 'a> {
 
 /// The slot owners that do not answer, in the order of their ids.
 pub(super) fn absent<'v, 'a>(v: &'v View<'a>) -> Vec<Absent<'v, 'a>> {
-    missing(v).map(|(id, slots)| about(v, id, slots)).collect()
-}
-
-/// The ids of these, with the slots that they are listed with.
-fn missing<'a>(v: &View<'a>) -> impl Iterator<Item = (&'a NodeId, Slots)> {
-    // What somebody who answers owns is his: who lists it otherwise has not heard the news.
-    let owners = v.unaccounted().iter().map(move |id| (*id, v.listed_slots(id).minus(v.owned())));
-    owners.filter(|(_, slots)| !slots.is_empty())
+    v.missing().iter().map(|(id, slots)| about(v, id, slots.clone())).collect()
 }
 
 /// What is known of an id that no answering member has.
@@ -64,7 +57,7 @@ pub(super) fn about<'v, 'a>(v: &'v View<'a>, id: &'a NodeId, slots: Slots) -> Ab
 
 /// While slots have no owner that answers, the Pods that ended tell who is dead: nobody else does.
 pub(super) fn proofs<'a>(v: &View<'a>) -> BTreeSet<&'a PodUid> {
-    if missing(v).next().is_none() {
+    if v.missing().is_empty() {
         return BTreeSet::new();
     }
     let addresses = v.unaccounted().iter().filter_map(|id| v.lists().address(id));

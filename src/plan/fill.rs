@@ -4,7 +4,7 @@
 
 use super::{away, discard};
 use crate::build::labels::pod_name;
-use crate::model::{Demands, Phase, Plan, Pod, Proposal, Seen, Shard, Stage, Step, View, Waiting, Why};
+use crate::model::{Demands, Member, Phase, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -27,21 +27,21 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         plan.waiting.push(Waiting { shard: None, stage: Stage::AddingPods, message });
     }
     if v.s.whole {
-        plan.waiting.extend(v.s.pods.values().filter_map(|pod| not_there_yet(v, pod)));
+        plan.waiting.extend(v.all().filter_map(not_there_yet));
     }
     plan
 }
 
 /// A Pod that exists is not yet a copy: nothing is settled before its node answers.
-fn not_there_yet(v: &View<'_>, pod: &Pod) -> Option<Waiting> {
-    let what = match pod.phase {
-        _ if pod.terminating => return None,
+fn not_there_yet(m: &Member<'_>) -> Option<Waiting> {
+    let what = match m.pod.phase {
+        _ if m.pod.terminating => return None,
         Phase::Pending => "has not started",
-        Phase::Running if !matches!(v.s.nodes.get(&pod.uid), Some(Seen::Now(_))) => "does not answer",
+        Phase::Running if m.node().is_none() => "does not answer",
         Phase::Running | Phase::Finished { .. } => return None,
     };
-    let message = format!("{} {what}", pod.name);
-    Some(Waiting { shard: Some(pod.shard), stage: Stage::AddingPods, message })
+    let message = format!("{} {what}", m.pod.name);
+    Some(Waiting { shard: Some(m.pod.shard), stage: Stage::AddingPods, message })
 }
 
 /// A finished Pod whose growing delay has not passed holds its place.

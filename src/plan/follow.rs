@@ -30,15 +30,15 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 /// The step that makes this member copy from the primary, if it should and may.
 fn point(v: &View<'_>, m: &Member<'_>, primary: &NodeReport) -> Option<Proposal> {
     let node = m.node()?;
-    let knows = node.peers.get(&primary.id).is_some_and(|p| !p.handshake);
-    if node.id == primary.id || !m.stays() || !node.slots().is_empty() || !knows || !primary.admitted {
+    let knows = || node.peers.get(&primary.id).is_some_and(|p| !p.handshake);
+    if node.id == primary.id || !m.stays() || !node.slots().is_empty() || !primary.admitted {
         return None;
     }
     let free = match &node.role {
         Role::Primary { .. } => node.keys == 0,
         Role::Replica { of, .. } => *of != primary.id && (node.keys == 0 || owns_nothing(v, node, of)),
     };
-    free.then(|| m.target()).flatten().map(|on| {
+    (free && knows()).then(|| m.target()).flatten().map(|on| {
         let why = if v.s.whole { Why::Capacity } else { Why::Form };
         let reason = format!("copies the slots of shard {}", on.shard);
         Proposal::new(Step::Replicate { on, primary: primary.id.clone() }, why, reason)

@@ -4,7 +4,7 @@
 //! take a whole cluster out of its Service. That goes for the silence of a primary and the gates of its replicas, too. While the cluster forms no gate is written: some node still runs with the
 //! low node-timeout, which must be over before the first client writes.
 
-use super::users;
+use super::users::Wishes;
 use crate::model::{Member, NodeReport, Plan, Proposal, Step, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -12,11 +12,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     if !v.s.whole {
         return plan;
     }
+    let wishes = Wishes::new(v);
     for (member, node) in v.answering().filter(|(m, _)| m.stays()) {
         if v.primary(member.pod.shard).is_none() {
             continue;
         }
-        let verdict = verdict(v, member, node);
+        let verdict = verdict(v, &wishes, member, node);
         let ready = verdict.is_ok();
         if member.pod.gate == Some(ready) || (member.pod.gate.is_none() && !ready) {
             continue;
@@ -30,7 +31,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 }
 
 /// Whether the member serves as it should, or what is wrong.
-pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(), &'static str> {
+pub fn verdict(
+    v: &View<'_>,
+    wishes: &Wishes<'_, '_>,
+    member: &Member<'_>,
+    node: &NodeReport,
+) -> Result<(), &'static str> {
     if node.loading {
         return Err("it loads its data");
     }
@@ -38,7 +44,7 @@ pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(
         return Err("it is not adopted yet");
     }
     // One that serves already goes on serving while a user changes.
-    if member.pod.gate != Some(true) && !users::complete(v, node) {
+    if member.pod.gate != Some(true) && !wishes.complete(node) {
         return Err("it lacks users of the spec");
     }
     if node.is_retiring() {
@@ -53,7 +59,7 @@ pub fn verdict(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> Result<(
     if primary.pod.uid != member.pod.uid && !crate::model::view::in_sync_with(member, owner) {
         return Err("it is not in sync with its primary");
     }
-    if v.lists().every_owner(&node.id, |p| p.is_some_and(|p| !p.handshake)) {
+    if v.lists().every_owner(&node.id, |p| p.is_some_and(|p| !p.handshake)).is_some() {
         Ok(())
     } else {
         Err("not every slot owner knows it")

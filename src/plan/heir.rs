@@ -21,7 +21,7 @@ pub(super) fn heirs<'v, 'a>(v: &'v View<'a>, shard: Shard) -> Vec<&'v Member<'a>
 /// Those of these replicas in sync that would win against this primary, the best first.
 pub(super) fn winners<'v, 'a>(
     v: &'v View<'a>,
-    replicas: Vec<&'v Member<'a>>,
+    replicas: impl IntoIterator<Item = &'v Member<'a>>,
     primary: &NodeReport,
 ) -> Vec<&'v Member<'a>> {
     let would_win = |m: &&Member<'a>| m.node().is_some_and(|n| wins(v, n, primary));
@@ -51,6 +51,5 @@ fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
     // A primary without a Pod votes like any other.
     let ghost = usize::from(v.by_id(&primary.id).is_none());
     knows(primary.peers.get(&candidate.id))
-        && v.lists().every_owner(&candidate.id, knows)
-        && (v.lists().owners(&candidate.id, knows) + ghost) * 2 > voters
+        && v.lists().every_owner(&candidate.id, knows).is_some_and(|owners| (owners + ghost) * 2 > voters)
 }

@@ -5,6 +5,7 @@
 //! and 9.1.2). "All meet all" is what makes a newcomer known in a tenth of a second instead of five.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{form, wire};
 use crate::model::{
@@ -26,25 +27,26 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     // A single node that has grown goes to the newcomers, and they wait for it: once they knew each other, each side would know of
     // nobody on the other.
     let alone = v.s.whole && members.iter().any(|(m, n)| n.is_isolated() && !m.is_unused());
-    let mut meetings: BTreeMap<PodUid, (Target, Vec<Target>)> = BTreeMap::new();
-    let mut pending = deaf.iter().filter(|(m, _)| m.is_unused()).count();
-    for (a, b) in unacquainted(v, &members) {
-        pending += 1;
+    let mut meetings: BTreeMap<&PodUid, (&Member<'_>, Vec<Target>)> = BTreeMap::new();
+    let pairs = unacquainted(v, &members);
+    let pending = pairs.len() + deaf.iter().filter(|(m, _)| m.is_unused()).count();
+    let met = if pairs.is_empty() { BTreeSet::new() } else { met(v) };
+    for (a, b) in pairs {
         let wait = alone && a.0.is_unused() && b.0.is_unused();
-        if !wait && !shaking_hands(a, b) && introducible(v, a, b) {
+        if !wait && !shaking_hands(&met, a, b) && introducible(v, a, b) {
             // The newcomer is told of all others in one burst, and so are those who have grown of newcomers that know each other.
             let group = v.s.whole && holds_nothing(v, a.1);
             let first = a.1.is_isolated() || (!b.1.is_isolated() && !group);
             let (on, with) = if first { (a, b) } else { (b, a) };
-            if let (Some(on), Some(with)) = (on.0.target(), with.0.target()) {
-                meetings.entry(on.uid.clone()).or_insert_with(|| (on, Vec::new())).1.push(with);
+            if let Some(with) = with.0.target() {
+                meetings.entry(&on.0.pod.uid).or_insert_with(|| (on.0, Vec::new())).1.push(with);
             }
         }
     }
     let why = if v.s.whole { Why::Capacity } else { Why::Form };
-    plan.steps.extend(meetings.into_values().map(|(on, with)| {
+    plan.steps.extend(meetings.into_values().filter_map(|(on, with)| {
         let note = format!("{} members do not know it yet", with.len());
-        Proposal::new(Step::Meet { on, with }, why, note)
+        Some(Proposal::new(Step::Meet { on: on.target()?, with }, why, note))
     }));
     if pending > 0 {
         let message = format!("{pending} pairs of nodes do not know each other yet");
@@ -62,29 +64,54 @@ fn unacquainted<'l, 'v, 'a>(
     members: &'l [Joined<'v, 'a>],
 ) -> Vec<(&'l Joined<'v, 'a>, &'l Joined<'v, 'a>)> {
     let places: BTreeMap<&NodeId, usize> = members.iter().enumerate().map(|(i, (_, n))| (&n.id, i)).collect();
-    let mut pairs = BTreeSet::new();
+    let mut pairs: Vec<(usize, usize)> = Vec::new();
     for list in v.lists().iter() {
+        let lacks = list.lacks(places.iter().map(|(id, place)| (*id, place)));
+        if lacks.is_empty() {
+            continue;
+        }
         let of: Vec<usize> = list.of.iter().filter_map(|(_, n)| places.get(&n.id).copied()).collect();
-        for other in list.lacks(places.keys().copied()).into_iter().filter_map(|id| places.get(id)) {
+        for other in lacks {
             pairs.extend(of.iter().filter(|own| *own != other).map(|own| (*own.min(other), *own.max(other))));
         }
     }
+    pairs.sort_unstable();
+    pairs.dedup();
     pairs.into_iter().filter_map(|(a, b)| Some((members.get(a)?, members.get(b)?))).collect()
 }
 
+/// The addresses that a node shakes hands with.
+type Met<'a> = BTreeSet<(&'a NodeId, IpAddr)>;
+
+fn met<'a>(v: &View<'a>) -> Met<'a> {
+    let mut met = Met::new();
+    for list in v.lists().iter() {
+        for ip in list.lines().filter(|(_, p)| p.handshake).filter_map(|(_, p)| p.ip) {
+            met.extend(list.of.iter().map(|(_, n)| (&n.id, ip)));
+        }
+    }
+    met
+}
+
 /// A MEET is already on its way between the two.
-fn shaking_hands(a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
-    let sees = |n: &NodeReport, other: &Member<'_>| {
-        n.peers.values().any(|p| p.handshake && p.ip.is_some() && p.ip == other.pod.ip)
-    };
+fn shaking_hands(met: &Met<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
+    let sees = |n: &NodeReport, other: &Member<'_>| other.pod.ip.is_some_and(|ip| met.contains(&(&n.id, ip)));
     sees(a.1, b.0) || sees(b.1, a.0)
 }
 
 fn introducible(v: &View<'_>, a: &Joined<'_, '_>, b: &Joined<'_, '_>) -> bool {
     let fresh = |(m, n): &Joined<'_, '_>| m.is_unused() || (!v.s.whole && n.is_isolated() && n.keys == 0);
-    let share = a.1.peers.iter().any(|(id, p)| !p.handshake && (*id == b.1.id || b.1.peers.contains_key(id)));
     let new = || fresh(a) || fresh(b) || (v.s.whole && (holds_nothing(v, a.1) || holds_nothing(v, b.1)));
-    share || (!contested(a.1, b.1) && !contested(b.1, a.1) && new()) || (!v.s.whole && pieces(a.1, b.1))
+    share(a.1, b.1)
+        || (!contested(a.1, b.1) && !contested(b.1, a.1) && new())
+        || (!v.s.whole && pieces(a.1, b.1))
+}
+
+/// The one knows the other, or somebody whom that one knows.
+fn share(a: &NodeReport, b: &NodeReport) -> bool {
+    let mut known = a.peers.iter().filter(|(_, p)| !p.handshake);
+    a.peers.get(&b.id).is_some_and(|p| !p.handshake)
+        || (!b.is_isolated() && known.any(|(id, _)| b.peers.contains_key(id)))
 }
 
 /// Nothing is in it, nor in any node that it knows: newcomers that have met nobody but each other.
@@ -107,7 +134,8 @@ fn pieces(a: &NodeReport, b: &NodeReport) -> bool {
 /// they would argue about them. The executor refuses it, too, and a refused step ends the pass of its shard.
 fn contested(a: &NodeReport, b: &NodeReport) -> bool {
     let mut others = b.peers.iter().filter(|(id, p)| !p.handshake && **id != a.id);
-    b.slots().overlaps(a.slots()) || others.any(|(_, p)| p.slots.overlaps(a.slots()))
+    !a.slots().is_empty()
+        && (b.slots().overlaps(a.slots()) || others.any(|(_, p)| p.slots.overlaps(a.slots())))
 }
 
 /// A grown node that knows nobody is not a newcomer beside others that have grown: whatever it holds, it must not be

@@ -11,15 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{certificates, form, newcomers};
 use crate::model::settings::{self, FORMING_TIMEOUT_LARGE_MS, FORMING_TIMEOUT_MS};
-use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, View, Why};
+use crate::model::{Blocked, Code, Member, NodeReport, Plan, Proposal, Step, Version, View, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let forming = form::everyone_is_there(v) && v.answering().all(|(_, n)| n.keys == 0);
     let few = v.s.desired.shards().filter(|s| newcomers::is_new(v, *s)).count() <= FAST_NEWCOMERS;
+    let mut known = Known::new();
     for (member, node) in v.answering().filter(|(_, n)| !n.config.is_empty()) {
         let empty = forming || (few && is_empty_newcomer(v, member, node));
-        managed(v, member, node, empty, &mut plan);
+        managed(v, member, node, empty, &mut known, &mut plan);
         certificates::load(v, member, node, &mut plan);
         users(v, member, node, &mut plan);
         removed(v, member, node, &mut plan);
@@ -65,11 +66,23 @@ fn is_news(v: &View<'_>, node: &NodeReport) -> bool {
 /// A cluster whose youngest Pod is older, in milliseconds, does not wait for the last to hear of the last.
 const YOUNG_MS: i64 = 30_000;
 
-fn managed(v: &View<'_>, member: &Member<'_>, node: &NodeReport, forming: bool, plan: &mut Plan) {
+/// What is wanted of a node, by its version and node-timeout: nearly all have the same.
+type Known = BTreeMap<(Version, u32), BTreeMap<String, String>>;
+
+fn managed(
+    v: &View<'_>,
+    member: &Member<'_>,
+    node: &NodeReport,
+    forming: bool,
+    known: &mut Known,
+    plan: &mut Plan,
+) {
     let timeout = node_timeout(v, node, forming);
-    let wanted = settings::managed(node.version, timeout);
+    let wanted =
+        known.entry((node.version, timeout)).or_insert_with(|| settings::managed(node.version, timeout));
+    let differs = |(k, value): &(&String, &String)| !settings::holds(node, k, value, &v.s.applied);
     let differ: BTreeMap<String, String> =
-        wanted.into_iter().filter(|(k, value)| !settings::holds(node, k, value, &v.s.applied)).collect();
+        wanted.iter().filter(differs).map(|(k, value)| (k.clone(), value.clone())).collect();
     let Some(on) = member.target().filter(|_| !differ.is_empty()) else { return };
     plan.steps.push(Proposal::new(
         Step::Configure { on, settings: differ, only_empty: timeout < v.s.desired.node_timeout_ms() },

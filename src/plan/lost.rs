@@ -32,8 +32,7 @@ pub(super) fn copies_elsewhere<'v, 'a>(
     v: &'v View<'a>,
     gone: &'v Absent<'_, '_>,
 ) -> impl Iterator<Item = &'a NodeId> + use<'v, 'a> {
-    let silent = v.lists().replicas_of(gone.id).filter(|id| v.by_id(id).is_none());
-    silent.filter(|id| about(v, id, Slots::none()).proof(v).is_none())
+    v.silent_copies(gone.id).filter(|id| about(v, id, Slots::none()).proof(v).is_none())
 }
 
 /// The last trace of a shard without a copy: after this its slots are nobody's.
@@ -51,6 +50,9 @@ fn abandon(v: &View<'_>, gone: &Absent<'_, '_>) -> Option<Proposal> {
 
 /// Slots that nobody owns and nobody lists go to the shards without an owner.
 fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
+    if v.owned().is_all() {
+        return;
+    }
     let nobodys = Slots::all().minus(v.owned()).minus(&v.lists().all_slots());
     // While slots change hands, nodes that are asked one after another may not add up.
     let moving = v.answering().any(|(_, n)| n.is_moving_slots());

@@ -321,8 +321,12 @@ fn left_over(v: &View<'_>) -> BTreeMap<Target, Slots> {
 
 /// Slots that are not yet where they shall be, those under way included.
 pub fn slots_left(v: &View<'_>) -> u16 {
+    left(v, &super::even_out::wanted_moves(v))
+}
+
+fn left(v: &View<'_>, wanted: &[Move]) -> u16 {
     let open: u16 = under_way(v).iter().map(|(_, _, s)| s.len()).sum();
-    super::even_out::wanted_moves(v).iter().map(|m| m.slots.len()).sum::<u16>().saturating_add(open)
+    wanted.iter().map(|m| m.slots.len()).sum::<u16>().saturating_add(open)
 }
 
 /// The bytes in [`slots_left`], by the average slot of the shard that has them.
@@ -338,8 +342,8 @@ fn average_slot(v: &View<'_>, shard: Shard) -> u64 {
 }
 
 /// What is still to be moved, for the progress that a person sees.
-pub(super) fn waiting(v: &View<'_>, plan: &mut Plan) {
-    let left = slots_left(v);
+pub(super) fn waiting(v: &View<'_>, wanted: &[Move], plan: &mut Plan) {
+    let left = left(v, wanted);
     if left > 0 {
         let message = format!("{left} slots are to be moved");
         plan.waiting.push(Waiting { shard: None, stage: Stage::MovingSlots, message });

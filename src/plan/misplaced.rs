@@ -90,7 +90,7 @@ fn gain(v: &View<'_>, tally: &Tally<'_>, floor: &Floor, m: &Member<'_>) -> Optio
     let here = v.s.workers.get(m.pod.worker.as_ref()?)?;
     let demands = demanded(v, tally, shard);
     let astray = demands.zone.is_some() && here.zone != demands.zone;
-    let now = crowd(v, tally, shard, tally.number(&here.name), here);
+    let now = crowd(v, tally, shard, tally.number(&here.name));
     let least = tally.open_zones().map(|z| tally.shard_in(shard, z)).min().unwrap_or(0);
     let fine = now.shard_on_worker == 0
         && now.shard_in_zone <= least
@@ -101,7 +101,7 @@ fn gain(v: &View<'_>, tally: &Tally<'_>, floor: &Floor, m: &Member<'_>) -> Optio
     }
     let to =
         best(v, tally, shard, &demands).filter(|w| *w != here.name && !v.s.past.refused.contains_key(w))?;
-    let then = crowd(v, tally, shard, tally.number(&to), v.s.workers.get(&to)?);
+    let then = crowd(v, tally, shard, tally.number(&to));
     let less = |a: usize, b: usize| i64::try_from(a).unwrap_or(0) - i64::try_from(b).unwrap_or(0);
     let gain = (
         astray,

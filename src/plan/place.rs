@@ -90,7 +90,8 @@ pub(super) fn demanded(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Demands
     }
     if demands.uncounted && scheduling.zone.shard == SpreadMode::Required {
         let least = tally.open_zones().map(|z| tally.shard_in(shard, z)).min().unwrap_or(0);
-        demands.not_in = tally.open_zones().filter(|z| tally.shard_in(shard, z) > least).cloned().collect();
+        let full = tally.open_zones().filter(|z| tally.shard_in(shard, *z) > least);
+        demands.not_in = tally.names_of(full).cloned().collect();
     }
     demands
 }
@@ -99,7 +100,7 @@ pub(super) fn demanded(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Demands
 fn pinned(v: &View<'_>, tally: &Tally<'_>, shard: Shard) -> Option<Zone> {
     let zones = v.s.desired.template.scheduling.zones_of(shard, v.s.desired.copies());
     let wanted = |zone: &Zone| zones.iter().filter(|z| **z == zone).count();
-    let short = zones.iter().find(|z| tally.shard_in(shard, z) < wanted(z));
+    let short = zones.iter().find(|z| tally.shard_in(shard, tally.zone(z)) < wanted(z));
     short.or(zones.first()).map(|z| (*z).clone())
 }
 
@@ -135,9 +136,9 @@ fn allowed(
     let scheduling = &v.s.desired.template.scheduling;
     let strict = |mode: SpreadMode| mode == SpreadMode::Required;
     let zone = w.zone.as_ref();
-    let in_zone = |count: &dyn Fn(&Zone) -> usize| {
+    let in_zone = |count: &dyn Fn(usize) -> usize| {
         let least = tally.open_zones().map(count).min().unwrap_or(0);
-        zone.is_some_and(|z| count(z) <= least)
+        tally.zone_of(place).is_some_and(|z| count(z) <= least)
     };
     let fewest = || (0..tally.open.len()).map(|other| tally.members_on(other)).min().unwrap_or(0);
     demands.zone.as_ref().is_none_or(|z| zone == Some(z))
@@ -150,7 +151,7 @@ fn allowed(
 }
 
 fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker) -> Score {
-    let crowd = crowd(v, tally, shard, place, w);
+    let crowd = crowd(v, tally, shard, place);
     let all = tally.members_on(place) + tally.leaving_on(None, place);
     Score {
         full: w.room.is_some_and(|room| all >= room),
@@ -180,12 +181,12 @@ pub(super) struct Crowd {
 }
 
 /// On the worker with this number in the tally.
-pub(super) fn crowd(v: &View<'_>, tally: &Tally<'_>, shard: Shard, number: usize, w: &Worker) -> Crowd {
+pub(super) fn crowd(v: &View<'_>, tally: &Tally<'_>, shard: Shard, number: usize) -> Crowd {
     let scheduling = &v.s.desired.template.scheduling;
     let cares = |mode: SpreadMode, count: usize| if mode == SpreadMode::Disabled { 0 } else { count };
     let (node, zone) = (scheduling.node, scheduling.zone);
     // Pinning is the whole say over zones.
-    let here = w.zone.as_ref().filter(|_| scheduling.pinned.is_empty());
+    let here = tally.zone_of(number).filter(|_| scheduling.pinned.is_empty());
     Crowd {
         shard_on_worker: cares(node.shard, tally.shard_on(shard, number)),
         shard_in_zone: cares(zone.shard, here.map_or(0, |z| tally.shard_in(shard, z))),

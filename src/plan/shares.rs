@@ -39,7 +39,7 @@ fn sizes(owners: &BTreeMap<Shard, Slots>, wanted: u16) -> BTreeMap<Shard, u16> {
     let total: u16 = owners.values().map(Slots::len).sum();
     let have = |shard: &Shard| owners.get(shard).map_or(0, Slots::len);
     let mut order: Vec<Shard> = (0..wanted).map(Shard).collect();
-    order.sort_by_key(|s| (std::cmp::Reverse(have(s)), *s));
+    order.sort_by_cached_key(|s| (std::cmp::Reverse(have(s)), *s));
     let larger = usize::from(total % wanted);
     order.into_iter().enumerate().map(|(i, s)| (s, total / wanted + u16::from(i < larger))).collect()
 }

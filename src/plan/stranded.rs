@@ -29,8 +29,8 @@ pub(super) fn is_stranded(v: &View<'_>, m: &Member<'_>) -> bool {
         }
         // In a shard that has an owner it is pointed at that.
         Role::Replica { of, link } => {
-            let gone = v.by_id(of).is_none() && v.listed_slots(of).is_empty();
-            gone && !link.up && !link.syncing && !is_served(v, shard) && !v.s.desired.wants(shard)
+            let gone = || v.by_id(of).is_none() && v.listed_slots(of).is_empty();
+            !link.up && !link.syncing && !is_served(v, shard) && !v.s.desired.wants(shard) && gone()
         }
     };
     let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !node.is_moving_slots();

@@ -8,67 +8,95 @@ use crate::model::{Member, Phase, Shard, View, Worker, WorkerName, Zone};
 
 /// The counts. A Pod without a worker counts where it was asked to go.
 ///
-/// Workers are counted by number: every new Pod of a pass looks at all of them, and names take long to compare.
+/// Workers and zones are counted by number: every new Pod of a pass looks at all of them, and names take long to compare.
 #[derive(Debug)]
 pub(super) struct Tally<'a> {
     /// The workers that a member may be asked for, by name. Their numbers are their places here.
     pub open: Vec<&'a Worker>,
-    /// The zones of these, sorted.
-    open_zones: Vec<&'a Zone>,
-    zones: BTreeMap<&'a WorkerName, &'a Zone>,
-    numbers: BTreeMap<WorkerName, usize>,
-    names: Vec<WorkerName>,
-    on: OnWorkers,
-    within: BTreeMap<Shard, BTreeMap<Zone, usize>>,
-    all_within: BTreeMap<Zone, usize>,
+    workers: Numbers<WorkerName>,
+    zones: Numbers<Zone>,
+    /// The zone of each worker that Kubernetes knows.
+    homes: Vec<Option<usize>>,
+    /// The zones that have an open worker.
+    open_zones: BTreeSet<usize>,
+    on: Counts,
+    within: Counts,
     /// Members that are about to be replaced: they repel only among equals.
-    leaving: OnWorkers,
+    leaving: Counts,
     /// Where members were killed a moment ago.
     killed: Vec<usize>,
     /// Among the open workers the one that got a member last.
     last: Option<usize>,
 }
 
-/// How many are on each worker, of a shard and of all.
+/// Names and their numbers, in the order in which they were met.
+#[derive(Debug)]
+struct Numbers<T> {
+    numbers: BTreeMap<T, usize>,
+    names: Vec<T>,
+}
+
+impl<T: Ord + Clone> Numbers<T> {
+    fn new() -> Self {
+        Self { numbers: BTreeMap::new(), names: Vec::new() }
+    }
+
+    /// The number of this name, which gets one if it has none.
+    fn give(&mut self, name: &T) -> usize {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        self.numbers.insert(name.clone(), self.names.len());
+        self.names.push(name.clone());
+        self.names.len() - 1
+    }
+
+    /// The number of this name; one that nobody has heard of has none that counts anything.
+    fn of(&self, name: &T) -> usize {
+        self.numbers.get(name).copied().unwrap_or(usize::MAX)
+    }
+}
+
+/// How many are at each place (workers or zones, by their numbers), of a shard and of all.
 #[derive(Debug, Default)]
-struct OnWorkers {
-    /// The few workers that have some of the shard, by their numbers.
+struct Counts {
+    /// The few places that have some of the shard.
     of: BTreeMap<Shard, Vec<(usize, usize)>>,
     all: Vec<usize>,
 }
 
-impl OnWorkers {
-    fn add(&mut self, shard: Shard, worker: usize) {
+impl Counts {
+    fn add(&mut self, shard: Shard, place: usize) {
         let of = self.of.entry(shard).or_default();
-        match of.iter_mut().find(|(w, _)| *w == worker) {
+        match of.iter_mut().find(|(at, _)| *at == place) {
             Some((_, n)) => *n += 1,
-            None => of.push((worker, 1)),
+            None => of.push((place, 1)),
         }
-        one_more(&mut self.all, worker);
+        one_more(&mut self.all, place);
     }
 
-    fn take(&mut self, shard: Shard, worker: usize) {
-        let of = self.of.get_mut(&shard).and_then(|of| of.iter_mut().find(|(w, _)| *w == worker));
-        for n in of.map(|(_, n)| n).into_iter().chain(self.all.get_mut(worker)) {
+    fn take(&mut self, shard: Shard, place: usize) {
+        let of = self.of.get_mut(&shard).and_then(|of| of.iter_mut().find(|(at, _)| *at == place));
+        for n in of.map(|(_, n)| n).into_iter().chain(self.all.get_mut(place)) {
             *n = n.saturating_sub(1);
         }
     }
 
-    fn of(&self, shard: Shard, worker: usize) -> usize {
-        let of = self.of.get(&shard).and_then(|of| of.iter().find(|(w, _)| *w == worker));
+    fn of(&self, shard: Shard, place: usize) -> usize {
+        let of = self.of.get(&shard).and_then(|of| of.iter().find(|(at, _)| *at == place));
         of.map_or(0, |(_, n)| *n)
     }
 
-    fn all(&self, worker: usize) -> usize {
-        self.all.get(worker).copied().unwrap_or(0)
+    fn all(&self, place: usize) -> usize {
+        self.all.get(place).copied().unwrap_or(0)
     }
 }
 
-fn one_more(counts: &mut Vec<usize>, worker: usize) {
-    if counts.len() <= worker {
-        counts.resize(worker + 1, 0);
+fn one_more(counts: &mut Vec<usize>, place: usize) {
+    if counts.len() <= place {
+        counts.resize(place + 1, 0);
     }
-    if let Some(n) = counts.get_mut(worker) {
+    if let Some(n) = counts.get_mut(place) {
         *n += 1;
     }
 }
@@ -79,31 +107,32 @@ impl<'a> Tally<'a> {
         let suspects: Vec<&WorkerName> = away::suspects(v).collect();
         let open = v.s.workers.values().filter(|w| w.open && !suspects.contains(&&w.name));
         let open: Vec<&Worker> = open.collect();
-        let open_zones: BTreeSet<&Zone> = open.iter().filter_map(|w| w.zone.as_ref()).collect();
-        let names: Vec<WorkerName> = open.iter().map(|w| w.name.clone()).collect();
+        let (mut workers, mut zones, mut homes) = (Numbers::new(), Numbers::new(), Vec::new());
+        for worker in open.iter().copied().chain(v.s.workers.values()) {
+            if workers.give(&worker.name) == homes.len() {
+                homes.push(worker.zone.as_ref().map(|zone| zones.give(zone)));
+            }
+        }
         let mut tally = Self {
-            open_zones: open_zones.into_iter().collect(),
+            open_zones: homes.iter().take(open.len()).flatten().copied().collect(),
             open,
-            zones: v.s.workers.values().filter_map(|w| Some((&w.name, w.zone.as_ref()?))).collect(),
-            numbers: names.iter().cloned().zip(0..).collect(),
-            names,
-            on: OnWorkers::default(),
-            within: BTreeMap::new(),
-            all_within: BTreeMap::new(),
-            leaving: OnWorkers::default(),
+            workers,
+            zones,
+            homes,
+            on: Counts::default(),
+            within: Counts::default(),
+            leaving: Counts::default(),
             killed: Vec::new(),
             last: None,
         };
         for worker in v.all().filter(|m| was_killed(m)).filter_map(|m| m.pod.worker.as_ref()) {
-            let worker = tally.numbered(worker);
-            one_more(&mut tally.killed, worker);
+            one_more(&mut tally.killed, tally.workers.give(worker));
         }
         for m in v.all().filter(|m| !matches!(m.pod.phase, Phase::Finished { .. })) {
             if m.stays() && v.unfit(m).is_none() {
                 tally.add(m.pod.shard, at(m), m.pod.place.pinned.as_ref());
             } else if let Some(worker) = at(m) {
-                let worker = tally.numbered(worker);
-                tally.leaving.add(m.pod.shard, worker);
+                tally.leaving.add(m.pod.shard, tally.workers.give(worker));
             }
         }
         tally
@@ -111,57 +140,55 @@ impl<'a> Tally<'a> {
 
     /// One member more; of one without a worker at least the zone may be known.
     pub(super) fn add(&mut self, shard: Shard, worker: Option<&WorkerName>, zone: Option<&Zone>) {
-        let zone = worker.and_then(|w| self.zones.get(w).copied()).or(zone).cloned();
+        let worker = worker.map(|w| self.workers.give(w));
+        let home = worker.and_then(|w| self.zone_of(w));
         if let Some(worker) = worker {
-            let worker = self.numbered(worker);
             self.on.add(shard, worker);
             self.last = Some(worker).filter(|place| *place < self.open.len());
         }
-        if let Some(zone) = zone {
-            *self.within.entry(shard).or_default().entry(zone.clone()).or_default() += 1;
-            *self.all_within.entry(zone).or_default() += 1;
+        if let Some(zone) = home.or_else(|| zone.map(|z| self.zones.give(z))) {
+            self.within.add(shard, zone);
         }
     }
 
     /// One member less, as if it were not there.
     pub(super) fn take(&mut self, shard: Shard, worker: &WorkerName) {
-        fn less(map: &mut BTreeMap<Zone, usize>, key: &Zone) {
-            if let Some(n) = map.get_mut(key) {
-                *n = n.saturating_sub(1);
-            }
-        }
-        let number = self.numbered(worker);
-        self.on.take(shard, number);
-        if let Some(zone) = self.zones.get(worker).copied() {
-            less(self.within.entry(shard).or_default(), zone);
-            less(&mut self.all_within, zone);
+        let worker = self.number(worker);
+        self.on.take(shard, worker);
+        if let Some(zone) = self.zone_of(worker) {
+            self.within.take(shard, zone);
         }
     }
 
-    /// The number of a worker, which gets one if it has none.
-    fn numbered(&mut self, worker: &WorkerName) -> usize {
-        if let Some(number) = self.numbers.get(worker) {
-            return *number;
-        }
-        self.numbers.insert(worker.clone(), self.names.len());
-        self.names.push(worker.clone());
-        self.names.len() - 1
-    }
-
-    /// The number of a worker; one that nobody has heard of has none that counts anything.
+    /// The number of a worker.
     pub(super) fn number(&self, worker: &WorkerName) -> usize {
-        self.numbers.get(worker).copied().unwrap_or(usize::MAX)
+        self.workers.of(worker)
+    }
+
+    /// The number of a zone.
+    pub(super) fn zone(&self, zone: &Zone) -> usize {
+        self.zones.of(zone)
+    }
+
+    /// The zone of this worker.
+    pub(super) fn zone_of(&self, worker: usize) -> Option<usize> {
+        self.homes.get(worker).copied().flatten()
     }
 
     /// The workers that have a copy of the shard.
     pub(super) fn workers_of(&self, shard: Shard) -> impl Iterator<Item = &WorkerName> {
         let on = self.on.of.get(&shard).into_iter().flatten().filter(|(_, n)| *n > 0);
-        on.filter_map(|(worker, _)| self.names.get(*worker))
+        on.filter_map(|(worker, _)| self.workers.names.get(*worker))
     }
 
     /// The zones that have an open worker.
-    pub(super) fn open_zones(&self) -> impl Iterator<Item = &'a Zone> {
+    pub(super) fn open_zones(&self) -> impl Iterator<Item = usize> {
         self.open_zones.iter().copied()
+    }
+
+    /// What these are called.
+    pub(super) fn names_of(&self, zones: impl Iterator<Item = usize>) -> impl Iterator<Item = &Zone> {
+        zones.filter_map(|zone| self.zones.names.get(zone))
     }
 
     /// Copies of the shard on the worker.
@@ -170,8 +197,8 @@ impl<'a> Tally<'a> {
     }
 
     /// Copies of the shard in the zone.
-    pub(super) fn shard_in(&self, shard: Shard, zone: &Zone) -> usize {
-        self.within.get(&shard).and_then(|within| within.get(zone)).copied().unwrap_or(0)
+    pub(super) fn shard_in(&self, shard: Shard, zone: usize) -> usize {
+        self.within.of(shard, zone)
     }
 
     /// Members on the worker.
@@ -180,8 +207,8 @@ impl<'a> Tally<'a> {
     }
 
     /// Members in the zone.
-    pub(super) fn members_in(&self, zone: &Zone) -> usize {
-        self.all_within.get(zone).copied().unwrap_or(0)
+    pub(super) fn members_in(&self, zone: usize) -> usize {
+        self.within.all(zone)
     }
 
     /// Members on the worker that leave, of this shard or of all.

@@ -98,7 +98,7 @@ fn set(member: &Member<'_>, user: &str, rules: Vec<String>, note: &str, plan: &m
 }
 
 /// The users of the spec, and who logs in without a name.
-struct Wishes<'v, 'a> {
+pub struct Wishes<'v, 'a> {
     v: &'v View<'a>,
     /// None while the passwords of a user are missing.
     rules: BTreeMap<&'v str, Option<Rules>>,
@@ -112,9 +112,16 @@ enum Wanted {
 }
 
 impl<'v, 'a> Wishes<'v, 'a> {
-    fn new(v: &'v View<'a>) -> Self {
+    /// As the spec has them now.
+    pub fn new(v: &'v View<'a>) -> Self {
         let users = v.s.desired.users.keys().map(String::as_str).chain([DEFAULT_USER]);
         Self { v, rules: users.map(|user| (user, rules(v, user).map(Rules::new))).collect() }
+    }
+
+    /// The node has every user that can be set.
+    pub(super) fn complete(&self, node: &NodeReport) -> bool {
+        let lacks = |shown, user: &str| matches!(self.on(node, shown, user), Wanted::Set(_));
+        node.users.as_ref().is_some_and(|shown| !self.rules.keys().any(|user| lacks(shown, user)))
     }
 
     fn on(&self, node: &NodeReport, shown: &Shown, user: &str) -> Wanted {
@@ -331,11 +338,4 @@ pub fn state(v: &View<'_>) -> State {
         state.lacking += usize::from(lacks);
     }
     state
-}
-
-/// The node has every user that can be set.
-pub fn complete(v: &View<'_>, node: &NodeReport) -> bool {
-    let Some(shown) = &node.users else { return false };
-    let wishes = Wishes::new(v);
-    wishes.rules.keys().all(|user| !matches!(wishes.on(node, shown, user), Wanted::Set(_)))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Gauges, trouble::Trouble};
 use crate::{
     model::{Member, Phase, Plan, SLOTS, Seen, Shard, Slots, View},
-    plan::{form, gate, newcomers},
+    plan::{form, gate, newcomers, users::Wishes},
 };
 
 /// How the cluster is.
@@ -81,8 +81,9 @@ impl<'v, 'a> Health<'v, 'a> {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let mut members: BTreeMap<String, i64> =
             ["ready", "joining", "silent", "pending", "ended", "leaving"].map(|s| (s.to_owned(), 0)).into();
+        let wishes = Wishes::new(self.view);
         for member in self.view.all() {
-            *members.entry(self.state(member).to_owned()).or_default() += 1;
+            *members.entry(self.state(&wishes, member).to_owned()).or_default() += 1;
         }
         let shards = [("ready", &self.ready), ("short", &self.short), ("lost", &self.leaderless)];
         Gauges {
@@ -99,12 +100,14 @@ impl<'v, 'a> Health<'v, 'a> {
         }
     }
 
-    fn state(&self, member: &Member<'_>) -> &'static str {
+    fn state(&self, wishes: &Wishes<'_, '_>, member: &Member<'_>) -> &'static str {
         match (member.pod.terminating, member.pod.phase, member.seen) {
             (true, _, _) => "leaving",
             (false, Phase::Finished { .. }, _) => "ended",
             (false, Phase::Pending, _) => "pending",
-            (false, Phase::Running, Seen::Now(node)) if gate::verdict(self.view, member, node).is_ok() => {
+            (false, Phase::Running, Seen::Now(node))
+                if gate::verdict(self.view, wishes, member, node).is_ok() =>
+            {
                 "ready"
             }
             (false, Phase::Running, Seen::Now(_)) => "joining",

@@ -22,6 +22,8 @@ const NOW: i64 = 1_000_000;
 /// How many different lists there are while news spreads.
 const LISTS: usize = 4;
 const WORKERS: u16 = 60;
+/// How many members come at one time.
+const NEWCOMERS: u16 = 125;
 
 /// Everything as the spec asks.
 pub(crate) fn settled(shards: u16, replicas: u16) -> Snapshot {
@@ -66,6 +68,26 @@ pub(crate) fn half_dead(shards: u16, replicas: u16) -> Snapshot {
         s.ghosts.insert(id.clone(), Seen::Silent(Silence::Refused));
     }
     mark_failed(&mut s, &ids);
+    s
+}
+
+/// In each of up to 125 shards one member was lost, and the new one in its place knows nobody yet.
+pub(crate) fn joining(shards: u16, replicas: u16) -> Snapshot {
+    let mut s = empty(shards, replicas);
+    for shard in (0..shards).map(Shard) {
+        for index in 0..=replicas - u16::from(shard.0 < NEWCOMERS) {
+            member(&mut s, shard, index, "now");
+        }
+    }
+    acquaint(&mut s);
+    for shard in (0..shards.min(NEWCOMERS)).map(Shard) {
+        let pod = Pod { gate: None, ..pod(shard, replicas, "now") };
+        let mut node = report(&s, shard, replicas);
+        node.role = Role::Primary { slots: Slots::none() };
+        (node.keys, node.epoch, node.state_ok, node.uptime_ms) = (0, 0, false, 100);
+        s.nodes.insert(pod.uid.clone(), Seen::Now(node));
+        s.pods.insert(pod.name.clone(), pod);
+    }
     s
 }
 
