@@ -40,11 +40,11 @@ test *args:
 
 # Lives in the simulated world, compiled to be fast: more of them, or one with its log (SEED=… just lives)
 lives count="2000":
-    {{ if env("SEED", "") == "" { "LIVES=" + count } else { "LIFE=" + env("SEED") } }} cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test random_lives -- --nocapture
+    {{ if env("SEED", "") == "" { "LIVES=" + count } else { "LIFE=" + env("SEED") } }} cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test worlds random_lives -- --nocapture
 
 # The operator without one of its rules or guards at a time: who notices (LIVES=… for more random lives)
 mutants:
-    cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test mutants -- --ignored --nocapture
+    cargo test --workspace --config 'profile.dev.package.valkey-cluster-operator.opt-level=2' --test worlds mutants -- --ignored --nocapture
 
 # What one plan costs, and what one look at 1,500 nodes does
 bench:

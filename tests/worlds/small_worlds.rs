@@ -2,21 +2,12 @@
 //!
 //! `FAULTS=<n>` says how many faults may come one after another (default 1), `STATES=<n>` where a search ends without having seen
 //! everything (default: it does not). `WORLD=<shards>x<replicas>` searches one of the worlds alone.
-#![allow(
-    clippy::similar_names,
-    clippy::struct_excessive_bools,
-    clippy::many_single_char_names,
-    clippy::too_many_lines
-)]
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod sim;
 
 use std::io::Write as _;
 use std::time::Instant;
 
-use sim::search::{every_fault, search};
-use sim::world::Start;
+use crate::sim::search::{every_fault, search};
+use crate::sim::world::Start;
 use valkey_cluster_operator::model::Version;
 
 const WORLDS: [(u16, u16); 4] = [(2, 1), (3, 1), (1, 2), (2, 0)];

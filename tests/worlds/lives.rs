@@ -1,21 +1,11 @@
 //! Scripted lives: what happens to a cluster as text in `tests/lives/*.txt`, and the log of the life below it.
 //!
-//! `BLESS=1 cargo test --test lives` writes the logs anew: a change of behaviour is a difference that a person reads.
-// The world of a test is a bag of flags and short names, and its one match over all steps is best read as a whole.
-#![allow(
-    clippy::similar_names,
-    clippy::struct_excessive_bools,
-    clippy::many_single_char_names,
-    clippy::too_many_lines
-)]
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! `BLESS=1 cargo test --test worlds every_script` writes the logs anew: a change of behaviour is a difference that a person reads.
 
-mod sim;
-mod text;
-
-use sim::life::live;
-use sim::script::Script;
-use sim::trace::Trace;
+use crate::sim::life::live;
+use crate::sim::script::Script;
+use crate::sim::trace::Trace;
+use crate::text;
 
 /// Between the script and its log.
 const RULER: &str = "----\n";

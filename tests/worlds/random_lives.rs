@@ -2,25 +2,15 @@
 //!
 //! `LIVES=<n>` says how many (default 300), `FIRST=<seed>` where to begin, `THREADS=<n>` how many at a time. At the end stands
 //! what was done to them, by kind. A failing life prints its seed, a script made as small as possible, and how to see it again:
-//! `LIFE=<seed> cargo test --test random_lives -- --nocapture` (with `WHOLE=1` as it is, not made smaller first).
-// The world of a test is a bag of flags and short names, and its one match over all steps is best read as a whole.
-#![allow(
-    clippy::similar_names,
-    clippy::struct_excessive_bools,
-    clippy::many_single_char_names,
-    clippy::too_many_lines
-)]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
-
-mod sim;
+//! `LIFE=<seed> cargo test --test worlds random_lives -- --nocapture` (with `WHOLE=1` as it is, not made smaller first).
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sim::life::live;
-use sim::random::{script, shrink};
-use sim::tally::Tally;
-use sim::trace::Trace;
+use crate::sim::life::live;
+use crate::sim::random::{script, shrink};
+use crate::sim::tally::Tally;
+use crate::sim::trace::Trace;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}")))
@@ -55,7 +45,7 @@ fn every_life_ends_well() {
     seeds.sort_unstable();
     assert!(
         failures.is_empty(),
-        "{} of {lives} lives failed: {seeds:?}; see one with LIFE={} cargo test --test random_lives -- --nocapture",
+        "{} of {lives} lives failed: {seeds:?}; see one with LIFE={} cargo test --test worlds random_lives -- --nocapture",
         failures.len(),
         seeds.first().unwrap_or(&0)
     );

@@ -2,24 +2,18 @@
 //! with the last spec is. The fresh cluster is the oracle: nobody has to say what is right.
 //!
 //! `WALKS=<n>` says how many (default 40), `WALK=<seed>` walks one with its log.
-#![allow(
-    clippy::similar_names,
-    clippy::struct_excessive_bools,
-    clippy::many_single_char_names,
-    clippy::too_many_lines
-)]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
-
-mod sim;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::sim::kubernetes;
+use crate::sim::life::CALM;
+use crate::sim::tally::Tally;
+use crate::sim::trace::Trace;
+use crate::sim::valkey::Node;
+use crate::sim::world::{Start, World};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sim::tally::Tally;
-use sim::trace::Trace;
-use sim::world::{Start, World};
 use valkey_cluster_operator::api::{self, ValkeyCluster, ValkeyClusterSpec};
 use valkey_cluster_operator::model::{Desired, Shard, Version, WorkerName};
 
@@ -100,8 +94,7 @@ fn shape(w: &World) -> Shape {
     let pods = || w.kube.pods.values();
     let shards: BTreeSet<Shard> = pods().map(|o| o.pod.shard).collect();
     let of = |shard: Shard| pods().filter(move |o| o.pod.shard == shard);
-    let leads =
-        |o: &&sim::kubernetes::PodObject| w.process(&o.pod.name).is_some_and(sim::valkey::Node::leads);
+    let leads = |o: &&kubernetes::PodObject| w.process(&o.pod.name).is_some_and(Node::leads);
     let summary = |shard: Shard| {
         let revisions = of(shard).map(|o| o.pod.revision.to_string()).collect();
         (
@@ -174,7 +167,7 @@ fn every_walk_ends_where_a_fresh_cluster_begins() {
     println!("{walks} walks\n{tally}");
     assert!(
         failures.is_empty(),
-        "{} of {walks} walks; see one with WALK=<seed> cargo test --test spec_walk -- --nocapture\n{}",
+        "{} of {walks} walks; see one with WALK=<seed> cargo test --test worlds spec_walk -- --nocapture\n{}",
         failures.len(),
         failures.join("\n")
     );
@@ -212,7 +205,7 @@ fn resized(sizes: &[i32], copies: (i32, i32), image: &str, trace: Trace) -> (Wor
 /// One of the new shards has slots.
 fn has_moved(w: &World, before: i32) -> bool {
     let new = w.kube.pods.values().filter(|o| i32::from(o.pod.shard.0) >= before);
-    new.filter_map(|o| w.process(&o.pod.name)).any(sim::valkey::Node::leads)
+    new.filter_map(|o| w.process(&o.pod.name)).any(Node::leads)
 }
 
 #[test]
@@ -252,7 +245,7 @@ fn upgrade_ticks(seed: u64, max_disrupted: i32) -> i64 {
     w.resource.desired = desired(&ValkeyClusterSpec { image: "valkey:10".to_owned(), ..spec }, 2);
     w.rest().unwrap();
     // Less the time for which it has to be quiet.
-    w.now - began - 2 * sim::life::CALM
+    w.now - began - 2 * CALM
 }
 
 #[test]

@@ -1,30 +1,18 @@
 //! Mutants: the operator without one of its rules, or with one of its guards off. Each has to be noticed: by a plan case that
 //! gives another plan, by a scripted life or by a random one that ends badly.
 //!
-//! `just mutants` (or `LIVES=<n> cargo test --test mutants -- --ignored --nocapture`) prints who notices what,
+//! `just mutants` (or `LIVES=<n> cargo test --test worlds mutants -- --ignored --nocapture`) prints who notices what,
 //! `MUTANT=guard` only of those with that in their names.
-// The world of a test is a bag of flags and short names, and its one match over all steps is best read as a whole.
-#![allow(
-    clippy::similar_names,
-    clippy::struct_excessive_bools,
-    clippy::many_single_char_names,
-    clippy::too_many_lines
-)]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
-// Both worlds stand on the same bare objects.
-#![allow(clippy::duplicate_mod)]
-
-mod plan_world;
-mod sim;
 
 use std::fs;
 use std::path::Path;
 
-use sim::life::live_as;
-use sim::mutant::{ADMISSIONS, GUARDS, Mutant};
-use sim::random::script;
-use sim::script::Script;
-use sim::trace::Trace;
+use crate::plan_world;
+use crate::sim::life::live_as;
+use crate::sim::mutant::{ADMISSIONS, GUARDS, Mutant};
+use crate::sim::random::script;
+use crate::sim::script::Script;
+use crate::sim::trace::Trace;
 use valkey_cluster_operator::model::{Attempts, Snapshot};
 use valkey_cluster_operator::plan::{plan, rules};
 
