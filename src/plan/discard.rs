@@ -3,7 +3,7 @@
 //! A server that keeps ending right after its start, or keeps being killed for want of memory, is replaced after a growing
 //! delay, and said so: a copy that would kill its successor the same way must not be made again and again.
 
-use super::evidence;
+use super::{evidence, fill, migrate};
 use crate::model::{
     Blocked, Code, Member, NodeId, NodeReport, Phase, Plan, Proposal, Seen, Shard, Stage, Step, View,
     Waiting, Why, step::Removable,
@@ -64,6 +64,13 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                     "it was made from an earlier spec and never joined",
                 ));
             }
+            Phase::Running if m.pod.revision != v.s.revision && cannot_fill(v, m) => {
+                plan.steps.push(delete(
+                    m,
+                    Removable::Empty,
+                    "it was made from an earlier spec, and cannot read the keys that its shard is to get",
+                ));
+            }
             Phase::Running
                 if !v.s.whole && m.pod.revision != v.s.revision && !matches!(m.seen, Seen::Now(_)) =>
             {
@@ -80,6 +87,15 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         plan.steps.extend(v.s.desired.shards().filter_map(|shard| orphan(v, shard)));
     }
     plan
+}
+
+/// Its shard has no slots yet, and whoever has them is too new for it. What holds nothing has no successor to wait for.
+fn cannot_fill(v: &View<'_>, m: &Member<'_>) -> bool {
+    let unread = |n: &NodeReport| n.keys == 0 && migrate::is_too_old(v, n);
+    v.s.whole
+        && v.s.desired.wants(m.pod.shard)
+        && !fill::is_served(v, m.pod.shard)
+        && m.node().is_some_and(unread)
 }
 
 /// A replica whose primary died while the cluster formed owns no slots and cannot be given any. It makes room when its

@@ -230,6 +230,11 @@ pub(super) fn is_too_new(v: &View<'_>, shard: Shard) -> bool {
     !v.s.desired.wants(shard) && others.into_iter().any(|(_, there)| !reads(there, node))
 }
 
+/// Somebody has slots whose keys this one would not read.
+pub(super) fn is_too_old(v: &View<'_>, node: &NodeReport) -> bool {
+    v.s.desired.shards().filter_map(|shard| v.primary(shard)).any(|(_, owner)| !reads(node, owner))
+}
+
 /// A job of the node to this target runs.
 fn is_giving(node: &NodeReport, to: &Target) -> bool {
     let gives = |j: &Job| !j.incoming && j.other.as_ref() == Some(&to.node);

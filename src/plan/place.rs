@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::heir::heirs;
 use super::tally::Tally;
 use crate::model::{
     Blocked, Code, Demands, Member, Phase, Plan, Shard, SpreadMode, Step, View, Why, Worker, WorkerName, Zone,
@@ -24,7 +25,7 @@ struct Score {
     shard_in_zone: usize,
     /// An autoscaler would like to remove the worker, or it asks to be left alone.
     shunned: bool,
-    /// The primary of the shard is on the worker: where all are to leave it does so last.
+    /// The primary of the shard, or who is about to lead it, is on the worker: where all are to leave it does so last.
     beside_leader: bool,
     /// Copies of the same shard on the worker that are about to leave: until then they would fall with it.
     leaving_on_worker: usize,
@@ -159,12 +160,19 @@ fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker
         killed_by_worker: tally.killed_on(place),
         shard_in_zone: crowd.shard_in_zone,
         shunned: w.shunned,
-        beside_leader: v.primary(shard).is_some_and(|(m, _)| m.pod.worker.as_ref() == Some(&w.name)),
+        beside_leader: leader(v, shard).is_some_and(|m| m.pod.worker.as_ref() == Some(&w.name)),
         leaving_on_worker: tally.leaving_on(Some(shard), place),
         members_on_worker: crowd.members_on_worker,
         members_in_zone: crowd.members_in_zone,
         ring: tally.ring(place),
     }
+}
+
+/// Who leads the shard, or is about to: a primary that was told to go hands over at once.
+fn leader<'v, 'a>(v: &'v View<'a>, shard: Shard) -> Option<&'v Member<'a>> {
+    let (primary, _) = v.primary(shard)?;
+    let heir = || heirs(v, shard).first().copied();
+    if primary.stays() { Some(primary) } else { heir().or(Some(primary)) }
 }
 
 /// Who is near, as far as the spec cares: what a move of a member is judged by.
