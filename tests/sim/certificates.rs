@@ -8,8 +8,7 @@ use rand::Rng;
 use valkey_cluster_operator::build::tls;
 use valkey_cluster_operator::model::certificates::{CA_FILE, CERT_FILE};
 use valkey_cluster_operator::model::{
-    Certificates, ClientAuth, Desired, Fingerprint, Given, Mode, NodeId, Pod, PodName, PodUid, Target, Tls,
-    Trust,
+    Certificates, ClientAuth, Desired, Fingerprint, Given, Mode, Pod, PodName, PodUid, Target, Tls, Trust,
 };
 
 use super::valkey::Node;
@@ -181,23 +180,23 @@ impl World {
         if has { Ok(()) } else { Err("Unable to update TLS configuration".to_owned()) }
     }
 
-    /// Any node may connect to any other at any moment, but for processes without a Pod that do not lead any more.
+    /// Of those that speak TLS any may connect to any other at any moment, but for processes without a Pod that do not lead any more.
     pub(crate) fn mistrust(&self) -> Option<String> {
         self.kube.secrets.certificates.as_ref()?;
         let has_pod = |n: &Node| self.kube.pods.values().any(|o| o.process.as_ref() == Some(&n.id));
         let of_use = |n: &Node| n.leads() || has_pod(n);
         let all = || self.valkey.nodes.values().filter(|n| n.cluster == 0 && n.config.contains_key(CA_FILE));
-        let ours = || all().filter(|n| of_use(n));
-        let runs: Vec<(&NodeId, Option<&Trust>)> =
-            ours().map(|n| (&n.id, self.kube.secrets.runs_with(n))).collect();
-        if let Some((id, _)) = runs.iter().find(|(_, t)| t.is_none()) {
-            return Some(format!("{id} runs with what nobody has given"));
+        let runs: Vec<(&Node, Option<&Trust>)> =
+            all().filter(|n| of_use(n)).map(|n| (n, self.kube.secrets.runs_with(n))).collect();
+        if let Some((node, _)) = runs.iter().find(|(_, t)| t.is_none()) {
+            return Some(format!("{} runs with what nobody has given", node.id));
         }
+        let runs: Vec<_> = runs.into_iter().filter(|(n, _)| n.speaks_tls()).collect();
         let pairs = runs.iter().flat_map(|a| runs.iter().map(move |b| (a, b)));
         let found = pairs
             .filter_map(|((x, a), (y, b))| Some((x, (*a)?, y, (*b)?)))
             .find(|(_, a, _, b)| !trusts(a, b));
-        found.map(|(x, _, y, _)| format!("{x} does not trust the certificate of {y}"))
+        found.map(|(x, _, y, _)| format!("{} does not trust the certificate of {}", x.id, y.id))
     }
 
     /// At the end every node runs with what is wanted.

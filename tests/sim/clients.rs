@@ -25,6 +25,8 @@ pub(crate) struct Clients {
     /// Slot → the value that was given up because the environment took its last copy.
     pub excused: u64,
     pub acknowledged_writes: u64,
+    /// Those that lead although their end is under way, since nobody else was left: what is written to them goes with them.
+    pub last: BTreeSet<NodeId>,
     /// They write from now on.
     pub writing: bool,
 }
@@ -63,7 +65,7 @@ impl Clients {
             let value = *value;
             self.acknowledged_writes += 1;
             // In a minority it is lost when the others elect: a primary takes a while to notice (measured: 2.1–2.6 s).
-            if !valkey.hears_majority(&owner) {
+            if !valkey.hears_majority(&owner) || self.last.contains(&owner) {
                 return;
             }
             let node = valkey.get_mut(&owner);

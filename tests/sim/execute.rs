@@ -236,6 +236,11 @@ impl World {
         } else {
             self.valkey.take_over(&on.node, self.now, &mut self.rng)
         };
+        let released =
+            |n: &super::valkey::Node| n.config.get(NODENAME).is_some_and(|mark| mark.starts_with(RELEASED));
+        if forced.is_ok() && self.valkey.nodes.get(&on.node).is_some_and(released) {
+            self.clients.last.insert(on.node.clone());
+        }
         forced.map_err(No::Failed)
     }
 
