@@ -6,6 +6,7 @@ use valkey_cluster_operator::model::settings::{FORMING_TIMEOUT_LARGE_MS, FORMING
 use valkey_cluster_operator::model::{
     NodeId, Phase, Plan, PodName, PodUid, SLOTS, Shard, Slots, SpreadMode, WorkerName,
 };
+use valkey_cluster_operator::plan::misplaced::PAUSE_MS;
 
 use super::TICK_MS;
 use super::kubernetes::{PodObject, WorkerObject};
@@ -305,7 +306,9 @@ impl World {
         }
         let places: BTreeSet<_> = pods.iter().map(|o| &o.pod.worker).collect();
         let strict = desired.template.scheduling.node.shard == SpreadMode::Required;
-        if strict && places.len() != pods.len() {
+        // Whoever has come to share a worker is moved once there was peace for a while.
+        let young = self.kube.pods.values().any(|o| self.moment().since(o.pod.created) < 2 * PAUSE_MS);
+        if strict && places.len() != pods.len() && !young {
             return Some(format!("two copies of shard {shard} share a worker"));
         }
         if let Some(o) = pods.iter().find(|o| o.pod.phase != Phase::Running || o.pod.gate != Some(true)) {
