@@ -26,9 +26,10 @@ use crate::truth::{Expected, Looker, Truth};
 /// Where Valkey listens.
 const CLIENT_PORT: u16 = 6379;
 
-/// Connections that are kept between two looks, and the password that they logged in with.
+/// Connections that are kept between two looks, the password that they logged in with, and whether they speak TLS.
 struct Kept {
     password: Option<String>,
+    encrypted: bool,
     looker: Looker,
 }
 
@@ -261,8 +262,8 @@ impl Cluster {
         let mut kept = self.looker.lock().await;
         let password = access.credentials.password.clone();
         let mut with = match kept.take() {
-            Some(with) if with.password == password => with,
-            _ => Kept { password, looker: Looker::patient(access) },
+            Some(with) if with.password == password && with.encrypted == self.pki.is_some() => with,
+            _ => Kept { password, encrypted: self.pki.is_some(), looker: Looker::patient(access) },
         };
         let truth = Truth { seen: with.looker.ask(nodes).await };
         *kept = Some(with);
