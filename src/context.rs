@@ -100,11 +100,9 @@ impl Ctx {
         self.stores.pods.state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace))
     }
 
-    /// Every worker, in order of their names.
+    /// Every worker.
     pub fn workers(&self) -> Vec<Arc<Node>> {
-        let mut workers = self.stores.workers.state();
-        workers.sort_by_key(|worker| worker.name_any());
-        workers
+        self.stores.workers.state()
     }
 
     /// A Service of ours.

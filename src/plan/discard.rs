@@ -48,32 +48,31 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     let proofs = evidence::proofs(v);
     for m in v.all().filter(|m| !m.pod.terminating) {
+        let earlier = m.pod.revision != v.s.revision;
         match m.pod.phase {
             Phase::Finished { .. } => ended(v, m, proofs.contains(&m.pod.uid), &mut plan),
-            Phase::Pending if m.pod.revision != v.s.revision => {
+            Phase::Pending if earlier => {
                 plan.steps.push(delete(
                     m,
                     Removable::NotRunning,
                     "it was made from an earlier spec and never started",
                 ));
             }
-            Phase::Running if m.pod.revision != v.s.revision && m.is_unused() => {
+            Phase::Running if earlier && m.is_unused() => {
                 plan.steps.push(delete(
                     m,
                     Removable::Unused,
                     "it was made from an earlier spec and never joined",
                 ));
             }
-            Phase::Running if m.pod.revision != v.s.revision && cannot_fill(v, m) => {
+            Phase::Running if earlier && cannot_fill(v, m) => {
                 plan.steps.push(delete(
                     m,
                     Removable::Empty,
                     "it was made from an earlier spec, and cannot read the keys that its shard is to get",
                 ));
             }
-            Phase::Running
-                if !v.s.whole && m.pod.revision != v.s.revision && !matches!(m.seen, Seen::Now(_)) =>
-            {
+            Phase::Running if !v.s.whole && earlier && !matches!(m.seen, Seen::Now(_)) => {
                 plan.waiting.push(Waiting {
                     shard: Some(m.pod.shard),
                     stage: Stage::AddingPods,

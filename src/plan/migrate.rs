@@ -226,13 +226,17 @@ fn until_replaced(on: &Target, to: &Target) -> Waiting {
 /// The shard has slots that it must give away, and nobody who would read them as long as its own servers are as new as they are.
 pub(super) fn is_too_new(v: &View<'_>, shard: Shard) -> bool {
     let Some((_, node)) = v.primary(shard) else { return false };
-    let others = v.s.desired.shards().filter_map(|s| v.primary(s));
-    !v.s.desired.wants(shard) && others.into_iter().any(|(_, there)| !reads(there, node))
+    !v.s.desired.wants(shard) && owners(v).any(|there| !reads(there, node))
 }
 
 /// Somebody has slots whose keys this one would not read.
 pub(super) fn is_too_old(v: &View<'_>, node: &NodeReport) -> bool {
-    v.s.desired.shards().filter_map(|shard| v.primary(shard)).any(|(_, owner)| !reads(node, owner))
+    owners(v).any(|owner| !reads(node, owner))
+}
+
+/// Those that lead the shards of the spec.
+fn owners<'v, 'a>(v: &'v View<'a>) -> impl Iterator<Item = &'a NodeReport> + use<'v, 'a> {
+    v.s.desired.shards().filter_map(|shard| v.primary(shard)).map(|(_, node)| node)
 }
 
 /// A job of the node to this target runs.

@@ -124,7 +124,9 @@ fn any_unbound(v: &View<'_>, shard: Shard) -> bool {
 pub(super) fn best(v: &View<'_>, tally: &Tally<'_>, shard: Shard, demands: &Demands) -> Option<WorkerName> {
     let open =
         tally.open.iter().enumerate().filter(|(place, w)| allowed(v, tally, (shard, demands), *place, w));
-    open.min_by_key(|(place, w)| (score(v, tally, shard, *place, w), &w.name)).map(|(_, w)| w.name.clone())
+    let leads = leader(v, shard).and_then(|m| m.pod.worker.as_ref());
+    open.min_by_key(|(place, w)| (score(v, tally, shard, *place, w, leads), &w.name))
+        .map(|(_, w)| w.name.clone())
 }
 
 fn allowed(
@@ -151,7 +153,15 @@ fn allowed(
         && (!strict(scheduling.zone.pods) || in_zone(&|z| tally.members_in(z)))
 }
 
-fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker) -> Score {
+/// Of a worker for a copy of this shard, whose leader is, or is about to be, on the one that `leads`.
+fn score(
+    v: &View<'_>,
+    tally: &Tally<'_>,
+    shard: Shard,
+    place: usize,
+    w: &Worker,
+    leads: Option<&WorkerName>,
+) -> Score {
     let crowd = crowd(v, tally, shard, place);
     let all = tally.members_on(place) + tally.leaving_on(None, place);
     Score {
@@ -160,7 +170,7 @@ fn score(v: &View<'_>, tally: &Tally<'_>, shard: Shard, place: usize, w: &Worker
         killed_by_worker: tally.killed_on(place),
         shard_in_zone: crowd.shard_in_zone,
         shunned: w.shunned,
-        beside_leader: leader(v, shard).is_some_and(|m| m.pod.worker.as_ref() == Some(&w.name)),
+        beside_leader: leads == Some(&w.name),
         leaving_on_worker: tally.leaving_on(Some(shard), place),
         members_on_worker: crowd.members_on_worker,
         members_in_zone: crowd.members_in_zone,
