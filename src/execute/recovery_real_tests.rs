@@ -1,7 +1,7 @@
 //! From SIGKILL of a primary to its heir, on real servers, through the real look, plan, guard and effect.
 
 use super::*;
-use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Place, Pod, Revision, Snapshot};
+use crate::model::{Attempts, ClusterKey, Desired, Moment, Past, Phase, Pod, Revision, Snapshot};
 use crate::plan::plan;
 
 /// Shards of the cluster: with three, two are left to vote.
@@ -12,27 +12,15 @@ fn snapshot(w: &World, seen: Vec<Seen<NodeReport>>, past: &Past) -> Snapshot {
     let shards = usize::from(SHARDS);
     let pods: Vec<Pod> = (0..w.servers.len())
         .map(|i| Pod {
-            name: PodName::new(format!("pod-{i}")),
-            uid: PodUid::new(i.to_string()),
-            shard: Shard(u16::try_from(i % shards).unwrap()),
-            index: u16::try_from(i / shards).unwrap(),
-            revision: Revision::new("r"),
-            failures: 0,
-            worker: None,
             ip: Some(w.servers[i].ip),
             phase: Phase::Running,
-            terminating: false,
-            disrupted: false,
-            before: BTreeMap::new(),
-            encrypted: false,
-            exporting: false,
-            nudged: None,
-            leads: false,
-            place: Place::default(),
-            given: String::new(),
             gate: Some(true),
-            created: Moment(0),
-            trouble: None,
+            ..Pod::new(
+                PodName::new(format!("pod-{i}")),
+                PodUid::new(i.to_string()),
+                (Shard(u16::try_from(i % shards).unwrap()), u16::try_from(i / shards).unwrap()),
+                Revision::new("r"),
+            )
         })
         .collect();
     let nodes: BTreeMap<PodUid, Seen<NodeReport>> =

@@ -187,6 +187,33 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// One that was just made: nothing has happened to it, and it asks for nothing. For worlds without Kubernetes.
+    pub fn new(name: PodName, uid: PodUid, (shard, index): (Shard, u16), revision: Revision) -> Self {
+        Self {
+            name,
+            uid,
+            shard,
+            index,
+            revision,
+            failures: 0,
+            worker: None,
+            ip: None,
+            phase: Phase::Pending,
+            terminating: false,
+            disrupted: false,
+            gate: None,
+            before: BTreeMap::new(),
+            encrypted: false,
+            exporting: false,
+            nudged: None,
+            leads: false,
+            place: Place::default(),
+            given: String::new(),
+            created: Moment::default(),
+            trouble: None,
+        }
+    }
+
     /// The scheduler finds no worker for it.
     pub fn is_unschedulable(&self) -> bool {
         self.worker.is_none() && self.trouble.as_ref().is_some_and(|t| t.reason == "Unschedulable")

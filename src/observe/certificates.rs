@@ -303,31 +303,14 @@ async fn read_source(ctx: &Ctx, desired: &Desired, now: Moment, hints: &Mutex<Hi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Place, Revision, Shard, Tls};
+    use crate::model::{Revision, Shard, Tls};
 
     fn pod(name: &str, ip: &str, encrypted: bool) -> (PodName, Pod) {
         let pod = Pod {
-            name: PodName::new(name),
-            uid: PodUid::new(name),
-            shard: Shard(0),
-            index: 0,
-            revision: Revision::new("r"),
-            failures: 0,
-            worker: None,
             ip: ip.parse().ok(),
             phase: Phase::Running,
-            terminating: false,
-            disrupted: false,
-            gate: None,
-            before: BTreeMap::new(),
             encrypted,
-            exporting: false,
-            nudged: None,
-            leads: false,
-            place: Place::default(),
-            given: String::new(),
-            created: Moment(0),
-            trouble: None,
+            ..Pod::new(PodName::new(name), PodUid::new(name), (Shard(0), 0), Revision::new("r"))
         };
         (pod.name.clone(), pod)
     }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::users::Accounts;
 use valkey_cluster_operator::model::{
-    Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod, PodName, PodUid,
-    Revision, Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Version, Worker, WorkerName, Zone,
+    Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Pod, PodName, PodUid, Revision,
+    Role, Seen, Shard, Silence, Slots, Snapshot, Synced, Version, Worker, WorkerName, Zone,
 };
 use valkey_cluster_operator::plan::users::of_file;
 
@@ -185,27 +185,18 @@ fn ip(shard: Shard, index: u16) -> IpAddr {
 /// Copies of a shard on three neighbouring workers, which are in three zones; the primaries in turn on each of them.
 fn pod(shard: Shard, index: u16, revision: &str) -> Pod {
     Pod {
-        name: PodName::new(format!("valkey-c-{shard}-{index}")),
-        uid: uid(shard, index),
-        shard,
-        index,
-        revision: Revision::new(revision),
-        failures: 0,
         worker: Some(WorkerName::new(format!("w{:03}", (3 * shard.0 + (shard.0 + index) % 3) % WORKERS))),
         ip: Some(ip(shard, index)),
         phase: Phase::Running,
-        terminating: false,
-        disrupted: false,
         gate: Some(true),
-        before: BTreeMap::new(),
-        encrypted: false,
-        exporting: false,
-        nudged: None,
         leads: index == 0,
         created: Moment(NOW - 500_000),
-        trouble: None,
-        place: Place::default(),
-        given: String::new(),
+        ..Pod::new(
+            PodName::new(format!("valkey-c-{shard}-{index}")),
+            uid(shard, index),
+            (shard, index),
+            Revision::new(revision),
+        )
     }
 }
 

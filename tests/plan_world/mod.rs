@@ -43,8 +43,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use valkey_cluster_operator::model::settings;
 use valkey_cluster_operator::model::users::{Accounts, Shown, described};
 use valkey_cluster_operator::model::{
-    Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Place, Pod, PodName, PodUid,
-    Revision, Role, Seen, Shard, Slots, Snapshot, Version, Worker, WorkerName,
+    Link, Moment, NodeId, NodeReport, OpenSlots, Past, Peer, Peers, Phase, Pod, PodName, PodUid, Revision,
+    Role, Seen, Shard, Slots, Snapshot, Version, Worker, WorkerName,
 };
 
 use valkey_cluster_operator::plan::users;
@@ -180,27 +180,19 @@ fn pod_name(shard: Shard, index: u16) -> PodName {
 fn member(s: &mut Snapshot, shard: Shard, index: u16, state: State) {
     let started = state > State::Pending;
     let pod = Pod {
-        name: pod_name(shard, index),
-        uid: PodUid::new(format!("u{shard}-{index}")),
-        shard,
-        index,
-        revision: s.revision.clone(),
-        failures: 0,
         worker: Some(WorkerName::new(format!("w{}", 1 + (shard.0 + index) % 3))),
         ip: started.then(|| ip(shard, index)),
         phase: if started { Phase::Running } else { Phase::Pending },
-        terminating: false,
-        disrupted: false,
         gate: (state == State::Healthy).then_some(true),
-        before: BTreeMap::new(),
-        encrypted: false,
         exporting: true,
-        nudged: None,
         leads: state == State::Healthy && index == 0,
-        place: Place::default(),
-        given: String::new(),
         created: Moment(NOW - 5000),
-        trouble: None,
+        ..Pod::new(
+            pod_name(shard, index),
+            PodUid::new(format!("u{shard}-{index}")),
+            (shard, index),
+            s.revision.clone(),
+        )
     };
     if started {
         s.nodes.insert(pod.uid.clone(), Seen::Now(report(s, shard, index, state)));

@@ -12,7 +12,7 @@ use valkey_cluster_operator::{
     api::ValkeyClusterStatus,
     model::{
         ClusterKey, Desired, Done, Link, Moment, NodeId, NodeReport, OpenSlots, Outcome, Past, Peer, Phase,
-        Place, Plan, Pod, PodName, PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Version, WorkerName,
+        Plan, Pod, PodName, PodUid, Revision, Role, Seen, Shard, Slots, Snapshot, Version, WorkerName,
         plan::Attempts,
     },
     plan::plan,
@@ -95,27 +95,11 @@ pub(crate) fn id(shard: u16, index: u16) -> NodeId {
 
 pub(crate) fn pod(shard: u16, index: u16, phase: Phase) -> Pod {
     Pod {
-        name: pod_name(shard, index),
-        uid: pod_uid(shard, index),
-        shard: Shard(shard),
-        index,
-        revision: Revision::new("r1"),
-        failures: 0,
         worker: Some(WorkerName::new(format!("w{}", (shard + index) % 3))),
         ip: (phase == Phase::Running).then(|| ip(shard, index)),
         phase,
-        terminating: false,
-        disrupted: false,
-        gate: None,
-        before: BTreeMap::new(),
-        encrypted: false,
-        exporting: false,
-        nudged: None,
-        leads: false,
-        place: Place::default(),
-        given: String::new(),
         created: Moment(START),
-        trouble: None,
+        ..Pod::new(pod_name(shard, index), pod_uid(shard, index), (Shard(shard), index), Revision::new("r1"))
     }
 }
 

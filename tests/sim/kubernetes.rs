@@ -144,33 +144,19 @@ impl Kubernetes {
 
     pub(crate) fn create(&mut self, new: NewPod, now: i64) {
         self.next_uid += 1;
+        let uid = PodUid::new(format!("u{}", self.next_uid));
         let pod = Pod {
-            name: new.name.clone(),
-            uid: PodUid::new(format!("u{}", self.next_uid)),
-            shard: new.shard,
-            index: new.index,
-            revision: new.revision,
             failures: new.failures,
-            worker: None,
-            ip: None,
-            phase: Phase::Pending,
-            terminating: false,
-            disrupted: false,
-            gate: None,
-            before: BTreeMap::new(),
             encrypted: new.encrypted,
             exporting: true,
-            nudged: None,
-            leads: false,
             place: Place {
                 asked: new.worker.clone(),
                 pinned: new.demands.zone.clone(),
                 counted: (new.strict || new.even) && !new.demands.uncounted,
                 instead_of: new.demands.instead_of.clone(),
             },
-            given: String::new(),
             created: Moment(now * TICK_MS),
-            trouble: None,
+            ..Pod::new(new.name.clone(), uid, (new.shard, new.index), new.revision)
         };
         let object = PodObject {
             pod,

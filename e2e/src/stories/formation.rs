@@ -19,8 +19,8 @@ use valkey_cluster_operator::execute::valkey::{Applied, ValkeyExecutor};
 use valkey_cluster_operator::hints::FAST_NODES;
 use valkey_cluster_operator::model::settings::{self, NODE_TIMEOUT_MS};
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Place, Plan, Pod, PodName, PodUid, Shard,
-    Snapshot, Step, View, Worker, WorkerName,
+    Attempts, Desired, Moment, Object, Outcome, Past, Phase, Plan, Pod, PodName, PodUid, Shard, Snapshot,
+    Step, View, Worker, WorkerName,
 };
 use valkey_cluster_operator::observe;
 use valkey_cluster_operator::observe::valkey::{Bounds, Probe, observe_ghosts, observe_nodes};
@@ -146,27 +146,11 @@ impl World {
         let number = self.processes.add(1)?;
         let uid = PodUid::new(format!("uid-{number}"));
         let pod = Pod {
-            name: name.clone(),
-            uid: uid.clone(),
-            shard,
-            index,
-            revision: build::revision(&self.desired),
-            failures: 0,
             worker: Some(WorkerName::new(format!("w{}", (shard.0 + index) % 3 + 1))),
             ip: Some(self.processes.addr(number).ip()),
             phase: Phase::Running,
-            terminating: false,
-            disrupted: false,
-            gate: None,
-            before: BTreeMap::new(),
-            encrypted: false,
-            exporting: false,
-            nudged: None,
-            leads: false,
-            place: Place::default(),
-            given: String::new(),
             created: now(),
-            trouble: None,
+            ..Pod::new(name.clone(), uid.clone(), (shard, index), build::revision(&self.desired))
         };
         self.numbers.insert(uid, number);
         self.pods.insert(name.clone(), pod);
