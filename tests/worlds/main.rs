@@ -21,3 +21,9 @@ mod small_worlds;
 mod spec_walk;
 #[path = "../text/mod.rs"]
 mod text;
+
+/// The number that a variable of the environment holds, if there is one.
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let parse = |v: String| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}"));
+    std::env::var(name).ok().map(parse)
+}

@@ -7,14 +7,11 @@
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::number;
 use crate::sim::life::live;
 use crate::sim::random::{script, shrink};
 use crate::sim::tally::Tally;
 use crate::sim::trace::Trace;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}")))
-}
 
 #[test]
 fn every_life_ends_well() {

@@ -6,15 +6,12 @@
 use std::io::Write as _;
 use std::time::Instant;
 
+use crate::number;
 use crate::sim::search::{every_fault, search};
 use crate::sim::world::Start;
 use valkey_cluster_operator::model::Version;
 
 const WORLDS: [(u16, u16); 4] = [(2, 1), (3, 1), (1, 2), (2, 0)];
-
-fn number(name: &str) -> Option<usize> {
-    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}")))
-}
 
 #[test]
 fn no_single_fault_at_any_point_leads_astray() {

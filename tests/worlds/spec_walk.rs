@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::number;
 use crate::sim::kubernetes;
 use crate::sim::life::CALM;
 use crate::sim::tally::Tally;
@@ -18,10 +19,6 @@ use valkey_cluster_operator::api::{self, ValkeyCluster, ValkeyClusterSpec};
 use valkey_cluster_operator::model::{Desired, Shard, Version, WorkerName};
 
 const WORKERS: usize = 4;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{name} is a number, not {v:?}")))
-}
 
 /// A spec that admission lets pass.
 fn spec(rng: &mut StdRng) -> ValkeyClusterSpec {
