@@ -36,7 +36,7 @@ mod topology;
 pub use errors::{ErrorKind, Errors};
 pub use handle::{Ledger, LedgerHandle};
 pub use live::{Glance, LaneGlance};
-pub use options::{CLIENT_LANES, LaneKind, Limits, Options};
+pub use options::{LaneKind, Limits, Options, client_lanes};
 pub use pulse::{Control, Stall};
 pub use report::{GapReport, LaneReport, Latency, LedgerReport, Mark, RegressionReport, Totals, Window};
 pub use topology::AddressMap;

@@ -8,8 +8,10 @@ use super::topology::AddressMap;
 use crate::resp::{Access, SLOTS, tag_for};
 
 /// Lanes of the client library beside the plain ones of a story: enough to show what an application sees, too few to take the
-/// machine from those that are judged.
-pub const CLIENT_LANES: u16 = 2;
+/// machine from those that are judged. None where a write counts only when replicas have it, too: the library confirms nothing.
+pub fn client_lanes(copies: u16) -> u16 {
+    if copies == 0 { 2 } else { 0 }
+}
 
 /// How a ledger writes. [`Options::new`] fills in the defaults.
 #[derive(Clone)]

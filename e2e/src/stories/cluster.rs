@@ -24,7 +24,7 @@ use crate::sandbox::Sandbox;
 use crate::truth::{Expected, Looker, Truth};
 
 /// Where Valkey listens.
-const CLIENT_PORT: u16 = 6379;
+pub(super) const CLIENT_PORT: u16 = 6379;
 
 /// Connections that are kept between two looks, the password that they logged in with, and whether they speak TLS.
 struct Kept {

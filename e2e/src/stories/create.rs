@@ -18,7 +18,7 @@ use super::aftermath;
 use super::cluster::Cluster;
 use super::stage::{Stage, TICK};
 use crate::resp::Connection;
-use crate::truth::{Expected, Truth};
+use crate::truth::{Expected, Truth, lines};
 
 pub(super) const STORY: Story = Story {
     name: "create",
@@ -154,9 +154,10 @@ async fn last_start(cluster: &Cluster) -> Result<Duration> {
 }
 
 fn age(info: &str) -> Option<Duration> {
-    let number = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok());
-    let since_the_second = Duration::from_micros(number("server_time_usec:")? % 1_000_000);
-    Some(Duration::from_secs(number("uptime_in_seconds:")?) + since_the_second)
+    let lines = lines(info);
+    let number = |name: &str| lines.get(name)?.parse::<u64>().ok();
+    let since_the_second = Duration::from_micros(number("server_time_usec")? % 1_000_000);
+    Some(Duration::from_secs(number("uptime_in_seconds")?) + since_the_second)
 }
 
 /// `valkey-cli --cluster check` in a Pod.

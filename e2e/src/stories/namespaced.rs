@@ -76,22 +76,13 @@ fn install(sandbox: &Sandbox, namespace: &str) -> Result<()> {
     let manifest = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     let file = sandbox.instance().path("operator-for-one-namespace.json");
     instance::write(&file, &serde_json::to_vec(&manifest)?)?;
-    let file = file.to_str().context("the path of the manifest is not text")?;
-    sandbox.kubectl(["apply", "--server-side", "--force-conflicts", "-f", file])?;
-    Ok(())
+    operator::apply(sandbox, &file)
 }
 
 /// What the audit log says of these minutes.
 fn judge(stage: &Stage, seen: &Seen, here: &str) -> Result<()> {
     ensure!(seen.requests > 0, "the audit log says nothing of the operator");
-    ensure!(seen.refused.is_empty(), "the operator was refused: {}", rights::list(&seen.refused));
-    let granted = rights::of(&[rbac::NAMESPACED, rbac::GLOBAL, rbac::OWN].concat());
-    let more: BTreeSet<_> = seen.used.difference(&granted).cloned().collect();
-    ensure!(
-        more.is_empty(),
-        "the operator has rights from elsewhere, and uses them: {}",
-        rights::list(&more)
-    );
+    seen.within(&rights::of(&[rbac::NAMESPACED, rbac::GLOBAL, rbac::OWN].concat()))?;
     let places: BTreeSet<String> = [here, operator::NAMESPACE].map(str::to_owned).into();
     let foreign: BTreeSet<_> = seen.namespaces.difference(&places).cloned().collect();
     ensure!(foreign.is_empty(), "it was in namespaces that are not its own: {}", rights::list(&foreign));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use valkey_cluster_operator::{api, build};
 
 use super::Story;
-use super::cluster::Cluster;
+use super::cluster::{CLIENT_PORT, Cluster};
 use super::stage::{Skipped, Stage, eventually};
 
 pub(super) const STORY: Story = Story {
@@ -27,7 +27,6 @@ const LIMIT: Duration = Duration::from_mins(2);
 const HEARD: Duration = Duration::from_secs(20);
 /// Seconds in which a connection comes up, or never.
 const CONNECT: &str = "2";
-const CLIENTS: u16 = 6379;
 const BUS: u16 = 16379;
 const IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
 /// The label of those that the spec names.
@@ -47,14 +46,14 @@ async fn run(stage: &Stage) -> Result<()> {
     as_built(stage, &cluster).await.context("everybody is a client")?;
     // Where nothing is enforced everybody gets everywhere, and that shows that the looks tell the two apart.
     let open = !is_enforced(stage, &friend, &stranger).await?;
-    lets_in(&stranger, &cluster, CLIENTS, true).await?;
+    lets_in(&stranger, &cluster, CLIENT_PORT, true).await?;
     lets_in(&stranger, &cluster, BUS, open).await?;
     let named = json!([{ "namespaceSelector": {}, "podSelector": { "matchLabels": { TEAM.0: TEAM.1 } } }]);
     let closed = json!({ "shards": 1, "replicas": 1, "networking": { "allowedClients": named } });
     cluster.change(closed).await?;
     as_built(stage, &cluster).await.context("some are clients")?;
-    lets_in(&stranger, &cluster, CLIENTS, open).await?;
-    lets_in(&friend, &cluster, CLIENTS, true).await?;
+    lets_in(&stranger, &cluster, CLIENT_PORT, open).await?;
+    lets_in(&friend, &cluster, CLIENT_PORT, true).await?;
     lets_in(&friend, &cluster, BUS, open).await?;
     cluster.whole(1, 1, LIMIT).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
@@ -94,16 +93,19 @@ async fn is_enforced(stage: &Stage, closed: &Outsider<'_>, from: &Outsider<'_>) 
     let at = closed.address().await?;
     from.address().await?;
     eventually("the closed Pod to serve itself", LIMIT, async || {
-        ensure!(closed.reaches(at, CLIENTS).await?, "it does not listen");
+        ensure!(closed.reaches(at, CLIENT_PORT).await?, "it does not listen");
         Ok(())
     })
     .await?;
     if stage.reach().sandbox().is_some() {
-        ensure!(from.reaches(at, CLIENTS).await?, "the sandbox enforces policies: let the story rest on it");
+        ensure!(
+            from.reaches(at, CLIENT_PORT).await?,
+            "the sandbox enforces policies: let the story rest on it"
+        );
         return Ok(false);
     }
     let shut = eventually("the network to enforce a policy", HEARD, async || {
-        ensure!(!from.reaches(at, CLIENTS).await?, "a Pod that nobody may connect to was reached");
+        ensure!(!from.reaches(at, CLIENT_PORT).await?, "a Pod that nobody may connect to was reached");
         Ok(())
     });
     if let Err(error) = shut.await {

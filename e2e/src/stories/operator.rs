@@ -1,5 +1,6 @@
 //! The operator as a user installs it: one `kubectl apply`, two replicas, a lease.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -42,10 +43,17 @@ const ROLLOUT: Duration = Duration::from_mins(1);
 /// # Errors
 /// If the API server refuses, or the Pods do not become Ready.
 pub(super) async fn install(sandbox: &Sandbox, client: &Client) -> Result<()> {
-    let manifest = crate::root().join(MANIFEST);
-    let file = manifest.to_str().context("the path of the manifest is not text")?;
-    sandbox.kubectl(["apply", "--server-side", "--force-conflicts", "-f", file])?;
+    apply(sandbox, &crate::root().join(MANIFEST))?;
     scale(client, 2).await
+}
+
+/// Applies what installs it, whoever applied something else before.
+///
+/// # Errors
+/// If the API server refuses.
+pub(super) fn apply(sandbox: &Sandbox, manifest: &Path) -> Result<()> {
+    let file = manifest.to_str().context("the path of the manifest is not text")?;
+    sandbox.kubectl(["apply", "--server-side", "--force-conflicts", "-f", file]).map(drop)
 }
 
 /// Installs it on somebody's cluster, and says whether there was none before. What is there already stays as it is,

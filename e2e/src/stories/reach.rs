@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, LocalBoxFuture};
 use super::cluster::{Cluster, connector};
 use super::stage::Skipped;
 use crate::command::{checked, output};
-use crate::ledger::{CLIENT_LANES, Ledger, LedgerHandle, LedgerReport, Options};
+use crate::ledger::{Ledger, LedgerHandle, LedgerReport, Options, client_lanes};
 use crate::resp::Access;
 use crate::sandbox::Sandbox;
 use crate::stranger::{LedgerPod, Stranger};
@@ -87,7 +87,7 @@ impl Reach for Sandbox {
         async move {
             let mut options = Options::new(nodes.iter().map(ToString::to_string).collect());
             options.access = cluster.open_access();
-            options.client_lanes = if copies == 0 { CLIENT_LANES } else { 0 };
+            options.client_lanes = client_lanes(copies);
             options.copies = copies;
             Ok(Box::new(Ledger::start(options).await?) as Box<dyn Writes>)
         }

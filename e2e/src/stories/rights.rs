@@ -58,10 +58,8 @@ async fn run(stage: &Stage) -> Result<()> {
     })
     .await?;
     let seen = seen(sandbox, 0)?;
-    ensure!(seen.refused.is_empty(), "the operator was refused: {}", list(&seen.refused));
     let granted = granted();
-    let more: BTreeSet<_> = seen.used.difference(&granted).cloned().collect();
-    ensure!(more.is_empty(), "the operator has rights from elsewhere, and uses them: {}", list(&more));
+    seen.within(&granted)?;
     let unseen: BTreeSet<String> = UNSEEN.map(|(right, _)| right.to_owned()).into();
     let rare: BTreeSet<String> = RARE.map(|(right, _)| right.to_owned()).into();
     ensure!(rare.is_subset(&granted), "rights that are rare: {}", list(&rare));
@@ -120,6 +118,17 @@ pub(super) struct Seen {
 const WORKERS: &str = "nodes";
 
 impl Seen {
+    /// Nothing was refused, and no right was used but these.
+    ///
+    /// # Errors
+    /// What was.
+    pub(super) fn within(&self, granted: &BTreeSet<String>) -> Result<()> {
+        ensure!(self.refused.is_empty(), "the operator was refused: {}", list(&self.refused));
+        let more: BTreeSet<_> = self.used.difference(granted).cloned().collect();
+        ensure!(more.is_empty(), "the operator has rights from elsewhere, and uses them: {}", list(&more));
+        Ok(())
+    }
+
     fn take(&mut self, event: &Value) {
         let field = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default();
         if field("/user/username") != ACCOUNT || event.get("objectRef").is_none() {

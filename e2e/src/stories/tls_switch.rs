@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use valkey_cluster_operator::build::pod::CERTIFICATES;
 
 use super::Story;
-use super::cluster::Cluster;
+use super::cluster::{CLIENT_PORT, Cluster};
 use super::pki::Pki;
 use super::secrets;
 use super::stage::{Stage, eventually};
@@ -39,8 +39,6 @@ const RELINK: Duration = Duration::from_millis(1500);
 const SHARDS: u16 = 3;
 /// Counters, spread over all slots.
 const KEYS: u16 = 60;
-/// For clients, by whichever way the cluster speaks.
-const PORT: u16 = 6379;
 /// For an answer, and for the handshake.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -99,7 +97,7 @@ async fn sampler(plain: &Cluster, secured: &Cluster) -> Result<SamplerHandle> {
     let connector = either(access.connector.clone(), secured.open_access().connector);
     let nodes = plain.addresses().await?.into_values().collect();
     // The port that a node announces is that of the other way for a while.
-    let follow: AddressMap = Arc::new(|place| Some(SocketAddr::new(place.host.parse().ok()?, PORT)));
+    let follow: AddressMap = Arc::new(|place| Some(SocketAddr::new(place.host.parse().ok()?, CLIENT_PORT)));
     Ok(Sampler::start(Access { connector, ..access }, nodes, Some(follow)))
 }
 
@@ -239,7 +237,7 @@ impl Writer {
 
 /// Who owns what, as this node says it when it is asked this way.
 async fn owners(way: usize, access: &Access, ip: IpAddr) -> Result<(SlotMap, usize)> {
-    let mut node = Connection::open(access, SocketAddr::new(ip, PORT), PATIENCE).await?;
+    let mut node = Connection::open(access, SocketAddr::new(ip, CLIENT_PORT), PATIENCE).await?;
     let reply = node.call(&["CLUSTER", "SLOTS"], PATIENCE).await?;
     Ok((SlotMap::read(&reply, &ip.to_string()).map_err(anyhow::Error::msg)?, way))
 }

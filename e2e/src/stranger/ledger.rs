@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Pull, Stranger};
 use crate::command::tail;
-use crate::ledger::{CLIENT_LANES, LedgerReport};
+use crate::ledger::{LedgerReport, client_lanes};
 
 const CONTAINER: &str = "ledger";
 /// Scheduled, pulled and started; a registry may be slow.
@@ -225,8 +225,7 @@ fn pod(name: &str, image: &str, nodes: &[SocketAddr], copies: u16) -> Result<Pod
     let seeds: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     let security = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
         "capabilities": { "drop": ["ALL"] } });
-    let lanes = if copies == 0 { CLIENT_LANES } else { 0 };
-    let numbers = [format!("--client-lanes={lanes}"), format!("--copies={copies}")];
+    let numbers = [format!("--client-lanes={}", client_lanes(copies)), format!("--copies={copies}")];
     let [lanes, copies] = &numbers;
     let args = ["--seeds", &seeds.join(","), lanes, copies, "--stdin", "--json", "-"];
     let container = json!({ "name": CONTAINER, "image": image, "imagePullPolicy": "IfNotPresent",
@@ -264,7 +263,7 @@ mod tests {
         let spec = pod.spec.unwrap();
         assert_eq!(spec.automount_service_account_token, Some(false));
         let args = spec.containers[0].args.clone().unwrap();
-        let lanes = format!("--client-lanes={CLIENT_LANES}");
+        let lanes = format!("--client-lanes={}", client_lanes(0));
         let seeds = "10.1.0.1:6379,10.1.0.2:6379";
         assert_eq!(args, ["--seeds", seeds, &lanes, "--copies=0", "--stdin", "--json", "-"]);
     }

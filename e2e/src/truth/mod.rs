@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::resp::Access;
 
+pub(crate) use info::lines;
 pub use info::{Listed, Replication};
 pub use judge::{Expected, Replica, Shard, Truth};
 pub use look::{Facts, Looker, Seen};
