@@ -96,11 +96,15 @@ async fn overhead(stage: &Stage, cluster: &Cluster, shards: u16) -> Result<()> {
 }
 
 /// Bytes a second of one bare job that moves a quarter of the cluster's slots and back, while the operator is paused.
+/// The same write load takes its part of the machine as beside the operator's jobs: otherwise the two are no pair.
 async fn bare(stage: &Stage, cluster: &Cluster) -> Result<f64> {
     pause(cluster, true).await?;
+    let load = Load::start(stage, cluster).await?;
     let told = there_and_back(cluster).await;
     pause(cluster, false).await?;
     let rate = told?;
+    let (report, _) = load.end(stage, "a bare job").await?;
+    ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
     cluster.ready(Instant::now(), LIMIT).await?;
     stage.say(format_args!("one bare job: {:.0} MB/s", rate / 1e6));
     Ok(rate)
