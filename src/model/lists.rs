@@ -23,6 +23,8 @@ pub struct List<'a> {
     voters: usize,
     /// How many ids it lists with slots.
     listed_owners: usize,
+    /// To how many of those the links are open.
+    reached_owners: usize,
 }
 
 impl<'a> List<'a> {
@@ -93,7 +95,8 @@ impl<'a> Lists<'a> {
             } else {
                 let (lines, of) = (node.peers.lines(), vec![(member, node)]);
                 let listed_owners = lines.values().filter(|p| !p.slots.is_empty()).count();
-                all.push(List { lines, of, owners: 0, witnesses: 0, voters: 0, listed_owners });
+                let reached_owners = lines.values().filter(|p| is_reached_owner(p)).count();
+                all.push(List { lines, of, owners: 0, witnesses: 0, voters: 0, listed_owners, reached_owners });
             }
             if let Some(list) = all.get_mut(i) {
                 list.owners += usize::from(owns);
@@ -163,9 +166,23 @@ impl<'a> Lists<'a> {
 
     /// How many ids with slots this node lists.
     pub fn listed_owners(&self, node: &NodeReport) -> usize {
-        let list = self.all.iter().find(|list| std::ptr::eq(list.lines, node.peers.lines()));
-        let Some(list) = list else { return node.peers.values().filter(|p| !p.slots.is_empty()).count() };
+        let Some(list) = self.of(node) else { return node.peers.values().filter(|p| !p.slots.is_empty()).count() };
         let own = node.peers.lines().get(&node.id).is_some_and(|p| !p.slots.is_empty());
         list.listed_owners - usize::from(own)
     }
+
+    /// To how many ids with slots this node has open links.
+    pub fn reached_owners(&self, node: &NodeReport) -> usize {
+        let Some(list) = self.of(node) else { return node.peers.values().filter(|p| is_reached_owner(p)).count() };
+        let own = node.peers.lines().get(&node.id).is_some_and(is_reached_owner);
+        list.reached_owners - usize::from(own)
+    }
+
+    fn of(&self, node: &NodeReport) -> Option<&List<'a>> {
+        self.all.iter().find(|list| std::ptr::eq(list.lines, node.peers.lines()))
+    }
+}
+
+fn is_reached_owner(p: &Peer) -> bool {
+    !p.slots.is_empty() && p.connected && !p.handshake
 }

@@ -1,11 +1,16 @@
 //! Who may take over a shard, and the one step that makes it so.
 //!
 //! `CLUSTER FAILOVER` answers OK even when it will fail, and one that fails holds the writes for its whole time-out
-//! (measured on 8.0.1, 8.1.1 and 9.1.2). So it is only asked of a replica that will win: in sync, and listed as this
-//! primary's replica by a majority of the slot owners and by every one of them that answers.
+//! (measured on 8.0.1, 8.1.1 and 9.1.2). So it is only asked of a replica that will win: in sync, listed as this
+//! primary's replica by a majority of the slot owners and by every one of them that answers, and with open links to
+//! a majority of them, since it asks each for its vote once.
+//!
+//! And it is not asked while another replica of the shard has not met it: that one would hear of the change from the former
+//! primary alone, see two nodes that follow each other, and go round between them for ever (9.1.2, seen twice: a newcomer
+//! that was told to replicate 0.2 s before).
 
 use super::migrate::migrating;
-use crate::model::{Member, NodeReport, Peer, Proposal, Shard, Step, View, Why};
+use crate::model::{Member, NodeReport, Peer, Proposal, Role, Shard, Step, View, Why};
 
 /// The replicas of the shard that would win, the best first: those that are to stay as they are, then those on the
 /// workers with the fewest primaries.
@@ -24,7 +29,9 @@ pub(super) fn winners<'v, 'a>(
     replicas: impl IntoIterator<Item = &'v Member<'a>>,
     primary: &NodeReport,
 ) -> Vec<&'v Member<'a>> {
-    let would_win = |m: &&Member<'a>| m.node().is_some_and(|n| wins(v, n, primary));
+    let would_win = |m: &&Member<'a>| {
+        m.node().is_some_and(|n| wins(v, n, primary) && has_met_followers(v.members(m.pod.shard), n, primary))
+    };
     let mut found: Vec<_> = replicas.into_iter().filter(would_win).collect();
     found.sort_by_key(|m| {
         let load = m.pod.worker.as_ref().map_or(0, |w| v.leading(w));
@@ -44,7 +51,8 @@ pub(super) fn hand_over(
     Some(Proposal::new(Step::HandOver { on, from }, why, note))
 }
 
-/// The voters know the candidate as a replica of this primary: those that answer all do, and they are a majority.
+/// The voters know the candidate as a replica of this primary: those that answer all do, and they are a majority. It reaches as
+/// many.
 fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
     let knows = |p: Option<&Peer>| p.is_some_and(|p| !p.failed && p.replica_of.as_ref() == Some(&primary.id));
     let voters = 1 + v.lists().listed_owners(primary);
@@ -52,4 +60,12 @@ fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
     let ghost = usize::from(v.by_id(&primary.id).is_none());
     knows(primary.peers.get(&candidate.id))
         && v.lists().every_owner(&candidate.id, knows).is_some_and(|owners| (owners + ghost) * 2 > voters)
+        && v.lists().reached_owners(candidate) * 2 > voters
+}
+
+/// Those of the shard that follow this primary know the candidate, and it knows them.
+fn has_met_followers(shard: &[Member<'_>], candidate: &NodeReport, primary: &NodeReport) -> bool {
+    let follows = |n: &&NodeReport| matches!(&n.role, Role::Replica { of, .. } if *of == primary.id);
+    let mut others = shard.iter().filter_map(Member::node).filter(|n| n.id != candidate.id).filter(follows);
+    others.all(|n| View::acquainted(candidate, n))
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::Story;
 use super::cluster::Cluster;
 use super::fill::application;
-use super::load::{GAP, Load};
+use super::load::Load;
 use super::stage::{Stage, TICK, eventually};
 use crate::resp::{Connection, Credentials};
 use crate::sandbox::Sandbox;
@@ -28,6 +28,8 @@ pub(super) const STORY: Story = Story {
 
 const LIMIT: Duration = Duration::from_mins(2);
 const ASK: Duration = Duration::from_secs(5);
+/// A write may wait that long while every replica of two clusters is replaced eight times.
+const GAP: Duration = Duration::from_millis(500);
 /// The ledger's user, and the Secret with its password.
 const USER: &str = "app";
 const LOGIN: &str = "login";

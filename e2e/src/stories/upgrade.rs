@@ -105,9 +105,8 @@ async fn upgrade(stage: &Stage, size: (u16, u16), at_once: u16, paths: &[Path]) 
             times.took / (times.start * pods)
         ));
     }
-    // Three servers start at one moment on the cores that all others have, too: twice the gap is given to that.
-    let gap = if at_once > 1 { 2 * GAP } else { GAP };
-    load.judged(stage, &format!("upgrade {shards}x{replicas}, {at_once} at a time"), replicas + 1, gap).await?;
+    let what = format!("upgrade {shards}x{replicas}, {at_once} at a time");
+    load.judged(stage, &what, replicas + 1, GAP).await?;
     Ok(times)
 }
 
