@@ -181,6 +181,11 @@ impl ApiServer {
         self.cut_watches();
     }
 
+    /// From now on objects are made and deleted when they are.
+    pub fn keep_time(&self) {
+        self.objects().timed = true;
+    }
+
     /// Every request so far.
     pub fn calls(&self) -> Vec<Call> {
         self.door.calls.lock().unwrap().clone()
