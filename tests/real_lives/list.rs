@@ -2,14 +2,19 @@
 
 /// Those of each test run: one of each kind of story, and the versions where they differ.
 pub(crate) const OFTEN: &[(&str, Option<&str>)] = &[
+    // The longest first: the others are lived beside it.
+    ("upgrade_8_0_to_9_1", None),
+    ("scale_out_3_to_4", Some("8.1.1")),
     ("create_3x1", Some("8.0.1")),
-    ("process_killed", None),
     ("primary_killed_with_replica", Some("8.1.1")),
-    ("scale_classic_8_1", None),
+    ("replicas_raised_and_lowered", Some("8.0.1")),
     ("scale_out_3_to_4", None),
-    ("upgrade_3x1", None),
     ("operator_dies_while_forming", None),
-    ("two_operators", None),
+    ("cordon", None),
+    ("worker_cut_off", None),
+    ("worker_shuts_down", None),
+    ("shard_killed", None),
+    ("rotation", None),
 ];
 
 /// Those of `SCRIPTS=all` beside every script on its own version.

@@ -43,6 +43,9 @@ pub(crate) struct Machine {
     pub(super) shutdown: Option<Instant>,
     /// It starts again as soon as it has shut down.
     boots: bool,
+    /// What its object says: whether it is ready, since when, and whether it is cordoned or vouched for.
+    shown: Option<(&'static str, bool, bool)>,
+    since: Option<Timestamp>,
 }
 
 /// Everything that runs.
@@ -165,11 +168,13 @@ impl Machines {
         let runs = |guests: &BTreeMap<String, Guest>, name: &str| {
             guests.values().any(|g| g.worker == name && g.server.is_some())
         };
-        for (name, machine) in &mut self.workers {
-            let Some(since) = machine.shutdown.filter(|_| !machine.off) else { continue };
-            if !runs(&self.guests, name) || since.elapsed() > SHUTDOWN {
-                (machine.off, machine.away) = (true, Some(Instant::now()));
-            }
+        let over = |(name, machine): &(&String, &Machine)| {
+            let since = machine.shutdown.filter(|_| !machine.off);
+            since.is_some_and(|since| !runs(&self.guests, name) || since.elapsed() > SHUTDOWN)
+        };
+        let down: Vec<String> = self.workers.iter().filter(over).map(|(name, _)| name.clone()).collect();
+        for name in down {
+            self.silence(&name, true);
         }
         let up: Vec<String> =
             self.workers.iter().filter(|(_, m)| m.off && m.boots).map(|(n, _)| n.clone()).collect();
@@ -178,18 +183,21 @@ impl Machines {
         }
     }
 
-    fn show_workers(&self) {
-        for (name, machine) in &self.workers {
+    fn show_workers(&mut self) {
+        for (name, machine) in &mut self.workers {
             let lost = machine.away.is_some_and(|since| since.elapsed() >= GRACE);
             let (status, message) = match (lost, machine.shutdown.is_some()) {
                 (true, _) => ("Unknown", "Kubelet stopped posting node status."),
                 (false, true) => ("False", "node is shutting down"),
                 (false, false) => ("True", "kubelet is posting ready status"),
             };
-            let before: Option<Node> = self.api.find("", name);
-            let conditions = before.as_ref().and_then(|n| n.status.as_ref()?.conditions.clone());
-            let ready = conditions.into_iter().flatten().find(|c| c.type_ == "Ready" && c.status == status);
-            let since = ready.and_then(|c| c.last_transition_time).map_or_else(Timestamp::now, |t| t.0);
+            let shown = (status, machine.cordoned, machine.fenced);
+            if machine.shown == Some(shown) {
+                continue;
+            }
+            machine.since = machine.since.filter(|_| machine.shown.is_some_and(|(s, ..)| s == status));
+            let since = *machine.since.get_or_insert_with(Timestamp::now);
+            machine.shown = Some(shown);
             let taint = |key: &str, effect: &str| json!({ "key": key, "effect": effect });
             let cordon = machine.cordoned.then(|| taint("node.kubernetes.io/unschedulable", "NoSchedule"));
             let fence = machine.fenced.then(|| taint("node.kubernetes.io/out-of-service", "NoExecute"));

@@ -108,9 +108,16 @@ fn one(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let ended = runtime.block_on(life::live_really(&script, programs));
     runtime.shutdown_background();
-    let took = ended.map_err(|why| format!("{what}: {why}"))?;
-    println!("{what}: {:.1} s", took.as_secs_f64());
-    Ok(())
+    match ended {
+        Ok(took) => {
+            println!("{what}: {:.1} s", took.as_secs_f64());
+            Ok(())
+        }
+        Err(why) => {
+            println!("{what}: FAILED");
+            Err(format!("{what}: {why}"))
+        }
+    }
 }
 
 #[test]

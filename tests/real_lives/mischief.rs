@@ -16,6 +16,8 @@ use crate::support::apiserver::{Call, Fault};
 
 /// What a slow operator waits before each effect: a tick of the simulated world.
 const SLOW: Duration = Duration::from_millis(100);
+/// So many times in a pass: a tick is waited for a step, and one that carries slots has thousands of commands.
+const SLOW_EFFECTS: usize = 10;
 
 /// What is still to be suffered, by whichever operator comes first.
 #[derive(Default)]
@@ -83,7 +85,7 @@ impl Process {
             Some(more) => *more -= 1,
             None => {}
         }
-        self.effects.fetch_add(1, SeqCst);
+        let before = self.effects.fetch_add(1, SeqCst);
         let take = |n: &mut usize| n.checked_sub(1).map(|less| *n = less).is_some();
         let fate = if take(&mut left.refuse) {
             Fate::Refused
@@ -92,7 +94,7 @@ impl Process {
         } else {
             Fate::Goes
         };
-        Some((fate, left.slow > 0))
+        Some((fate, left.slow > 0 && before < SLOW_EFFECTS))
     }
 
     /// What becomes of a request to the API server.

@@ -87,14 +87,19 @@ impl Server {
         this
     }
 
-    /// The kubelet brings what the volumes hold now.
+    /// The kubelet brings what the volumes hold now. As with the real one no file is ever seen half written.
     pub(crate) fn bring(&self, files: &[File]) {
         for (path, bytes) in files {
             let path = PathBuf::from(here(&self.dir, path));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             // Texts name other files; keys and certificates name none.
             let text = std::str::from_utf8(bytes).map(|text| here(&self.dir, text).into_bytes());
-            fs::write(path, text.unwrap_or_else(|_| bytes.clone())).unwrap();
+            let text = text.unwrap_or_else(|_| bytes.clone());
+            if fs::read(&path).ok().as_ref() != Some(&text) {
+                let aside = path.with_extension("new");
+                fs::write(&aside, text).unwrap();
+                fs::rename(aside, path).unwrap();
+            }
         }
     }
 
