@@ -16,7 +16,7 @@ use super::clients::Clients;
 use super::ending;
 use super::machines::Machines;
 use super::mischief::Mischief;
-use super::operator::{CALM, Log, Operator};
+use super::operator::{CALM, Log, NOT_DONE, Operator};
 use super::person::Person;
 use crate::sim::life::{End, live};
 use crate::sim::script::{Action, Script, When, Who};
@@ -47,11 +47,11 @@ pub(crate) struct World {
     began: Instant,
 }
 
-/// Lives it; how long it took, or what went wrong, with what every operator said meanwhile.
+/// Lives it; how long it took and which steps were not done, or what went wrong, with what every operator said meanwhile.
 pub(crate) async fn live_really(
     script: &Script,
     programs: &BTreeMap<Version, String>,
-) -> Result<Duration, String> {
+) -> Result<String, String> {
     let simulated = live(script, Trace::default());
     if let Some(why) = &simulated.failure {
         return Err(format!("in the simulated world already: {why}"));
@@ -61,9 +61,16 @@ pub(crate) async fn live_really(
     let took = world.began.elapsed();
     let told = world.told();
     match ended.and(world.keys(&simulated).await) {
-        Ok(()) => Ok(took),
+        Ok(()) => Ok(format!("{:.1} s{}", took.as_secs_f64(), last_not_done(&told))),
         Err(why) => Err(format!("{why}\n{told}")),
     }
+}
+
+/// The kinds of steps that were not done, as the last pass told them.
+fn last_not_done(told: &str) -> String {
+    let lines = told.lines().filter_map(|line| line.trim().strip_prefix(NOT_DONE));
+    let last: BTreeMap<&str, &str> = lines.filter_map(|line| line.rsplit_once(' ')).collect();
+    last.iter().map(|(kind, count)| format!(", {count} {kind}")).collect()
 }
 
 impl World {

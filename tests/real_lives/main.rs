@@ -110,7 +110,7 @@ fn one(
     runtime.shutdown_background();
     match ended {
         Ok(took) => {
-            println!("{what}: {:.1} s", took.as_secs_f64());
+            println!("{what}: {took}");
             Ok(())
         }
         Err(why) => {

@@ -118,7 +118,7 @@ async fn one_pass(
         pass.began = Some(began);
         pass.calm_since = quiet.then(|| pass.calm_since.unwrap_or(began));
     }
-    let text = words.unwrap_or(plan) + &refused(&ctx);
+    let text = words.unwrap_or(plan) + &not_done(&ctx);
     let mut log = lock(&log);
     if log.last().is_none_or(|(_, last)| *last != text) {
         log.push((began, text));
@@ -126,13 +126,16 @@ async fn one_pass(
     ended
 }
 
-/// How many steps of each kind have not been done so far, and why not.
-fn refused(ctx: &Ctx) -> String {
+/// Begins a line about steps that have not been done so far.
+pub(crate) const NOT_DONE: &str = "not done so far: ";
+
+/// How many steps of each kind those are.
+fn not_done(ctx: &Ctx) -> String {
     let all = ctx.metrics.encode().unwrap_or_default();
     let not_done = |line: &&str| line.contains("outcome=\"failed\"") || line.contains("outcome=\"stale\"");
     let words = |line: &str| {
         let labels = line.split_once('{').map_or(line, |(_, labels)| labels);
-        format!("  of all so far: {}\n", labels.replace(['"', '}'], " "))
+        format!("{NOT_DONE}{}\n", labels.replace(['"', '}'], ""))
     };
     all.lines().filter(not_done).map(words).collect()
 }
