@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(40);
 /// minute of peace, after which a member may move, and the pause of a settled cluster.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// A life whose plans never come to an end.
-const TOO_LONG: Duration = Duration::from_mins(10);
+const TOO_LONG: Duration = Duration::from_mins(30);
 /// Whom an event is about is there within this: a real cluster forms a little sooner or later than a simulated one.
 const FOUND: Duration = Duration::from_secs(20);
 
