@@ -70,7 +70,8 @@ pub(crate) async fn live_really(
 fn last_not_done(told: &str) -> String {
     let lines = told.lines().filter_map(|line| line.trim().strip_prefix(NOT_DONE));
     let last: BTreeMap<&str, &str> = lines.filter_map(|line| line.rsplit_once(' ')).collect();
-    last.iter().map(|(kind, count)| format!(", {count} {kind}")).collect()
+    let words: Vec<String> = last.iter().map(|(kind, count)| format!(", {count} {kind}")).collect();
+    words.concat()
 }
 
 impl World {
