@@ -24,6 +24,10 @@ pub(crate) struct Clients {
     pub acknowledged: BTreeMap<u16, u64>,
     /// Slot → the value that was given up because the environment took its last copy.
     pub excused: u64,
+    /// The slots that this was about.
+    pub taken: BTreeSet<u16>,
+    /// The slots whose keys were dropped because the spec says so.
+    pub dropped: BTreeSet<u16>,
     pub acknowledged_writes: u64,
     /// Those that lead although their end is under way, since nobody else was left: what is written to them goes with them.
     pub last: BTreeSet<NodeId>,
@@ -90,6 +94,7 @@ impl Clients {
             let known = self.acknowledged.get_mut(&slot).expect("just listed");
             if best < *known {
                 self.excused += *known - best;
+                self.taken.insert(slot);
                 *known = best;
             }
         }
@@ -97,6 +102,7 @@ impl Clients {
 
     /// The keys of these slots were dropped because the spec says so: nobody waits for them any more.
     pub(crate) fn purged(&mut self, slots: &Slots) {
+        self.dropped.extend(self.acknowledged.keys().filter(|slot| slots.contains(**slot)));
         self.acknowledged.retain(|slot, _| !slots.contains(*slot));
     }
 

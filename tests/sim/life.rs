@@ -46,6 +46,7 @@ pub(crate) fn live_as(script: &Script, trace: Trace, mutant: Mutant) -> End {
                 break;
             }
             world.happen(action, script.gentle);
+            world.happened.push(world.now);
             events.next();
             (calm_since, last_event) = (world.now, world.now);
         }

@@ -79,6 +79,8 @@ pub(crate) struct World {
     pub mutant: Mutant,
     /// From how many nodes on the operator looks briefly.
     pub sampling: Sampling,
+    /// When each event of the script came.
+    pub happened: Vec<i64>,
     lineages: u64,
 }
 
@@ -150,6 +152,7 @@ impl World {
             tally: Tally::default(),
             mutant: Mutant::None,
             sampling: Sampling { above: if start.brief { 1 } else { usize::MAX }, owners: 1, others: 1 },
+            happened: Vec::new(),
             lineages: 0,
         }
     }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::objects::{Change, Key, Manner, Objects, Part, Refusal};
+use super::select::{fields, selector};
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -179,6 +180,11 @@ impl ApiServer {
     pub fn compact(&self) {
         *self.world.compacted.lock().unwrap() = self.objects().version;
         self.cut_watches();
+    }
+
+    /// From now on objects are made and deleted when they are.
+    pub fn keep_time(&self) {
+        self.objects().timed = true;
     }
 
     /// Every request so far.
@@ -422,35 +428,6 @@ impl Target {
             json!({ "type": kind, "object": only_metadata(change.last.clone(), self.call.metadata_only) })
         ))
     }
-}
-
-/// `a.b=c,d=e`: what our clients write.
-fn fields(text: &str) -> Vec<(String, String)> {
-    assert!(!text.contains("!="), "the API server of the tests knows no such fields: {text}");
-    let pairs = text.split(',').filter_map(|part| part.split_once('='));
-    pairs.map(|(path, wanted)| (format!("/{}", path.replace('.', "/")), wanted.to_owned())).collect()
-}
-
-/// `a=b,c!=d,e,!f`: what our clients write.
-fn selector(text: &str) -> Selector {
-    use kube::core::Expression;
-    let one = |part: &str| {
-        if let Some((key, value)) = part.split_once("!=") {
-            return Expression::NotEqual(key.to_owned(), value.to_owned());
-        }
-        match (part.split_once('='), part.strip_prefix('!')) {
-            (Some((key, value)), _) => {
-                Expression::Equal(key.to_owned(), value.trim_start_matches('=').to_owned())
-            }
-            (None, Some(key)) => Expression::DoesNotExist(key.to_owned()),
-            (None, None) => Expression::Exists(part.to_owned()),
-        }
-    };
-    assert!(
-        !text.contains(" in ") && !text.contains('('),
-        "the API server of the tests knows no sets: {text}"
-    );
-    text.split(',').filter(|part| !part.is_empty()).map(one).collect()
 }
 
 fn key<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> Key {

@@ -5,3 +5,4 @@ pub mod apiserver;
 mod objects;
 mod patch;
 pub mod rig;
+mod select;

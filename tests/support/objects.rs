@@ -37,6 +37,8 @@ pub struct Objects {
     pub all: BTreeMap<Key, Value>,
     pub history: Vec<Change>,
     pub version: u64,
+    /// Objects are made and deleted now, and not on a day of the tests.
+    pub timed: bool,
     uids: u64,
 }
 
@@ -88,7 +90,7 @@ impl Objects {
             meta["uid"] = json!(format!("uid-{}", self.uids));
         }
         if meta["creationTimestamp"].is_null() {
-            meta["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+            meta["creationTimestamp"] = json!(moment(self.timed, "2026-01-01T00:00:00Z"));
         }
         meta["generation"] = json!(1);
         meta.as_object_mut().unwrap().remove("resourceVersion");
@@ -151,7 +153,7 @@ impl Objects {
             return Ok(self.remove(key));
         }
         if object["metadata"]["deletionTimestamp"].is_null() {
-            object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:01:00Z");
+            object["metadata"]["deletionTimestamp"] = json!(moment(self.timed, "2026-01-01T00:01:00Z"));
             object["metadata"]["deletionGracePeriodSeconds"] = json!(grace.unwrap_or(0));
             bump_generation(&mut object);
             return Ok(self.write(key.clone(), object));
@@ -230,6 +232,10 @@ fn preconditions(old: &Value, meta: &Value, key: &Key, part: Part) -> Result<(),
         ));
     }
     Ok(())
+}
+
+fn moment(timed: bool, otherwise: &str) -> String {
+    if timed { k8s_openapi::jiff::Timestamp::now().to_string() } else { otherwise.to_owned() }
 }
 
 fn key_has_status(old: &Value, new: &Value) -> bool {

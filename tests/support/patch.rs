@@ -28,6 +28,8 @@ pub fn apply(target: &mut Value, patch: &Value) {
         (Value::Object(target), Value::Object(patch)) => {
             for (key, value) in patch {
                 match target.get_mut(key) {
+                    // Of a Secret or a `ConfigMap`: one manager has all of it, and what it leaves out goes.
+                    Some(old) if key == "data" => *old = value.clone(),
                     Some(Value::Array(list)) if list_key(key).is_some() && value.is_array() => {
                         apply_list(list, value.as_array().unwrap(), list_key(key).unwrap());
                     }
