@@ -176,7 +176,7 @@ async fn wake_by_links(
                 tracing::info!(cluster, %member, %why, "a link was lost");
             }
             Change::Slow(slow) => {
-                tracing::info!(cluster, %member, slow, "how fast a node answers has changed")
+                tracing::info!(cluster, %member, slow, "how fast a node answers has changed");
             }
         }
         wakes.cluster_named(&event.cluster.namespace, &event.cluster.name);

@@ -63,7 +63,7 @@ fn slow_nodes(view: &View<'_>) -> Option<Trouble> {
     (!names.is_empty()).then(|| Trouble {
         reason: SLOW.to_owned(),
         message: format!(
-            "{}: most of its answers take half a second or more, and those of the others do not: is its worker overloaded, or is it \
+            "{}: most of its answers take a quarter of a second or more, and those of the others do not: is its worker overloaded, or is it \
              busy with long commands or scripts?",
             listed(names)
         ),

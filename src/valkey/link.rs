@@ -21,7 +21,8 @@ pub struct LinkSettings {
     pub interval: Duration,
     /// How long a connection, and each answer, may take.
     pub timeout: Duration,
-    /// An answer that takes as long as this is a slow one.
+    /// An answer that takes as long as this is a slow one: who asks a server at any moment of a command of half a second waits for a
+    /// quarter of one, in the mean.
     pub slow: Duration,
     /// Before the first new attempt; doubled after each, up to `retry_soon` or `retry_late`.
     pub retry_first: Duration,
@@ -38,7 +39,7 @@ impl Default for LinkSettings {
         Self {
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(2),
-            slow: Duration::from_millis(500),
+            slow: Duration::from_millis(250),
             retry_first: Duration::from_millis(20),
             retry_soon: Duration::from_millis(100),
             soon: Duration::from_secs(15),
