@@ -36,6 +36,7 @@ mod failures;
 mod fill;
 mod foreign;
 mod formation;
+mod full;
 mod heal;
 mod hpa;
 mod image;
@@ -43,6 +44,7 @@ mod isolation;
 mod kill_changes;
 mod kill_operator;
 mod kill_scaling;
+mod leaderless;
 mod live;
 mod load;
 mod many;
@@ -125,6 +127,8 @@ pub fn all() -> Vec<Story> {
         worker_upgrade::STORY,
         scale::STORY,
         rescale::STORY,
+        leaderless::STORY,
+        full::STORY,
         big::STORY,
         hpa::STORY,
         purge::STORY,
