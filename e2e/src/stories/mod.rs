@@ -59,8 +59,10 @@ mod rotation;
 mod scale;
 mod secrets;
 mod settled;
+mod sick;
 mod spread;
 mod stranger;
+mod taints;
 mod takeover;
 mod template;
 mod tls;
@@ -114,6 +116,7 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         crash::STORY,
+        sick::STORY,
         worker::STORY,
         control_plane::STORY,
         many::STORY,
@@ -123,6 +126,7 @@ pub fn all() -> Vec<Story> {
         upgrade::STORY,
         template::STORY,
         drain::STORY,
+        taints::STORY,
         spread::STORY,
         worker_upgrade::STORY,
         scale::STORY,
