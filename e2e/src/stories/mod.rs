@@ -30,6 +30,7 @@ mod create;
 mod delete;
 mod demo;
 mod drain;
+mod earlier;
 mod evict;
 mod exporter;
 mod failures;
