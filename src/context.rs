@@ -168,9 +168,16 @@ async fn wake_by_links(
     metrics: Metrics,
 ) {
     while let Some(event) = told.recv().await {
-        if let Change::Lost(why) = &event.change {
-            metrics.link_lost();
-            tracing::info!(cluster = event.cluster.name, member = %event.member, %why, "a link was lost");
+        let (cluster, member) = (&event.cluster.name, &event.member);
+        match &event.change {
+            Change::Up => {}
+            Change::Lost(why) => {
+                metrics.link_lost();
+                tracing::info!(cluster, %member, %why, "a link was lost");
+            }
+            Change::Slow(slow) => {
+                tracing::info!(cluster, %member, slow, "how fast a node answers has changed");
+            }
         }
         wakes.cluster_named(&event.cluster.namespace, &event.cluster.name);
     }

@@ -209,7 +209,7 @@ impl Executor<'_> {
                 let worker = workers
                     .iter()
                     .find(|w| live.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&w.name_any()));
-                if worker.is_none_or(|w| read::worker(w, &self.s.desired.template).lost_since.is_none()) {
+                if worker.is_none_or(|w| !read::worker(w, &self.s.desired.template).is_given_up()) {
                     return Err("its worker is heard again".to_owned());
                 }
                 nodes.removable(ip, only_if).await

@@ -42,6 +42,10 @@ pub struct Past {
     pub older: BTreeMap<NodeId, Moment>,
     /// Pod → since when its node has not answered.
     pub silent: BTreeMap<PodUid, Moment>,
+    /// Pod → since when its node, which knows others, has called the cluster down.
+    pub down: BTreeMap<PodUid, Moment>,
+    /// Pods whose nodes take long to answer, while most do not.
+    pub slow: BTreeSet<PodUid>,
     /// Since when somebody lists slots under an id that does not answer.
     pub headless: Option<Moment>,
     /// Worker → when the scheduler last refused to move a member there.
@@ -115,6 +119,10 @@ impl Past {
                 self.silent.entry(uid.clone()).or_insert(s.now);
             }
         }
+        let calls_down =
+            |seen: &Seen<NodeReport>| seen.now().is_some_and(|n| !n.state_ok && !n.is_isolated());
+        let down = s.nodes.iter().filter(|(_, seen)| calls_down(seen)).map(|(uid, _)| uid);
+        self.down = down.map(|uid| (uid.clone(), self.down.get(uid).copied().unwrap_or(s.now))).collect();
         let there: BTreeSet<&NodeId> = s.nodes.values().filter_map(Seen::now).map(|n| &n.id).collect();
         let missing =
             |n: &&NodeReport| n.peers.iter().any(|(id, p)| !p.slots.is_empty() && !there.contains(id));

@@ -282,6 +282,13 @@ pub struct Worker {
     pub room: Option<usize>,
 }
 
+impl Worker {
+    /// Kubernetes does not hear it any more, or somebody vouches that it is off.
+    pub fn is_given_up(&self) -> bool {
+        self.lost_since.is_some() || self.out_of_service
+    }
+}
+
 /// What one node says of itself and of the others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeReport {

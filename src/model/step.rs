@@ -355,7 +355,7 @@ pub enum Removable {
     Empty,
     /// Its node owns no slots and copies nobody who owns any: the keys that it holds are others'.
     Stranded,
-    /// Its worker has not been heard for long, its node does not answer, and owns no slots in any other's view.
+    /// Its worker has not been heard for long, or somebody vouches that it is off; its node does not answer, and owns no slots in any other's view.
     Unreachable,
     /// Its node does not answer: its shard is whole without it, and the Pod is given some seconds to end in order.
     Silent,

@@ -29,8 +29,8 @@ use crate::model::peers::distinct;
 use crate::model::snapshot::serving;
 use crate::model::users::Applied;
 use crate::model::{
-    Desired, Moment, NodeId, NodeReport, Object, Phase, Pod, PodName, PodUid, Request, Sampling, Seen, Shard,
-    Shards, Snapshot, View, Worker, WorkerName, settings,
+    Desired, Moment, NodeId, NodeReport, Object, Past, Phase, Pod, PodName, PodUid, Request, Sampling, Seen,
+    Shard, Shards, Snapshot, View, Worker, WorkerName, settings,
 };
 use crate::mutex::lock;
 use crate::plan::away::AWAY_MS;
@@ -61,7 +61,8 @@ pub async fn observe(
     certificates::prepare(ctx, &desired, &pods, now, hints).await?;
     let (past, access) = {
         let h = lock(hints);
-        (h.past.clone(), h.access())
+        let past = Past { slow: ctx.links.slow(&key), ..h.past.clone() };
+        (past, h.access())
     };
     let nodes = nodes(ctx, (&desired, now), &pods, (cr, hints), access.as_ref()).await;
     certificates::heard(&pods, &nodes, hints);

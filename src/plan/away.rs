@@ -8,7 +8,8 @@
 
 use super::evidence::{absent, answering_owners, quorum};
 use crate::model::{
-    List, Member, Phase, Plan, Proposal, Seen, Shard, Silence, Step, View, Why, WorkerName, step::Removable,
+    List, Member, Phase, Plan, Proposal, Seen, Shard, Silence, Step, View, Why, Worker, WorkerName,
+    step::Removable,
 };
 
 /// How long a member has to be silent, in milliseconds, before another is made. Ten seconds of absence replace nobody.
@@ -57,7 +58,11 @@ fn delete(v: &View<'_>, m: &Member<'_>) -> Option<Proposal> {
     let lost = worker.and_then(|w| w.lost_since);
     let (only_if, note) = match m.pod.phase {
         // Somebody of the shard has to be there to make the new copy from.
-        Phase::Running if lost.is_some() && is_silent(v, m) && v.primary(m.pod.shard).is_some() => {
+        Phase::Running
+            if worker.is_some_and(Worker::is_given_up)
+                && is_silent(v, m)
+                && v.primary(m.pod.shard).is_some() =>
+        {
             (Removable::Unreachable, "its worker is away, and its data is elsewhere")
         }
         Phase::Running if m.stays() && is_missing(v, m) && is_whole_without(v, m) => {

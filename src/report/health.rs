@@ -72,7 +72,7 @@ impl<'v, 'a> Health<'v, 'a> {
         self.ready.len() == usize::from(self.view.s.desired.shards)
             && self.owned_once
             && self.complete
-            && self.troubles.is_empty()
+            && self.troubles.iter().all(Trouble::is_mild)
             && self.plan.quiet()
             && self.plan.blocked.iter().all(|b| super::trouble::waits_for_a_person(b.code))
     }

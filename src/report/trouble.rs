@@ -8,6 +8,9 @@ use crate::model::{Blocked, Code, Phase, Pod, Seen, Silence, View};
 /// A pod that has not started after this many milliseconds is named, whatever Kubernetes says of it.
 const PATIENCE_MS: i64 = 10_000;
 
+/// The reason of nodes that are slow: they serve, so that the cluster may be Ready all the same.
+const SLOW: &str = "NodeSlow";
+
 /// How long a replica of an older version may be on its way into sync before that is told, in milliseconds.
 const SYNC_PATIENCE_MS: i64 = 20_000;
 
@@ -18,6 +21,13 @@ pub(super) struct Trouble {
     pub(super) message: String,
 }
 
+impl Trouble {
+    /// Everybody is served all the same.
+    pub(super) fn is_mild(&self) -> bool {
+        self.reason == SLOW
+    }
+}
+
 /// All troubles, the worst first. Their texts stay the same while the facts do.
 pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = primary_lost(health).into_iter().collect();
@@ -25,7 +35,39 @@ pub(super) fn troubles(health: &Health<'_, '_>) -> Vec<Trouble> {
     all.extend(stuck_pods(health.view));
     all.extend(silent_nodes(health.view));
     all.extend(no_way_back(health.view));
+    all.extend(cluster_down(health));
+    all.extend(slow_nodes(health.view));
     all
+}
+
+/// Servers that turn clients away with `CLUSTERDOWN`, where no primary is missing that would explain it.
+fn cluster_down(health: &Health<'_, '_>) -> Option<Trouble> {
+    let s = health.view.s;
+    let long = |uid| s.past.down.get(uid).is_some_and(|since| s.now.since(*since) > PATIENCE_MS);
+    let down = health.view.answering().filter(|(m, _)| long(&m.pod.uid)).map(|(m, _)| m.pod.name.to_string());
+    let names: Vec<String> = down.collect();
+    (s.whole && health.leaderless.is_empty() && !names.is_empty()).then(|| Trouble {
+        reason: "NodeClusterDown".to_owned(),
+        message: format!(
+            "{}: it answers clients with CLUSTERDOWN, since it does not hear the majority of the primaries: can it reach the others' \
+             bus port?",
+            listed(names)
+        ),
+    })
+}
+
+/// Servers that answer, and take long for it.
+fn slow_nodes(view: &View<'_>) -> Option<Trouble> {
+    let slow = view.answering().filter(|(m, _)| view.s.past.slow.contains(&m.pod.uid));
+    let names: Vec<String> = slow.map(|(m, _)| m.pod.name.to_string()).collect();
+    (!names.is_empty()).then(|| Trouble {
+        reason: SLOW.to_owned(),
+        message: format!(
+            "{}: most of its answers take a quarter of a second or more, and those of the others do not: is its worker overloaded, or is it \
+             busy with long commands or scripts?",
+            listed(names)
+        ),
+    })
 }
 
 /// Replicas of an older line that do not come in sync with a newer primary: what only the newer one knows cannot be copied to them

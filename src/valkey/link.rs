@@ -21,6 +21,9 @@ pub struct LinkSettings {
     pub interval: Duration,
     /// How long a connection, and each answer, may take.
     pub timeout: Duration,
+    /// An answer that takes as long as this is a slow one: who asks a server at any moment of a command of half a second waits for a
+    /// quarter of one, in the mean.
+    pub slow: Duration,
     /// Before the first new attempt; doubled after each, up to `retry_soon` or `retry_late`.
     pub retry_first: Duration,
     /// The longest pause while the node may just be starting.
@@ -36,6 +39,7 @@ impl Default for LinkSettings {
         Self {
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(2),
+            slow: Duration::from_millis(250),
             retry_first: Duration::from_millis(20),
             retry_soon: Duration::from_millis(100),
             soon: Duration::from_secs(15),
@@ -71,6 +75,35 @@ pub enum Change {
     Up,
     /// The node answered and does not any more.
     Lost(WireError),
+    /// The node has begun to take long for its answers, or does not any more.
+    Slow(bool),
+}
+
+/// The last answers of a node: which were slow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Pace {
+    /// One bit each, the newest lowest.
+    slow: u16,
+    /// Most of them were, and not yet few enough again.
+    is_slow: bool,
+}
+
+impl Pace {
+    /// So many answers count.
+    const SEEN: u16 = 10;
+    /// With so many slow ones among them a node is slow: one long script, or a busy moment, is none of it.
+    const MOST: u32 = 6;
+    /// With no more than so many it is not any more.
+    const FEW: u32 = 2;
+
+    /// Counts an answer; whether the node is slow now, if that is news.
+    fn see(&mut self, slow: bool) -> Option<bool> {
+        self.slow = (self.slow << 1 | u16::from(slow)) & ((1 << Self::SEEN) - 1);
+        let before = self.is_slow;
+        let many = self.slow.count_ones();
+        self.is_slow = many >= Self::MOST || before && many > Self::FEW;
+        (self.is_slow != before).then_some(self.is_slow)
+    }
 }
 
 /// One link. Runs until it is dropped.
@@ -91,7 +124,7 @@ impl Link {
         loop {
             let node = self.open().await;
             report(Change::Up);
-            let why = self.watch(node.as_ref()).await;
+            let why = self.watch(node.as_ref(), &mut report).await;
             drop(node);
             report(Change::Lost(why));
         }
@@ -114,14 +147,16 @@ impl Link {
     }
 
     /// Ends with the reason why the node no longer answers. `LOADING` and `BUSY` are answers.
-    async fn watch(&self, node: &dyn Node) -> WireError {
+    async fn watch(&self, node: &dyn Node, report: &mut impl FnMut(Change)) -> WireError {
         let mut tick = interval(self.settings.interval);
+        let mut pace = Pace::default();
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = node.closed() => return WireError::Reset,
                 _ = tick.tick() => {}
             }
+            let asked = Instant::now();
             let answer = tokio::select! {
                 () = node.closed() => return WireError::Reset,
                 answer = commands::ping(node) => answer,
@@ -129,6 +164,9 @@ impl Link {
             match answer {
                 Err(why) if why.is_connection() => return why,
                 Ok(()) | Err(_) => {}
+            }
+            if let Some(slow) = pace.see(asked.elapsed() >= self.settings.slow) {
+                report(Change::Slow(slow));
             }
         }
     }
@@ -144,5 +182,22 @@ mod tests {
         let ms = |attempt, trying_s| s.pause(attempt, Duration::from_secs(trying_s)).as_millis();
         assert_eq!([ms(0, 0), ms(1, 0), ms(2, 0), ms(3, 0), ms(40, 1)], [20, 40, 80, 100, 100]);
         assert_eq!([ms(5, 20), ms(7, 20), ms(4_000_000_000, 60)], [640, 2000, 2000]);
+    }
+
+    #[test]
+    fn a_node_is_slow_while_most_of_its_answers_are() {
+        let mut pace = Pace::default();
+        let mut see = |answers: &str| {
+            let told = answers.chars().map(|c| match pace.see(c == 's') {
+                None => '-',
+                Some(true) => 'S',
+                Some(false) => 'F',
+            });
+            told.collect::<String>()
+        };
+        assert_eq!(see("sssss.....sssss"), "---------------", "it comes and goes");
+        assert_eq!(see("ss.s.s.s.s."), "S----------", "it is told once");
+        assert_eq!(see("....."), "----F");
+        assert_eq!(see("ss...ss.."), "---------");
     }
 }

@@ -1,6 +1,6 @@
 //! All links of the operator: which are wanted, which are up, and how many were lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,24 @@ struct Kept {
     addr: SocketAddr,
     access: Access,
     task: AbortHandle,
-    up: Arc<Mutex<bool>>,
+    state: Arc<Mutex<State>>,
+}
+
+/// How a link is now.
+#[derive(Clone, Copy, Default)]
+struct State {
+    up: bool,
+    slow: bool,
+}
+
+impl State {
+    fn after(self, change: &Change) -> Self {
+        match change {
+            Change::Up => Self { up: true, slow: false },
+            Change::Lost(_) => Self { up: false, slow: false },
+            Change::Slow(slow) => Self { slow: *slow, ..self },
+        }
+    }
 }
 
 impl Drop for Kept {
@@ -110,7 +127,20 @@ where
 
     /// Whether the link to this member is up.
     pub fn is_up(&self, cluster: &C, member: &M) -> bool {
-        lock(&self.kept).get(cluster).and_then(|links| links.get(member)).is_some_and(|kept| *lock(&kept.up))
+        lock(&self.kept)
+            .get(cluster)
+            .and_then(|links| links.get(member))
+            .is_some_and(|kept| lock(&kept.state).up)
+    }
+
+    /// The members of this cluster that take long to answer while most do not. Where half of them or more do, it may as well be the
+    /// network, or this process that is slow: that says nothing of a node.
+    pub fn slow(&self, cluster: &C) -> BTreeSet<M> {
+        let all = lock(&self.kept);
+        let Some(links) = all.get(cluster) else { return BTreeSet::new() };
+        let slow = links.iter().filter(|(_, kept)| lock(&kept.state).slow);
+        let slow: BTreeSet<M> = slow.map(|(member, _)| member.clone()).collect();
+        if 2 * slow.len() < links.len() { slow } else { BTreeSet::new() }
     }
 
     /// The numbers as they are now.
@@ -118,7 +148,7 @@ where
         let all = lock(&self.kept);
         let links = || all.values().flat_map(BTreeMap::values);
         let lost = lock(&self.counts).lost.clone();
-        LinkCounts { wanted: links().count(), up: links().filter(|kept| *lock(&kept.up)).count(), lost }
+        LinkCounts { wanted: links().count(), up: links().filter(|kept| lock(&kept.state).up).count(), lost }
     }
 
     fn start(&self, cluster: &C, member: &M, addr: SocketAddr, access: &Access) -> Kept {
@@ -129,11 +159,13 @@ where
             connector: Arc::clone(&self.connector),
             opening: Arc::clone(&self.opening),
         };
-        let up = Arc::new(Mutex::new(false));
+        let state = Arc::new(Mutex::new(State::default()));
         let (cluster, member, events) = (cluster.clone(), member.clone(), self.events.clone());
-        let (counts, losses, state) = (Arc::clone(&self.counts), Arc::clone(&self.losses), Arc::clone(&up));
+        let (counts, losses, now) = (Arc::clone(&self.counts), Arc::clone(&self.losses), Arc::clone(&state));
         let report = move |change: Change| {
-            *lock(&state) = change == Change::Up;
+            let mut state = lock(&now);
+            *state = state.after(&change);
+            drop(state);
             if let Change::Lost(why) = &change {
                 *lock(&counts).lost.entry(why.code()).or_default() += 1;
                 *lock(&losses).entry(cluster.clone()).or_default() += 1;
@@ -144,7 +176,7 @@ where
             let _ = events.send(event);
         };
         let task = tokio::spawn(link.run(report)).abort_handle();
-        Kept { addr, access: access.clone(), task, up }
+        Kept { addr, access: access.clone(), task, state }
     }
 }
 

@@ -110,3 +110,30 @@ async fn wanted_links_are_kept_untouched_and_others_closed() {
     assert_eq!(links.counts().wanted, 0);
     assert!(events.try_recv().is_err(), "a link that is dropped on purpose is not a loss");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_slow_node_among_others_is_told_and_where_all_are_slow_none_is() {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let (interval, slow) = (Duration::from_millis(20), Duration::from_millis(100));
+    let settings = LinkSettings { interval, slow, ..LinkSettings::default() };
+    let links = Links::new(Arc::new(FredConnector), settings, sender);
+    let late = |argv: &[String]| {
+        if argv[0] == "PING" {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        None
+    };
+    let servers = [TinyServer::start(late).await, TinyServer::start(|_| None).await];
+    let third = TinyServer::start(|_| None).await;
+    links.keep(&"a", &[(1, servers[0].addr), (2, servers[1].addr), (3, third.addr)], &access());
+    for _ in 0..3 {
+        assert_eq!(next(&mut events).await.change, Change::Up);
+    }
+    let told = next(&mut events).await;
+    assert_eq!((told.member, told.change), (1, Change::Slow(true)));
+    assert_eq!(links.slow(&"a"), BTreeSet::from([1]));
+    assert!(links.is_up(&"a", &1), "it answers");
+    links.keep(&"a", &[(1, servers[0].addr), (2, servers[1].addr)], &access());
+    assert!(links.slow(&"a").is_empty(), "half of them");
+    assert!(links.slow(&"b").is_empty(), "there are none");
+}

@@ -234,6 +234,46 @@ fn each_kind_of_silence_has_its_name() {
     }
 }
 
+/// It hears too few of the others on the bus, and the operator hears it well.
+#[test]
+fn a_node_that_turns_clients_away() {
+    let mut s = formed(1);
+    change(&mut s, 1, 1, |n| n.state_ok = false);
+    let see = |s: &mut Snapshot, ms: i64| {
+        s.now = Moment(START + ms);
+        let mut past = s.past.clone();
+        past.see(s);
+        s.past = past;
+    };
+    let told = |s: &Snapshot| said(s, Some(&healthy())).status.message.contains("CLUSTERDOWN");
+    see(&mut s, 0);
+    see(&mut s, 10_000);
+    assert!(!told(&s), "it may be over in a moment");
+    see(&mut s, 10_001);
+    golden("21-clusterdown", &said(&s, Some(&healthy())));
+    let mut leaderless = s.clone();
+    lose(&mut leaderless, 0, 0);
+    assert!(!told(&leaderless), "a lost primary explains it");
+    change(&mut s, 1, 1, |n| n.state_ok = true);
+    see(&mut s, 10_002);
+    change(&mut s, 1, 1, |n| n.state_ok = false);
+    see(&mut s, 20_000);
+    assert!(!told(&s), "it was well in between");
+}
+
+/// A slow node serves: that is told, and the cluster stays Ready.
+#[test]
+fn a_slow_node() {
+    let mut s = formed(1);
+    s.past.slow = [pod_uid(2, 0)].into();
+    let report = said(&s, Some(&healthy()));
+    golden("22-slow", &report);
+    let ready = report.status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(ready.status, "True");
+    s.past.slow = [pod_uid(7, 0)].into();
+    assert_eq!(said(&s, Some(&healthy())).status, healthy(), "it is gone");
+}
+
 #[test]
 fn pods_of_an_earlier_spec_are_told_of() {
     let mut s = formed(1);

@@ -121,15 +121,24 @@ pub(super) fn hang(instance: &Instance, component: &str, hangs: bool) -> Result<
     Ok(())
 }
 
-/// Drops every packet from and to a pod on its worker, or lets them pass again. The pod and the kubelet live on.
+/// Drops every packet from and to a pod on its worker, or those alone that go to this port (of the pod, or of others that it asks), or
+/// lets them pass again. The pod and the kubelet live on.
 ///
 /// # Errors
 /// If there is no such worker, or nothing to let pass.
-pub(super) fn isolate(instance: &Instance, worker: Worker, pod: IpAddr, alone: bool) -> Result<()> {
+pub(super) fn isolate(
+    instance: &Instance,
+    worker: Worker,
+    (pod, port): (IpAddr, Option<u16>),
+    alone: bool,
+) -> Result<()> {
     let action = if alone { "-I" } else { "-D" };
+    let port = port.map(|port| port.to_string());
+    let only = port.iter().flat_map(|port| ["-p", "tcp", "--dport", port.as_str()]);
+    let only: Vec<&str> = only.collect();
     for side in ["-s", "-d"] {
         let mut rule = network::inside(instance, Machine::Worker(worker), "iptables");
-        rule.args(["-w", "5", action, "FORWARD", side, &pod.to_string(), "-j", "DROP"]);
+        rule.args(["-w", "5", action, "FORWARD", side, &pod.to_string()]).args(&only).args(["-j", "DROP"]);
         run(rule.env("PATH", machine::search_path()), SIGNAL)?;
     }
     Ok(())

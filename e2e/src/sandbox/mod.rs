@@ -306,7 +306,7 @@ impl Sandbox {
     /// # Errors
     /// If there is no such worker.
     pub fn isolate(&self, worker: Worker, pod: IpAddr) -> Result<()> {
-        fault::isolate(&self.instance, self.known(worker)?, pod, true)
+        fault::isolate(&self.instance, self.known(worker)?, (pod, None), true)
     }
 
     /// Lets the packets of a pod pass again.
@@ -314,7 +314,15 @@ impl Sandbox {
     /// # Errors
     /// If it was not isolated.
     pub fn rejoin(&self, worker: Worker, pod: IpAddr) -> Result<()> {
-        fault::isolate(&self.instance, self.known(worker)?, pod, false)
+        fault::isolate(&self.instance, self.known(worker)?, (pod, None), false)
+    }
+
+    /// Drops what a pod sends to this port of others, and what others send to it, or lets that pass again.
+    ///
+    /// # Errors
+    /// If there is no such worker, or nothing to let pass.
+    pub fn filter(&self, worker: Worker, pod: IpAddr, port: u16, drops: bool) -> Result<()> {
+        fault::isolate(&self.instance, self.known(worker)?, (pod, Some(port)), drops)
     }
 
     /// The processor time that the containers of a Pod (by its UID) on a worker have used, in seconds, as the kernel

@@ -8,16 +8,16 @@ use futures::FutureExt;
 use futures::future::try_join_all;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use valkey_cluster_operator::build::labels;
 
-use super::Story;
 use super::aftermath::{self, Aftermath, LIMIT, median, succeeded};
 use super::cluster::Cluster;
 use super::load::Load;
 use super::mend::kill;
 use super::stage::{Stage, eventually};
+use super::{Story, Suite};
 
 pub(super) const STORY: Story = Story {
     name: "crash",
@@ -39,8 +39,19 @@ enum Death {
 }
 
 async fn run(stage: &Stage) -> Result<()> {
-    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
-    cluster.ready(cluster.applied, LIMIT).await?;
+    all(stage, 1).await?;
+    stage.clean().await?;
+    // With two replicas one of them leads, and the other copies from it.
+    match stage.suite {
+        Suite::Full => all(stage, 2).await,
+        Suite::Ci => many(stage, &Shape::of(stage, 2).await?, Death::Killed).await,
+    }
+    .context("3x2")
+}
+
+/// Every death, of shards with so many replicas.
+async fn all(stage: &Stage, replicas: usize) -> Result<()> {
+    let cluster = Shape::of(stage, replicas).await?;
     for death in [Death::Killed, Death::ForceDeleted] {
         many(stage, &cluster, death).await?;
     }
@@ -48,31 +59,58 @@ async fn run(stage: &Stage) -> Result<()> {
     whole_shard(stage, &cluster).await.context("a whole shard")?;
     all_primaries(stage, &cluster).await.context("all primaries")?;
     all_pods(stage, &cluster).await.context("all Pods")?;
-    let small = json!({ "shards": 3, "replicas": 1, "config": { "maxmemory": "0" },
-        "resources": { "limits": { "memory": "96Mi" } } });
-    let small = stage.cluster(small).await?;
-    small.ready(small.applied, LIMIT).await?;
+    let small = Shape::small(stage, replicas).await?;
     many(stage, &small, Death::OutOfMemory).await?;
     confirmed(stage, &small, Death::OutOfMemory).await
 }
 
+/// Three shards with so many replicas each.
+struct Shape {
+    cluster: Cluster,
+    replicas: usize,
+}
+
+impl Shape {
+    async fn of(stage: &Stage, replicas: usize) -> Result<Self> {
+        Self::with(stage, replicas, json!({ "shards": 3, "replicas": replicas })).await
+    }
+
+    /// Whose servers can be made to want more memory than they may have.
+    async fn small(stage: &Stage, replicas: usize) -> Result<Self> {
+        let spec = json!({ "shards": 3, "replicas": replicas, "config": { "maxmemory": "0" },
+            "resources": { "limits": { "memory": "96Mi" } } });
+        Self::with(stage, replicas, spec).await
+    }
+
+    async fn with(stage: &Stage, replicas: usize, spec: Value) -> Result<Self> {
+        let cluster = stage.cluster(spec).await?;
+        cluster.ready(cluster.applied, LIMIT).await?;
+        Ok(Self { cluster, replicas })
+    }
+
+    fn size(&self) -> (usize, usize) {
+        (3, self.replicas)
+    }
+}
+
 /// The same death as often as the suite asks; the median of the gaps is judged.
-async fn many(stage: &Stage, cluster: &Cluster, death: Death) -> Result<()> {
+async fn many(stage: &Stage, cluster: &Shape, death: Death) -> Result<()> {
     let mut gaps = Vec::new();
     for round in 0..stage.times(1, 10) {
         let shard = u16::try_from(round % 3)?;
         gaps.push(one_primary(stage, cluster, shard, death).await.with_context(|| format!("{death:?}"))?);
     }
     let median = median(gaps);
-    stage.say(format_args!("{death:?}: median of the longest gaps {median:?}"));
-    ensure!(median <= stage.bound(GAP), "{death:?}: a gap of {median:?}");
+    let of = cluster.replicas;
+    stage.say(format_args!("{death:?}, 3x{of}: median of the longest gaps {median:?}"));
+    ensure!(median <= stage.bound(GAP), "{death:?}, 3x{of}: a gap of {median:?}");
     Ok(())
 }
 
 /// The longest gap that the load saw.
-async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death) -> Result<Duration> {
-    let load = Load::start(stage, cluster).await?;
-    let after = struck(stage, cluster, load, shard, death, "").await?;
+async fn one_primary(stage: &Stage, shape: &Shape, shard: u16, death: Death) -> Result<Duration> {
+    let load = Load::start(stage, &shape.cluster).await?;
+    let after = struck(stage, shape, load, shard, death, "").await?;
     if death == Death::ForceDeleted {
         // It lived on for a moment, and handed over in order.
         after.nothing_lost()?;
@@ -81,11 +119,10 @@ async fn one_primary(stage: &Stage, cluster: &Cluster, shard: u16, death: Death)
 }
 
 /// Of the writes that a replica had, too, none is lost.
-async fn confirmed(stage: &Stage, cluster: &Cluster, death: Death) -> Result<()> {
+async fn confirmed(stage: &Stage, shape: &Shape, death: Death) -> Result<()> {
     for round in 0..stage.times(1, 3) {
-        let load = Load::confirmed(stage, cluster).await?;
-        let after =
-            struck(stage, cluster, load, u16::try_from(round)?, death, ", writes with WAIT 1").await?;
+        let load = Load::confirmed(stage, &shape.cluster).await?;
+        let after = struck(stage, shape, load, u16::try_from(round)?, death, ", writes with WAIT 1").await?;
         after.nothing_lost().with_context(|| format!("{death:?}, with WAIT 1"))?;
     }
     Ok(())
@@ -93,14 +130,15 @@ async fn confirmed(stage: &Stage, cluster: &Cluster, death: Death) -> Result<()>
 
 async fn struck(
     stage: &Stage,
-    cluster: &Cluster,
+    shape: &Shape,
     load: Load,
     shard: u16,
     death: Death,
     how: &str,
 ) -> Result<Aftermath> {
+    let cluster = &shape.cluster;
     let name = cluster.primary_of(shard).await?;
-    aftermath::under(stage, cluster, load, (3, 1), &format!("{death:?}{how}"), async |_| {
+    aftermath::under(stage, cluster, load, shape.size(), &format!("{death:?}{how}"), async |_| {
         match death {
             Death::Killed => kill(stage, cluster, &name).await?,
             Death::ForceDeleted => {
@@ -136,10 +174,11 @@ async fn out_of_memory(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 /// Nothing of the shard is left: no write of its can be, but the others go on and the shard serves again.
-async fn whole_shard(stage: &Stage, cluster: &Cluster) -> Result<()> {
+async fn whole_shard(stage: &Stage, shape: &Shape) -> Result<()> {
+    let cluster = &shape.cluster;
     let members = members_of(cluster, 1).await?;
     let strike = async |_: &Load| kill_all(stage, cluster, &members).await;
-    aftermath::of(stage, cluster, (3, 1), "a whole shard", strike).await?;
+    aftermath::of(stage, cluster, shape.size(), "a whole shard", strike).await?;
     let told = ["get", "events", "-n", &cluster.namespace, "--field-selector=reason=ShardLost", "-o", "name"];
     eventually("the event ShardLost", LIMIT, async || {
         ensure!(!stage.kubectl(&told).await?.trim().is_empty(), "there is none");
@@ -149,21 +188,23 @@ async fn whole_shard(stage: &Stage, cluster: &Cluster) -> Result<()> {
 }
 
 /// Nobody is left to elect, and the replicas take over on proof.
-async fn all_primaries(stage: &Stage, cluster: &Cluster) -> Result<()> {
+async fn all_primaries(stage: &Stage, shape: &Shape) -> Result<()> {
+    let cluster = &shape.cluster;
     let mut names = Vec::new();
     for shard in 0..3 {
         names.push(cluster.primary_of(shard).await?);
     }
     let strike = async |_: &Load| kill_all(stage, cluster, &names).await;
-    aftermath::of(stage, cluster, (3, 1), "all primaries", strike).await.map(drop)
+    aftermath::of(stage, cluster, shape.size(), "all primaries", strike).await.map(drop)
 }
 
 /// The cluster begins anew. No client that knows its former addresses alone finds it again.
-async fn all_pods(stage: &Stage, cluster: &Cluster) -> Result<()> {
+async fn all_pods(stage: &Stage, shape: &Shape) -> Result<()> {
+    let cluster = &shape.cluster;
     let names: Vec<String> = cluster.pods().await?.into_keys().collect();
     let began = Instant::now();
     kill_all(stage, cluster, &names).await?;
-    cluster.whole(3, 1, LIMIT).await?;
+    cluster.whole(3, shape.replicas, LIMIT).await?;
     stage.say(format_args!("all Pods: whole again after {:.1} s", began.elapsed().as_secs_f64()));
     cluster.ready(began, LIMIT).await.map(drop)
 }

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use valkey_cluster_operator::model::Slots;
 
 use super::Suite;
 use super::cluster::Cluster;
 use super::reach::Writes;
 use super::stage::Stage;
-use crate::ledger::{LedgerReport, Totals};
+use crate::ledger::{LaneKind, LedgerReport, Totals};
 use crate::resp::Access;
 use crate::truth::{History, Sampler, SamplerHandle};
 
@@ -126,6 +127,12 @@ fn beside(what: &str, client: &Totals) -> String {
         client.longest_gap_ms,
         client.errors.summary()
     )
+}
+
+/// The longest time without an acknowledged write on any lane whose slot is not among these.
+pub(super) fn gap_outside(report: &LedgerReport, slots: &Slots) -> Duration {
+    let others = report.lanes.iter().filter(|l| l.kind == LaneKind::Plain && !slots.contains(l.slot));
+    Duration::from_secs_f64(others.map(|l| l.longest_gap_ms).fold(0.0, f64::max) / 1000.0)
 }
 
 /// Judges the redundancy during a planned change.

@@ -9,6 +9,9 @@ use crate::progress::Progress;
 use crate::sandbox::address::Worker;
 use crate::sandbox::{Container, Running, Sandbox};
 
+/// Where nodes talk to each other.
+const BUS_PORT: u16 = 16379;
+
 type Repair = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// Something that is broken until this is told to mend it, or dropped.
@@ -72,6 +75,20 @@ pub(super) fn power_off(sandbox: &Sandbox, name: &str) -> Result<Mend> {
     Ok(mend)
 }
 
+/// Taints a worker: `key=value:Effect`, as kubectl takes it.
+///
+/// # Errors
+/// If there is no such worker.
+pub(super) async fn taint(stage: &Stage, worker: &str, taint: &str) -> Result<Mend> {
+    let (effectless, effect) = taint.split_once(':').context("a taint has an effect")?;
+    let key = effectless.split('=').next().unwrap_or_default();
+    let (off, node, reach) = (format!("{key}:{effect}-"), worker.to_owned(), stage.reach().clone());
+    stage.kubectl(&["taint", "node", worker, taint]).await?;
+    Ok(Mend::new(format!("the taint {taint} of {worker}"), move || {
+        reach.kubectl(&["taint", "node", &node, &off]).map(drop)
+    }))
+}
+
 /// Stops a component of the control plane where it stands.
 ///
 /// # Errors
@@ -103,6 +120,16 @@ pub(super) fn isolate(sandbox: &Sandbox, on: &str, pod: std::net::IpAddr) -> Res
     let (at, sandbox) = (worker(on)?, sandbox.clone());
     sandbox.isolate(at, pod)?;
     Ok(Mend::new(format!("the network of {pod}"), move || sandbox.rejoin(at, pod)))
+}
+
+/// Drops what a Pod and others say to each other over the cluster's bus: clients, replicas and the operator notice nothing.
+///
+/// # Errors
+/// If there is no such worker.
+pub(super) fn deafen(sandbox: &Sandbox, on: &str, pod: std::net::IpAddr) -> Result<Mend> {
+    let (at, sandbox) = (worker(on)?, sandbox.clone());
+    sandbox.filter(at, pod, BUS_PORT, true)?;
+    Ok(Mend::new(format!("the bus of {pod}"), move || sandbox.filter(at, pod, BUS_PORT, false)))
 }
 
 /// The running server of a member, for a signal at any later moment.

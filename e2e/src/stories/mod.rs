@@ -30,12 +30,14 @@ mod create;
 mod delete;
 mod demo;
 mod drain;
+mod earlier;
 mod evict;
 mod exporter;
 mod failures;
 mod fill;
 mod foreign;
 mod formation;
+mod full;
 mod heal;
 mod hpa;
 mod image;
@@ -43,6 +45,7 @@ mod isolation;
 mod kill_changes;
 mod kill_operator;
 mod kill_scaling;
+mod leaderless;
 mod live;
 mod load;
 mod many;
@@ -57,8 +60,10 @@ mod rotation;
 mod scale;
 mod secrets;
 mod settled;
+mod sick;
 mod spread;
 mod stranger;
+mod taints;
 mod takeover;
 mod template;
 mod tls;
@@ -112,6 +117,7 @@ pub fn all() -> Vec<Story> {
         settled::STORY,
         heal::STORY,
         crash::STORY,
+        sick::STORY,
         worker::STORY,
         control_plane::STORY,
         many::STORY,
@@ -121,10 +127,13 @@ pub fn all() -> Vec<Story> {
         upgrade::STORY,
         template::STORY,
         drain::STORY,
+        taints::STORY,
         spread::STORY,
         worker_upgrade::STORY,
         scale::STORY,
         rescale::STORY,
+        leaderless::STORY,
+        full::STORY,
         big::STORY,
         hpa::STORY,
         purge::STORY,
@@ -188,7 +197,13 @@ impl Told {
 }
 
 /// The longest that one story may take: a bound, not an expectation.
-const LIMIT: Duration = Duration::from_mins(15);
+const fn limit(suite: Suite) -> Duration {
+    match suite {
+        Suite::Ci => Duration::from_mins(15),
+        // A story that loses a dozen workers in turn takes a minute for each.
+        Suite::Full => Duration::from_mins(45),
+    }
+}
 
 /// Runs the stories of these names (all, when none is given) and says what became of each.
 ///
@@ -202,10 +217,11 @@ pub async fn run(names: &[String], stage: &Stage, progress: &Progress) -> Result
         progress.line(format_args!("story {}: {}", story.name, story.about));
         let began = Instant::now();
         let told = std::panic::AssertUnwindSafe((story.run)(stage)).catch_unwind();
-        let result = match tokio::time::timeout(LIMIT, told).await {
+        let limit = limit(stage.suite);
+        let result = match tokio::time::timeout(limit, told).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(anyhow::anyhow!("the story panicked: see above")),
-            Err(_) => Err(anyhow::anyhow!("the story did not end within {} s", LIMIT.as_secs())),
+            Err(_) => Err(anyhow::anyhow!("the story did not end within {} s", limit.as_secs())),
         };
         let took = began.elapsed().as_secs_f64();
         let told = Told::from(result);

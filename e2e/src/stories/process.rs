@@ -66,7 +66,7 @@ pub(super) async fn with_victim(
 }
 
 /// A running operator; it is killed when dropped.
-struct OperatorProcess {
+pub(super) struct OperatorProcess {
     child: Child,
 }
 
@@ -75,7 +75,7 @@ impl OperatorProcess {
     ///
     /// # Errors
     /// If it does not start.
-    fn start(sandbox: &Sandbox, program: &Path) -> Result<Self> {
+    pub(super) fn start(sandbox: &Sandbox, program: &Path) -> Result<Self> {
         let log = sandbox.instance().path("log").join(format!("operator-{IDENTITY}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let mut command: Command = sandbox.command_in_control(program);

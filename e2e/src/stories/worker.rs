@@ -11,12 +11,12 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use valkey_cluster_operator::build::labels;
 
-use super::Story;
 use super::aftermath::{self, LIMIT, median, succeeded};
 use super::cluster::Cluster;
 use super::mend::{Mend, cut, power_off};
 use super::operator;
 use super::stage::{Stage, eventually};
+use super::{Story, Suite};
 use crate::sandbox::Sandbox;
 
 pub(super) const STORY: Story = Story {
@@ -52,7 +52,7 @@ async fn run(stage: &Stage) -> Result<()> {
     for loss in [Loss::Power, Loss::Cable] {
         let (mut gaps, mut below) = (Vec::new(), Vec::new());
         for _ in 0..stage.times(1, 5) {
-            let lost = lose(stage, sandbox, loss, false).await.with_context(|| format!("{loss:?}"))?;
+            let lost = lose(stage, sandbox, 1, (loss, false)).await.with_context(|| format!("{loss:?}"))?;
             gaps.push(lost.0);
             below.push(lost.1);
         }
@@ -63,26 +63,45 @@ async fn run(stage: &Stage) -> Result<()> {
         ensure!(gap <= stage.bound(GAP), "{loss:?}: a gap of {gap:?}");
         ensure!(below <= stage.bound(REDUNDANT), "{loss:?}: a copy was missing for {below:?}");
     }
-    let (gap, below) = lose(stage, sandbox, Loss::Power, true).await.context("with the leading operator")?;
+    let (gap, below) =
+        lose(stage, sandbox, 1, (Loss::Power, true)).await.context("with the leading operator")?;
     ensure!(gap <= stage.bound(GAP), "with the leading operator: a gap of {gap:?}");
     ensure!(below <= stage.bound(TAKEN_OVER), "with the leading operator: a copy was missing for {below:?}");
     apart(stage, sandbox, "one worker blinks", BLINK, 1).await?;
-    apart(stage, sandbox, "the majority of the workers is away", APART, 2).await
+    apart(stage, sandbox, "the majority of the workers is away", APART, 2).await?;
+    with_a_choice(stage, sandbox).await.context("3x2")
+}
+
+/// The same with two replicas in each shard. It is left to the full suite: each loss takes most of a minute.
+async fn with_a_choice(stage: &Stage, sandbox: &Sandbox) -> Result<()> {
+    if stage.suite == Suite::Ci {
+        return Ok(());
+    }
+    for loss in [Loss::Power, Loss::Cable] {
+        let (gap, below) =
+            lose(stage, sandbox, 2, (loss, false)).await.with_context(|| format!("{loss:?}"))?;
+        ensure!(gap <= stage.bound(GAP), "{loss:?}: a gap of {gap:?}");
+        ensure!(below <= stage.bound(REDUNDANT), "{loss:?}: a copy was missing for {below:?}");
+    }
+    Ok(())
 }
 
 /// One worker with a primary goes, with or without the leading operator on it, and comes back.
 async fn lose(
     stage: &Stage,
     sandbox: &Sandbox,
-    loss: Loss,
-    with_leader: bool,
+    replicas: usize,
+    (loss, with_leader): (Loss, bool),
 ) -> Result<(Duration, Duration)> {
-    let cluster = formed(stage).await?;
+    let cluster = formed(stage, replicas).await?;
     let leader = worker_of_leader(stage).await?;
     let (shard, primary, worker) = primary_on(&cluster, |w| (w == leader) == with_leader).await?;
-    let what = format!("{loss:?} of {worker}{}", if with_leader { " with the leading operator" } else { "" });
+    let what = format!(
+        "{loss:?} of {worker}, 3x{replicas}{}",
+        if with_leader { " with the leading operator" } else { "" }
+    );
     let mut mend = None;
-    let after = aftermath::of(stage, &cluster, (3, 1), &what, async |_| {
+    let after = aftermath::of(stage, &cluster, (3, replicas), &what, async |_| {
         mend = Some(break_it(sandbox, loss, &worker)?);
         succeeded(&cluster, shard, &primary).await?;
         Ok(())
@@ -92,7 +111,7 @@ async fn lose(
     mend.context("it was never broken")?.now()?;
     ready(stage, &worker).await?;
     tokio::time::sleep(WATCHED).await;
-    cluster.whole(3, 1, LIMIT).await.context("after its return")?;
+    cluster.whole(3, replicas, LIMIT).await.context("after its return")?;
     let changed = unexplained(&before, &staying(&cluster).await?);
     ensure!(
         changed.is_empty(),
@@ -106,7 +125,7 @@ async fn lose(
 
 /// So many workers without the leading operator are cut off for a while: no Pod comes or goes.
 async fn apart(stage: &Stage, sandbox: &Sandbox, what: &str, how_long: Duration, many: usize) -> Result<()> {
-    let cluster = formed(stage).await?;
+    let cluster = formed(stage, 1).await?;
     let leader = worker_of_leader(stage).await?;
     let others = stage.workers().await?.into_iter().filter(|w| *w != leader).take(many);
     let others: Vec<String> = others.collect();
@@ -134,10 +153,10 @@ fn break_it(sandbox: &Sandbox, loss: Loss, worker: &str) -> Result<Mend> {
     }
 }
 
-async fn formed(stage: &Stage) -> Result<Cluster> {
-    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+async fn formed(stage: &Stage, replicas: usize) -> Result<Cluster> {
+    let cluster = stage.cluster(json!({ "shards": 3, "replicas": replicas })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
-    cluster.whole(3, 1, LIMIT).await?;
+    cluster.whole(3, replicas, LIMIT).await?;
     Ok(cluster)
 }
 
@@ -172,7 +191,10 @@ fn unexplained(before: &BTreeMap<String, Kept>, after: &BTreeMap<String, Kept>) 
 }
 
 /// A shard whose primary is on a worker like this, with that primary and that worker.
-async fn primary_on(cluster: &Cluster, like: impl Fn(&str) -> bool) -> Result<(u16, String, String)> {
+pub(super) async fn primary_on(
+    cluster: &Cluster,
+    like: impl Fn(&str) -> bool,
+) -> Result<(u16, String, String)> {
     let workers = cluster.workers().await?;
     for shard in 0..3 {
         let primary = cluster.primary_of(shard).await?;
@@ -183,7 +205,8 @@ async fn primary_on(cluster: &Cluster, like: impl Fn(&str) -> bool) -> Result<(u
     anyhow::bail!("no primary is on such a worker")
 }
 
-async fn worker_of_leader(stage: &Stage) -> Result<String> {
+/// The worker that the leading operator is on.
+pub(super) async fn worker_of_leader(stage: &Stage) -> Result<String> {
     eventually("a leading operator", LIMIT, async || {
         let leader = operator::leader(&stage.client).await?;
         let pods: Api<Pod> = Api::namespaced(stage.client.clone(), operator::NAMESPACE);
@@ -194,7 +217,7 @@ async fn worker_of_leader(stage: &Stage) -> Result<String> {
 }
 
 /// Waits until Kubernetes calls a worker Ready.
-async fn ready(stage: &Stage, worker: &str) -> Result<()> {
+pub(super) async fn ready(stage: &Stage, worker: &str) -> Result<()> {
     let nodes: Api<Node> = Api::all(stage.client.clone());
     eventually("the worker to be Ready", LIMIT, async || {
         let status = nodes.get(worker).await?.status.unwrap_or_default();

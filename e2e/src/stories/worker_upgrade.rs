@@ -24,43 +24,55 @@ pub(super) const STORY: Story = Story {
 const LIMIT: Duration = Duration::from_mins(3);
 
 async fn run(stage: &Stage) -> Result<()> {
-    let sandbox = stage.sandbox("switches a worker off and removes it")?;
+    let sandbox = stage.sandbox("switches workers off and removes them")?;
     let workers = stage.workers().await?;
     let [old, .., new] = workers.as_slice() else { return Err(anyhow::anyhow!("fewer than two workers")) };
-    let machine = sandbox.workers().find(|w| w.to_string() == *old).context("no such machine")?;
-    // The new worker is not there yet.
-    stage.kubectl(&["cordon", new]).await?;
-    let told = upgraded(stage, sandbox, (old, machine), new).await;
+    let machine = |name: &str| sandbox.workers().find(|w| w.to_string() == *name).context("no such machine");
+    let (old, new) = ((old.as_str(), machine(old)?), (new.as_str(), machine(new)?));
+    let told = async {
+        remove(stage, sandbox, new).await.context("what is added later is not there yet")?;
+        upgraded(stage, sandbox, old, new).await
+    };
+    let told = told.await;
     // Whatever came of it, the next story finds all workers, open.
-    let power = tokio::task::block_in_place(|| sandbox.start(machine, &stage.progress));
-    stage.kubectl(&["uncordon", old, new]).await?;
-    power?;
+    let power = [old, new].map(|(_, m)| tokio::task::block_in_place(|| sandbox.start(m, &stage.progress)));
+    stage.kubectl(&["uncordon", old.0, new.0]).await?;
+    power.into_iter().collect::<Result<()>>()?;
     told
 }
 
-async fn upgraded(stage: &Stage, sandbox: &Sandbox, (old, machine): (&str, Worker), new: &str) -> Result<()> {
+/// Empties a worker, takes its power, and takes it from Kubernetes, which knows nothing of it any more.
+async fn remove(stage: &Stage, sandbox: &Sandbox, (name, machine): (&str, Worker)) -> Result<()> {
+    stage
+        .kubectl(&["drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=170s"])
+        .await?;
+    tokio::task::block_in_place(|| sandbox.kill(machine))?;
+    Api::<Node>::all(stage.client.clone()).delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+async fn upgraded(stage: &Stage, sandbox: &Sandbox, old: (&str, Worker), new: (&str, Worker)) -> Result<()> {
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
-    ensure!(on(&cluster, new).await? == 0, "members are on the worker that is not there yet");
     let load = Load::start(stage, &cluster).await?;
     load.mark("added");
-    stage.kubectl(&["uncordon", new]).await?;
+    ensure!(!stage.workers().await?.iter().any(|w| w == new.0), "{} is there before it was added", new.0);
+    tokio::task::block_in_place(|| sandbox.start(new.1, &stage.progress))?;
     let began = Instant::now();
-    stage.kubectl(&["drain", old, "--ignore-daemonsets", "--timeout=170s"]).await?;
-    cluster.whole(3, 1, LIMIT).await?;
-    let drained = began.elapsed();
-    ensure!(on(&cluster, old).await? == 0, "members are still on {old}");
-    load.mark("removed");
-    tokio::task::block_in_place(|| sandbox.kill(machine))?;
-    Api::<Node>::all(stage.client.clone()).delete(old, &DeleteParams::default()).await?;
+    load.mark("emptied and removed");
+    remove(stage, sandbox, old).await?;
+    let removed = began.elapsed();
+    ensure!(on(&cluster, old.0).await? == 0, "members are still on {}", old.0);
     load.flowing().await?;
-    cluster.ready(began, LIMIT).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    let moved = on(&cluster, new).await?;
+    cluster.ready(began, LIMIT).await?;
+    let moved = on(&cluster, new.0).await?;
     ensure!(moved > 0, "the new worker got no member");
     stage.say(format_args!(
-        "{old} emptied in {:.1} s and removed; {new} has {moved} members now",
-        drained.as_secs_f64()
+        "{} emptied and removed in {:.1} s; {}, which Kubernetes did not know before, has {moved} members now",
+        old.0,
+        removed.as_secs_f64(),
+        new.0
     ));
     load.judged(stage, "worker upgrade", 2, GAP).await
 }

@@ -1,0 +1,165 @@
+//! Servers that are neither well nor dead: at one time one is slow, one is busy with a script and one lets the operator in no more; then one
+//! does not hear the others. Each is named, nobody is replaced, the other shards notice nothing, and all is well when they are.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::FutureExt;
+use kube::ResourceExt;
+use serde_json::json;
+use valkey_cluster_operator::api::ValkeyCluster;
+use valkey_cluster_operator::build::credentials::OPERATOR_USER;
+use valkey_cluster_operator::model::Slots;
+
+use super::Story;
+use super::aftermath::LIMIT;
+use super::cluster::Cluster;
+use super::denied;
+use super::load::{GAP, Load, gap_outside};
+use super::mend::{deafen, pause, server};
+use super::stage::Stage;
+use crate::resp::Connection;
+use crate::sandbox::{Running, Sandbox};
+
+pub(super) const STORY: Story = Story {
+    name: "sick",
+    about: "servers that are slow, busy, deaf, or refuse the operator: named, nobody is replaced, the others notice nothing",
+    run: |stage| run(stage).boxed_local(),
+};
+
+/// The slow one stands still for this long again and again, and runs for a moment in between: well below the node-timeout.
+const STILL: Duration = Duration::from_millis(700);
+/// A script that ends when it is told to.
+const FOREVER: &str = "while true do end";
+/// For an answer of a node that is well.
+const ANSWER: Duration = Duration::from_secs(5);
+/// A user that may put right what this story does to the operator's. By its first letter the operator leaves it alone.
+const HELPER: &str = "_helper";
+/// The shard whose primary is slow.
+const SLOW: u16 = 0;
+
+async fn run(stage: &Stage) -> Result<()> {
+    let sandbox = stage.sandbox("makes a server slow")?;
+    let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
+    cluster.ready(cluster.applied, LIMIT).await?;
+    let slow = cluster.primary_of(SLOW).await?;
+    let busy = cluster.replica_of(1, &cluster.primary_of(1).await?).await?;
+    let closed = cluster.replica_of(2, &cluster.primary_of(2).await?).await?;
+    let before = members(&cluster).await?;
+    let load = Load::start(stage, &cluster).await?;
+    load.mark("sick");
+    let server = server(stage, &cluster, &slow).await?;
+    let script = begin_script(&cluster, &busy).await?;
+    let mut helper = shut_out(&cluster, &closed).await?;
+    let words =
+        [(&slow, "most of its answers take"), (&busy, "busy with a script"), (&closed, "is not accepted")];
+    let named = cluster
+        .says("all three to be named", LIMIT, |cr| words.iter().all(|(pod, what)| names(cr, pod, what)));
+    let took = tokio::select! {
+        limped = limp(sandbox, &server) => bail!("it does not limp any more: {limped:?}"),
+        took = named => took,
+    };
+    // Whatever came of it, they get well.
+    load.mark("well");
+    let well = Instant::now();
+    let said = cluster.get().await?.status.unwrap_or_default();
+    helper.call(&["ACL", "SETUSER", OPERATOR_USER, "on"], ANSWER).await?;
+    open(&cluster, &busy).await?.call(&["SCRIPT", "KILL"], ANSWER).await?;
+    drop(script);
+    let took = took?;
+    cluster.whole(3, 1, LIMIT).await.context("they are well again")?;
+    cluster.ready(well, LIMIT).await?;
+    stage.say(format_args!(
+        "named after {:.1} s ({}: {}), Ready {:.1} s after they were well",
+        took.as_secs_f64(),
+        said.reason,
+        said.message,
+        well.elapsed().as_secs_f64()
+    ));
+    deaf(stage, sandbox, &cluster).await.context("one does not hear the others")?;
+    ensure!(members(&cluster).await? == before, "Pods were replaced: there were {before:?}");
+    ensure!(cluster.primary_of(SLOW).await? == slow, "{slow} was slow, and leads no more");
+    // It was refused on purpose.
+    denied::forget(&cluster).await?;
+    let (report, _) = load.end(stage, "sick servers").await?;
+    ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
+    let gap = gap_outside(&report, &Slots::share(SLOW, 3));
+    stage.say(format_args!("longest gap of the other shards: {} ms", gap.as_millis()));
+    ensure!(
+        gap < stage.bound(GAP),
+        "no write for {gap:?} to a shard whose primary is well: {}",
+        report.summary()
+    );
+    Ok(())
+}
+
+/// A replica turns its clients away: it hears nobody on the bus, and copies on.
+async fn deaf(stage: &Stage, sandbox: &Sandbox, cluster: &Cluster) -> Result<()> {
+    let deaf = cluster.replica_of(SLOW, &cluster.primary_of(SLOW).await?).await?;
+    let worker = cluster.workers().await?.remove(&deaf).with_context(|| format!("{deaf} is on no worker"))?;
+    let filtered = deafen(sandbox, &worker, address(cluster, &deaf).await?.ip())?;
+    let named = |cr: &ValkeyCluster| names(cr, &deaf, "CLUSTERDOWN");
+    let took = cluster.says("the status to say that it turns clients away", LIMIT, named).await?;
+    let well = Instant::now();
+    filtered.now()?;
+    cluster.whole(3, 1, LIMIT).await?;
+    cluster.ready(well, LIMIT).await?;
+    stage.say(format_args!(
+        "{deaf} was named after {:.1} s without the bus, Ready {:.1} s after it was back",
+        took.as_secs_f64(),
+        well.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// The condition Degraded names this Pod with these words.
+fn names(cr: &ValkeyCluster, pod: &str, what: &str) -> bool {
+    let conditions = cr.status.iter().flat_map(|s| &s.conditions);
+    let degraded = conditions.filter(|c| c.type_ == "Degraded").flat_map(|c| c.message.split("; "));
+    degraded.into_iter().any(|part| part.contains(pod) && part.contains(what))
+}
+
+/// Until it is dropped.
+async fn limp(sandbox: &Sandbox, server: &Running) -> Result<()> {
+    loop {
+        let stopped = pause(sandbox, server.clone())?;
+        tokio::time::sleep(STILL).await;
+        stopped.now()?;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The connection over which a script runs for ever: it gives no answer.
+async fn begin_script(cluster: &Cluster, pod: &str) -> Result<tokio::task::JoinHandle<()>> {
+    let mut connection = open(cluster, pod).await?;
+    Ok(tokio::spawn(async move {
+        // Its end is an error in any case.
+        let _ = connection.call(&["EVAL", FOREVER, "0"], LIMIT).await;
+    }))
+}
+
+/// The operator's user is switched off, as a person does by mistake; the connection of one who can switch it on.
+async fn shut_out(cluster: &Cluster, pod: &str) -> Result<Connection> {
+    let at = address(cluster, pod).await?;
+    let mut connection = Connection::open(&cluster.access().await?, at, ANSWER).await?;
+    let user = ["ACL", "SETUSER", HELPER, "on", "nopass", "+acl|setuser"];
+    let commands: [&[&str]; 3] =
+        [&user, &["AUTH", HELPER, "none"], &["ACL", "SETUSER", OPERATOR_USER, "off"]];
+    for answer in connection.pipeline(&commands, ANSWER).await? {
+        ensure!(answer.error().is_none(), "{pod}: {:?}", answer.error());
+    }
+    Ok(connection)
+}
+
+async fn open(cluster: &Cluster, pod: &str) -> Result<Connection> {
+    Ok(Connection::open(&cluster.open_access(), address(cluster, pod).await?, ANSWER).await?)
+}
+
+async fn address(cluster: &Cluster, pod: &str) -> Result<std::net::SocketAddr> {
+    cluster.addresses().await?.get(pod).copied().with_context(|| format!("{pod} has no address"))
+}
+
+async fn members(cluster: &Cluster) -> Result<BTreeSet<Option<String>>> {
+    Ok(cluster.pods().await?.values().map(ResourceExt::uid).collect())
+}
