@@ -77,10 +77,10 @@ fn remember(hints: &std::sync::Mutex<Hints>, s: &Snapshot, plan: &Plan, done: &[
     let shards = Shards::new(s.pods.values(), s.desired.copies());
     h.looks.owe(done.iter().map(|d| &d.proposal.step), &plan.waiting, &shards);
     for d in done {
+        h.past.tried(&d.proposal.step, &d.outcome, s.now);
         match &d.outcome {
             Outcome::Done => {
                 h.attempts.done(&d.proposal.step);
-                h.past.done(&d.proposal.step, s.now);
                 h.traffic.done(&d.proposal.step, s.now);
             }
             Outcome::Stale(_) => {}

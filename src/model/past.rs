@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::ids::{Moment, NodeId, PodUid, Shard, Version, WorkerName};
 use super::peers::distinct;
+use super::plan::Outcome;
 use super::snapshot::{NodeReport, Pod, Role, Seen, Snapshot};
 use super::step::Step;
 use super::view::View;
@@ -136,6 +137,19 @@ impl Past {
         self.changes.retain(|c| s.now < c.at.plus_ms(longest));
     }
 
+    /// Notes what became of a step. A hand-over that failed may be under way all the same, when only its answer was lost: one of another
+    /// shard beside it would deny both their votes.
+    pub fn tried(&mut self, step: &Step, outcome: &Outcome, now: Moment) {
+        let begun = match outcome {
+            Outcome::Done => true,
+            Outcome::Failed(_) => matches!(step, Step::HandOver { .. }),
+            Outcome::Stale(_) => false,
+        };
+        if begun {
+            self.done(step, now);
+        }
+    }
+
     /// Notes an effect whose success shows only later.
     pub fn done(&mut self, step: &Step, now: Moment) {
         let (on, dead) = match step {
@@ -178,5 +192,31 @@ impl Past {
     /// Milliseconds for which the node of this Pod has not answered.
     pub fn silent_for(&self, uid: &PodUid, now: Moment) -> i64 {
         self.silent.get(uid).map_or(0, |since| now.since(*since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{PodName, Target};
+
+    #[test]
+    fn a_hand_over_whose_answer_was_lost_may_be_under_way() {
+        let target = |n: &str| Target {
+            pod: PodName::new(n),
+            uid: PodUid::new(n),
+            shard: Shard(1),
+            node: NodeId::new(n),
+            ip: IpAddr::from([10, 0, 0, 1]),
+        };
+        let step = Step::HandOver { on: target("a"), from: target("b") };
+        let after = |outcome: Outcome| {
+            let mut past = Past::default();
+            past.tried(&step, &outcome, Moment(0));
+            past.handing_over(Moment(100)).count()
+        };
+        assert_eq!(after(Outcome::Done), 1);
+        assert_eq!(after(Outcome::Failed("no answer in time".to_owned())), 1);
+        assert_eq!(after(Outcome::Stale("it does not lead any more".to_owned())), 0);
     }
 }

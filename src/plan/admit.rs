@@ -20,6 +20,10 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     let leaving = leaving(&steps);
     let moving: BTreeSet<Shard> = steps.iter().filter_map(|p| ends(&p.step)).flatten().collect();
     let mut gate = Gate::new(v);
+    // Who was on the way out and is kept is one of its shard again.
+    gate.disrupted.extend(
+        steps.iter().filter_map(|p| if let Step::Keep { on } = &p.step { Some(on.shard) } else { None }),
+    );
     let unnoted = unnoted(&steps, v, attempts);
     let switching = steps.iter().any(|p| matches!(p.step, Step::Switch { .. }) && p.why == Why::Settings);
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::{form, wire};
 use crate::model::{
-    Blocked, Code, Member, NodeId, NodeReport, Plan, PodUid, Proposal, Stage, Step, Target, View, Waiting,
+    Blocked, Code, Member, NodeId, NodeReport, Plan, PodName, Proposal, Stage, Step, Target, View, Waiting,
     Why,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     // A single node that has grown goes to the newcomers, and they wait for it: once they knew each other, each side would know of
     // nobody on the other.
     let alone = v.s.whole && members.iter().any(|(m, n)| n.is_isolated() && !m.is_unused());
-    let mut meetings: BTreeMap<&PodUid, (&Member<'_>, Vec<Target>)> = BTreeMap::new();
+    let mut meetings: BTreeMap<&PodName, (&Member<'_>, Vec<Target>)> = BTreeMap::new();
     let pairs = unacquainted(v, &members);
     let pending = pairs.len() + deaf.iter().filter(|(m, _)| m.is_unused()).count();
     let met = if pairs.is_empty() { BTreeSet::new() } else { met(v) };
@@ -39,7 +39,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             let first = a.1.is_isolated() || (!b.1.is_isolated() && !group);
             let (on, with) = if first { (a, b) } else { (b, a) };
             if let Some(with) = with.0.target() {
-                meetings.entry(&on.0.pod.uid).or_insert_with(|| (on.0, Vec::new())).1.push(with);
+                meetings.entry(&on.0.pod.name).or_insert_with(|| (on.0, Vec::new())).1.push(with);
             }
         }
     }

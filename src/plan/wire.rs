@@ -18,6 +18,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     }
     let members: Vec<_> = others(v, goal).filter(|(m, _)| !m.is_unused()).collect();
     if members.is_empty() {
+        plan.waiting.extend(last_without(v));
         return plan;
     }
     // That is said already, and waiting longer does not cure it.
@@ -38,6 +39,17 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     };
     plan.waiting.push(Waiting { shard: None, stage: Stage::SwitchingTls, message });
     plan
+}
+
+/// The last members without certificates are on their way out. Perhaps nothing else is left to do until they are gone, and yet the nodes do
+/// not speak what the spec asks for.
+fn last_without(v: &View<'_>) -> Option<Waiting> {
+    let usable = v.s.certificates.as_ref().is_some_and(|c| c.wanted.is_ok());
+    let bare: Vec<_> = v.answering().filter(|(m, _)| !m.pod.encrypted && !m.is_unused()).collect();
+    let last = bare.iter().all(|(m, _)| m.told_to_go());
+    let (m, _) = bare.first().filter(|_| last && usable && v.s.desired.template.tls.is_some())?;
+    let message = format!("{} has no certificates and is still there", m.pod.name);
+    Some(Waiting { shard: None, stage: Stage::SwitchingTls, message })
 }
 
 /// What the nodes shall speak in the end, as far as that is known from the members that there are.

@@ -113,7 +113,8 @@ impl<'w> Canon<'w> {
             let _ =
                 write!(self.out, "{what:?}{}{due:?}{since:?}{ip:?}{process:?}{:?}|", p.revision, o.wanted);
         }
-        let _ = write!(self.out, "{:?}{:?}", kube.drifted, self.w.valkey.cut);
+        let unreachable = (&self.w.valkey.cut, &self.w.valkey.hidden, kube.unreachable);
+        let _ = write!(self.out, "{:?}{unreachable:?}", kube.drifted);
         // Which address the next Pod gets matters where somebody still lists it.
         let next = kube.free_addresses().map(|ip| self.ips.get(&ip).copied()).collect::<Vec<_>>();
         if kube.reuse_addresses {

@@ -11,6 +11,7 @@ use valkey_cluster_operator::model::{
     Certificates, ClientAuth, Desired, Fingerprint, Given, Mode, Pod, PodName, PodUid, Target, Tls, Trust,
 };
 
+use super::kubernetes::PodObject;
 use super::valkey::Node;
 use super::world::World;
 
@@ -200,8 +201,9 @@ impl World {
     }
 
     /// At the end every node runs with what is wanted.
-    pub(crate) fn wrong_certificates(&self) -> Option<String> {
-        let mut ours = self.valkey.nodes.values().filter(|n| n.cluster == 0);
+    pub(crate) fn wrong_certificates(&self, going: bool) -> Option<String> {
+        let leaves = |n: &Node| going && self.kube.by_uid(&n.uid).is_none_or(PodObject::told_to_go);
+        let mut ours = self.valkey.nodes.values().filter(|n| n.cluster == 0 && !leaves(n));
         if self.resource.desired.template.tls.is_none() {
             let other = ours.find(|n| n.config.contains_key(CA_FILE))?;
             return Some(format!("{} still has certificates", other.id));

@@ -31,6 +31,9 @@ impl World {
             self.tally.one(tally::REFUSED);
             return Outcome::Failed("refused by the world".to_owned());
         }
+        if self.away.is_some() && step.is_of_kubernetes() {
+            return Outcome::Failed("the API server does not answer".to_owned());
+        }
         let outcome = match self.effect(step, desired, applied) {
             Ok(()) => Outcome::Done,
             Err(No::Stale(why)) => Outcome::Stale(why),
@@ -62,6 +65,9 @@ impl World {
             Step::DeletePod { name, uid, shard, only_if } => {
                 self.may_delete(name, uid, *only_if).map_err(stale)?;
                 self.before_delete(name, uid, (*shard, *only_if), desired);
+                if matches!(only_if, Removable::Retired { .. }) {
+                    self.removes(uid, *shard);
+                }
                 if *only_if == Removable::Unreachable {
                     // Without a grace the object goes at once; the process, if there is one, knows nothing of it.
                     self.kube.pods.remove(name);
@@ -252,7 +258,7 @@ impl World {
                 todo.push(facts.own.id);
             }
         }
-        let alive = at.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id);
+        let alive = at.and_then(|ip| self.heard(ip)).is_some_and(|n| n.id == *id);
         let said = if alive { Err(format!("node {id} is alive")) } else { Ok(()) };
         self.unless("abandon: it answers", said, || ())?;
         if self.valkey.nodes.contains_key(id) {
@@ -273,6 +279,7 @@ impl World {
         if self.kube.pods.contains_key(name) {
             return Err(No::Stale(format!("{name} exists already")));
         }
+        self.disrupts(*shard);
         let new = NewPod {
             name: name.clone(),
             shard: *shard,
@@ -320,6 +327,7 @@ impl World {
         let facts = self.identity(on).map_err(No::Stale)?;
         if leave {
             self.unless("retire", guard::retire(&facts), || ())?;
+            self.retires(&facts.own.id);
         }
         let value = if leave { "yes" } else { "no" };
         self.valkey.config_set(&on.node, "cluster-replica-no-failover", value).map_err(No::Failed)
@@ -332,7 +340,9 @@ impl World {
         if !self.valkey.nodes[&on.node].repl.up {
             return Err(No::Stale("its replication link is down".to_owned()));
         }
+        self.disrupts(from.shard);
         let done = self.valkey.failover(&on.node, self.now, &mut self.rng).map_err(No::Failed)?;
+        self.begins_hand_over(on.shard, done);
         self.watch.hand_over(done);
         Ok(())
     }

@@ -24,7 +24,7 @@ impl World {
             Action::KillShard(_) | Action::KillPrimaries(_) | Action::KillAll => gentle,
             _ => false,
         };
-        if skipped {
+        if skipped || self.cannot_be_asked(action) {
             return;
         }
         self.note(&action.to_string());
@@ -36,6 +36,7 @@ impl World {
             | Action::Config(..)
             | Action::Paused(_)
             | Action::User(..)
+            | Action::Disrupted(_)
             | Action::Purge(_) => {
                 self.edit(action);
             }
@@ -52,6 +53,14 @@ impl World {
             Action::Cut(w) => {
                 self.valkey.cut.insert(worker(*w));
             }
+            Action::Hide(w) => {
+                self.valkey.hidden.insert(worker(*w));
+            }
+            Action::Show(w) => {
+                self.valkey.hidden.remove(&worker(*w));
+                self.wake();
+            }
+            Action::Api(back) => self.api(*back),
             Action::Heal(w) => self.heal(&worker(*w)),
             Action::Power(w) => self.power_off(&worker(*w)),
             Action::Boot(w) => self.boot(&worker(*w)),
@@ -93,6 +102,9 @@ impl World {
             Action::Image(name) => desired.template.image == *name,
             Action::Config(key, value) => desired.config.get(key) == value.as_ref(),
             Action::Paused(yes) => desired.paused == *yes,
+            Action::Disrupted(n) => desired.max_disrupted_shards == *n,
+            Action::Hide(w) => self.valkey.hidden.contains(&worker(*w)),
+            Action::Api(false) => self.away.is_some(),
             Action::Delete(who) => self.find(who).is_none(),
             _ => false,
         };
@@ -120,6 +132,7 @@ impl World {
             }
             Action::Paused(yes) => desired.paused = *yes,
             Action::Purge(yes) => desired.purge = *yes,
+            Action::Disrupted(n) => desired.max_disrupted_shards = *n,
             Action::User(name, rule) => self.user(name, rule.as_deref()),
             _ => {}
         }

@@ -18,7 +18,7 @@ pub(crate) type Stale = String;
 impl World {
     /// The process behind a target answers, with the id that was recorded.
     pub(crate) fn identity(&self, on: &Target) -> Result<Facts, Stale> {
-        let node = self.valkey.listening(on.ip, None).filter(|n| n.cluster == 0);
+        let node = self.heard(on.ip).filter(|n| n.cluster == 0);
         let facts = read(node.ok_or_else(|| format!("{} does not answer", on.pod))?);
         self.mutant.guarded("identity", guard::identity(&facts, on), || ())?;
         Ok(facts)
@@ -60,7 +60,7 @@ impl World {
         let link =
             |id: &NodeId| self.valkey.nodes.get(id).filter(|n| n.of.is_some()).map(super::observe::link);
         let others = witnesses.iter().filter_map(|t| self.identity(t).ok());
-        let there = match at.and_then(|ip| self.valkey.listening(ip, None)) {
+        let there = match at.and_then(|ip| self.heard(ip)) {
             None => There::Nobody,
             Some(n) if n.id == *dead => There::Itself,
             Some(_) => There::Another,
@@ -79,8 +79,7 @@ impl World {
             let said = guard::forget(&facts, id, all_empty);
             if self.mutant.guarded("forget", said, || Some(()))?.is_some() {
                 let listed = facts.others.iter().find(|n| n.id == *id).and_then(|n| n.ip);
-                let alive =
-                    listed.and_then(|ip| self.valkey.listening(ip, None)).is_some_and(|n| n.id == *id);
+                let alive = listed.and_then(|ip| self.heard(ip)).is_some_and(|n| n.id == *id);
                 let said = if alive { Err(format!("node {id} is alive")) } else { Ok(()) };
                 self.mutant.guarded("forget: it answers", said, || ())?;
                 todo.push(facts.own.id);
@@ -93,7 +92,7 @@ impl World {
         let again = only_if == Removable::Unreachable;
         let object = self.kube.pods.get(name).filter(|o| o.pod.uid == *uid && (again || !o.pod.terminating));
         let object = object.ok_or_else(|| format!("{name} is gone, or another Pod has the name"))?;
-        let node = object.pod.ip.and_then(|ip| self.valkey.listening(ip, None)).filter(|n| n.cluster == 0);
+        let node = object.pod.ip.and_then(|ip| self.heard(ip)).filter(|n| n.cluster == 0);
         match (only_if, node.map(read)) {
             (Removable::Unreachable, _) => {
                 let lost = object.pod.worker.as_ref().and_then(|w| self.kube.workers.get(w));
@@ -140,7 +139,7 @@ impl World {
                     said
                 };
                 let (primary, ip) = said?;
-                let source = self.valkey.listening(ip, None).filter(|n| n.cluster == 0);
+                let source = self.heard(ip).filter(|n| n.cluster == 0);
                 let source = source.ok_or_else(|| format!("its primary {primary} cannot be asked"))?;
                 let said = guard::holds_data(&read(source), &primary);
                 self.mutant.guarded("holds_data", said, || ())?;

@@ -10,6 +10,8 @@ use valkey_cluster_operator::plan::misplaced::PAUSE_MS;
 
 use super::TICK_MS;
 use super::kubernetes::{PodObject, WorkerObject};
+use super::told::{Untold, says_ready};
+use super::turns::Turns;
 use super::valkey::{Node, shown};
 use super::world::World;
 
@@ -34,6 +36,10 @@ pub(crate) struct Watch {
     pub hand_overs: (usize, usize),
     /// Since when a node without slots runs hastily: old facts can do that, and the next look takes it back.
     hasty_since: Option<i64>,
+    /// What takes turns.
+    pub turns: Turns,
+    /// Refusals of which the status says nothing.
+    pub untold: Untold,
 }
 
 impl Watch {
@@ -95,6 +101,9 @@ impl World {
             return Some(why);
         }
         if let Some(why) = self.low_timeout() {
+            return Some(why);
+        }
+        if let Some(why) = self.lies() {
             return Some(why);
         }
         if self.resource.whole { self.owners() } else { None }
@@ -205,8 +214,8 @@ impl World {
         members.filter(|o| self.process(&o.pod.name).is_some_and(holds)).collect()
     }
 
-    /// Quiet must mean: the world is what the spec asks.
-    pub(crate) fn unfinished(&self, plan: &Plan) -> Option<String> {
+    /// Quiet must mean: the world is what the spec asks. With `going` Pods that were told to go may still be there.
+    pub(crate) fn unfinished(&self, plan: &Plan, going: bool) -> Option<String> {
         let desired = &self.resource.desired;
         if let Some((slot, known, best)) = self.clients.unreadable(&self.valkey) {
             return Some(format!("slot {slot}: {known} was acknowledged, its owner has {best}"));
@@ -214,25 +223,28 @@ impl World {
         if !self.resource.whole {
             return Some("the formation was never seen complete".to_owned());
         }
-        if let Some(why) = self.wrong_certificates() {
+        if let Some(why) = self.wrong_certificates(going) {
             return Some(why);
         }
-        let ids: BTreeSet<NodeId> = self.ours().map(|n| n.id.clone()).collect();
+        let leaves = |n: &Node| going && self.kube.by_uid(&n.uid).is_none_or(PodObject::told_to_go);
+        let ids: BTreeSet<NodeId> = self.ours().filter(|n| !leaves(n)).map(|n| n.id.clone()).collect();
         let owned = self.ours().fold(Slots::none(), |all, n| all.or(&n.slots));
         if owned != Slots::all() {
             return Some(format!("slots {} have no owner", Slots::all().minus(&owned)));
         }
         for shard in (0..desired.shards).map(Shard) {
-            if let Some(why) = self.shard_unfinished(shard) {
+            if let Some(why) = self.shard_unfinished(shard, going) {
                 return Some(why);
             }
         }
-        if let Some(o) = self.kube.pods.values().find(|o| !desired.wants(o.pod.shard)) {
+        let mut pods = self.kube.pods.values().filter(|o| !(going && o.told_to_go()));
+        if let Some(o) = pods.find(|o| !desired.wants(o.pod.shard)) {
             return Some(format!("{} is of a shard that is not wanted", o.pod.name));
         }
-        for node in self.ours() {
+        for node in self.ours().filter(|n| !leaves(n)) {
             let listed: BTreeSet<NodeId> = node.view.keys().cloned().chain([node.id.clone()]).collect();
-            if listed != ids {
+            let unknown = ids.iter().any(|id| !listed.contains(id));
+            if unknown || (listed != ids && !going) {
                 return Some(format!("{} lists {listed:?} and the cluster has {ids:?}", node.id));
             }
             if node.timeout_ms() != i64::from(desired.node_timeout_ms()) {
@@ -254,7 +266,22 @@ impl World {
         if !self.kube.drifted.is_empty() {
             return Some(format!("{:?} differ from the spec", self.kube.drifted));
         }
-        plan.blocked.iter().find(|b| !self.expected(b.code)).map(|b| format!("still blocked: {}", b.message))
+        if let Some(b) = plan.blocked.iter().find(|b| !self.expected(b.code)) {
+            return Some(format!("still blocked: {}", b.message));
+        }
+        let told = self.resource.status.as_ref().filter(|s| plan.blocked.is_empty() && !says_ready(s));
+        told.map(|s| format!("the status says {}: {}", s.reason, s.message))
+    }
+
+    /// Slots that nobody leads, or a wanted shard that is short of a copy in sync.
+    pub(crate) fn not_serving(&self) -> Option<String> {
+        let desired = &self.resource.desired;
+        let owned = self.ours().filter(|n| n.leads()).fold(Slots::none(), |all, n| all.or(&n.slots));
+        if !owned.is_all() {
+            return Some(format!("slots {} have no owner", Slots::all().minus(&owned)));
+        }
+        let short = |s: &Shard| self.in_sync(*s, None).len() < usize::from(desired.replicas);
+        (0..desired.shards).map(Shard).find(short).map(|s| format!("shard {s} is short of a copy"))
     }
 
     /// A setting that is neither the person's nor what a new server starts with; a value that servers refuse asks for nothing.
@@ -298,9 +325,10 @@ impl World {
         }
     }
 
-    fn shard_unfinished(&self, shard: Shard) -> Option<String> {
+    fn shard_unfinished(&self, shard: Shard, going: bool) -> Option<String> {
         let desired = &self.resource.desired;
-        let pods: Vec<_> = self.kube.pods.values().filter(|o| o.pod.shard == shard).collect();
+        let stays = |o: &&PodObject| o.pod.shard == shard && !(going && o.told_to_go());
+        let pods: Vec<_> = self.kube.pods.values().filter(stays).collect();
         if pods.len() != desired.copies() {
             return Some(format!("shard {shard} has {} Pods instead of {}", pods.len(), desired.copies()));
         }

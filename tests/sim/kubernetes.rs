@@ -107,6 +107,8 @@ pub(crate) struct Kubernetes {
     pub secrets: Secrets,
     /// New Pods get the address that was freed last, not the one that was free longest.
     pub reuse_addresses: bool,
+    /// The API server is away: nothing is scheduled, written or removed.
+    pub unreachable: bool,
     next_uid: u64,
     next_ip: u32,
     free_ips: Vec<IpAddr>,
@@ -231,6 +233,9 @@ impl Kubernetes {
         for object in self.workers.values_mut() {
             let away = object.off || cut.contains(&object.worker.name);
             object.away_since = if away { Some(object.away_since.unwrap_or(now)) } else { None };
+            if self.unreachable {
+                continue;
+            }
             let late = object.away_since.is_some_and(|since| now - since >= ticks(GRACE_MS));
             object.worker.lost_since =
                 if late { object.worker.lost_since.or(Some(Moment(now * TICK_MS))) } else { None };
@@ -265,7 +270,10 @@ impl Kubernetes {
 
     /// What scheduler and kubelets do in one tick.
     pub(crate) fn tick(&mut self, now: i64, rng: &mut StdRng) -> Vec<Kubelet> {
-        self.schedule(now, rng);
+        if !self.unreachable {
+            self.schedule(now, rng);
+        }
+        let unreachable = self.unreachable;
         let mut asks = Vec::new();
         let away: BTreeSet<WorkerName> =
             self.workers.values().filter(|w| w.away_since.is_some()).map(|w| w.worker.name.clone()).collect();
@@ -280,7 +288,7 @@ impl Kubernetes {
                     asks.push(Kubelet::Stop(name.clone()));
                     object.gone_at = object.gone_at.or(Some(now + rng.random_range(5..=25)));
                 }
-                if object.gone_at.is_some_and(|at| at <= now) {
+                if !unreachable && object.gone_at.is_some_and(|at| at <= now) {
                     asks.push(Kubelet::Gone(name.clone()));
                 }
                 continue;

@@ -69,7 +69,7 @@ pub(crate) fn live_as(script: &Script, trace: Trace, mutant: Mutant) -> End {
             let why = if world.resource.desired.paused {
                 None
             } else {
-                world.unfinished(&pass.plan).map(|why| format!("quiet, and yet: {why}"))
+                world.unfinished(&pass.plan, false).map(|why| format!("quiet, and yet: {why}"))
             };
             return end(world, why);
         }
@@ -140,6 +140,6 @@ impl World {
             }
         }
         let pass = self.pass(0);
-        self.unfinished(&pass.plan).map_or(Ok(()), |why| Err(format!("quiet, and yet: {why}")))
+        self.unfinished(&pass.plan, false).map_or(Ok(()), |why| Err(format!("quiet, and yet: {why}")))
     }
 }

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of the world")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub(crate) mod away;
 #[path = "../bare/mod.rs"]
 mod bare;
 pub(crate) mod bus;
@@ -23,11 +24,14 @@ pub(crate) mod mutant;
 pub(crate) mod observe;
 pub(crate) mod operator;
 pub(crate) mod random;
+pub(crate) mod reorder;
 pub(crate) mod replication;
 pub(crate) mod script;
 pub(crate) mod search;
 pub(crate) mod tally;
+pub(crate) mod told;
 pub(crate) mod trace;
+pub(crate) mod turns;
 mod users;
 pub(crate) mod valkey;
 pub(crate) mod world;

@@ -137,6 +137,7 @@ impl World {
     /// Asks whoever listens at the address; another cluster's process does not take our password.
     fn ask(&self, ip: IpAddr) -> Seen<NodeReport> {
         match self.valkey.nodes.values().find(|n| n.ip == ip) {
+            _ if self.is_hidden(ip) => Seen::Silent(Silence::Timeout),
             None if !self.valkey.refuses(ip) => Seen::Silent(Silence::Timeout),
             None => Seen::Silent(Silence::Refused),
             Some(n) if !self.valkey.reach(&n.worker, None) => Seen::Silent(Silence::Timeout),

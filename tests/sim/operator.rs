@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rand::Rng;
 use valkey_cluster_operator::execute::lanes::nothing_rests_on;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Looks, NodeReport, Outcome, Past, Plan, Proposal, Seen, Shards, Snapshot, Step,
-    View,
+    Attempts, Desired, Lane, Looks, NodeReport, Outcome, Past, Plan, Proposal, Seen, Shards, Snapshot,
 };
-use valkey_cluster_operator::plan;
 
 use super::observe::Applied;
+use super::reorder::{essence, reordered};
+use super::turns::Acting;
 use super::world::World;
 use super::{tally, ticks};
 
@@ -19,7 +19,7 @@ use super::{tally, ticks};
 const MEMORY: usize = 20;
 
 /// Of so many passes one is planned twice.
-const ASKED_AGAIN: u64 = 8;
+pub(crate) const ASKED_AGAIN: u64 = 8;
 
 /// What one operator process keeps in memory, and loses with it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -32,6 +32,8 @@ pub(crate) struct Operator {
     pub next_pass: i64,
     /// Until then a step that failed may still be held back.
     pub failures_until: Option<i64>,
+    /// It has started while the API server was away, and knows nothing.
+    pub blind: bool,
     /// What it saw in earlier passes: what a cache may still show.
     past: VecDeque<Arc<Snapshot>>,
 }
@@ -50,24 +52,33 @@ impl World {
     /// One pass of the operator with this number.
     pub(crate) fn pass(&mut self, number: usize) -> Pass {
         let mut operator = std::mem::take(&mut self.operators[number]);
+        if operator.blind {
+            operator.next_pass = self.now + World::period(true);
+            self.operators[number] = operator;
+            return Pass { plan: Plan::default(), outcomes: Vec::new(), crashed: false, fresh: false };
+        }
         let (snapshot, fresh) = self.look(&mut operator);
         operator.past_looks.see(&snapshot);
         if snapshot.desired.generation != operator.generation {
             operator.generation = snapshot.desired.generation;
             operator.attempts.clear();
         }
-        let plan = self.mutant.plan(&snapshot, &operator.attempts);
+        let mut plan = self.mutant.plan(&snapshot, &operator.attempts);
         self.same_facts_same_plan(&snapshot, &operator.attempts, &plan);
-        let (outcomes, crashed) = self.run(&plan, &snapshot.desired, &mut operator);
+        self.restrict(&mut plan, &operator, &snapshot);
+        let sees_now = fresh && self.mischief.slow == 0;
+        let (outcomes, crashed) = self.run((number, sees_now), &plan, &snapshot.desired, &mut operator);
+        self.watch.turns.acting = None;
         if crashed {
+            self.watch.turns.forget(number);
             let next = self.now + 1;
-            operator =
-                Operator { past: std::mem::take(&mut operator.past), next_pass: next, ..Operator::default() };
+            operator = Operator {
+                past: std::mem::take(&mut operator.past),
+                next_pass: next,
+                blind: self.away.is_some(),
+                ..Operator::default()
+            };
         } else {
-            let purged = outcomes
-                .iter()
-                .any(|(p, o)| matches!(p.step, Step::Purge { .. }) && !matches!(o, Outcome::Stale(_)));
-            self.record(&View::new(&snapshot), purged);
             let shards = Shards::new(snapshot.pods.values(), snapshot.desired.copies());
             operator.looks.owe(outcomes.iter().map(|(p, _)| &p.step), &plan.waiting, &shards);
             // Whatever was asked for is done.
@@ -75,38 +86,25 @@ impl World {
             operator.next_pass = self.now + World::period(plan.quiet());
         }
         self.operators[number] = operator;
+        let pass = Pass { plan, outcomes, crashed, fresh };
+        if !crashed && self.away.is_none() {
+            self.publish(&snapshot, &pass, sees_now);
+        }
         self.tally.one(tally::PASSES);
-        self.tally.many(tally::STEPS, outcomes.len() as u64);
+        self.tally.many(tally::STEPS, pass.outcomes.len() as u64);
         let inferred = |n: &&NodeReport| n.peers.is_inferred();
         self.tally.many(
             tally::BRIEF,
             snapshot.nodes.values().filter_map(Seen::now).filter(inferred).count() as u64,
         );
-        let pass = Pass { plan, outcomes, crashed, fresh };
         self.note_pass(number, &pass);
         pass
     }
 
-    /// What the report keeps in the status: that the formation was complete, and how many shards have slots.
-    fn record(&mut self, view: &View<'_>, purged: bool) {
-        if !self.resource.whole && plan::form::complete(view) {
-            self.resource.whole = true;
-        }
-        if self.resource.whole {
-            // Shards whose slots others have are forgotten; one that is merely silent is not.
-            if view.owned().is_all() {
-                self.resource.served.clear();
-            }
-            let seen = view.shards().map(|(s, _)| s).filter(|s| view.primary(*s).is_some());
-            self.resource.served.extend(seen);
-        }
-        // A status of an older spec is not written.
-        if !purged && view.s.desired.generation == self.resource.desired.generation {
-            self.resource.shape = plan::purge::shape(view);
-        }
-    }
-
     fn look(&mut self, operator: &mut Operator) -> (Arc<Snapshot>, bool) {
+        if let Some(seen) = self.look_without_api(operator) {
+            return (Arc::new(seen), false);
+        }
         let fresh = Arc::new(self.snapshot(&operator.applied, &operator.past_looks, &mut operator.looks));
         operator.past.push_front(Arc::clone(&fresh));
         operator.past.truncate(MEMORY);
@@ -145,18 +143,31 @@ impl World {
         (fresh, true)
     }
 
-    /// The plan is a function of the facts: asked again it is the same. Every so many passes, since it doubles their cost.
+    /// The plan is a function of the facts: asked again it is the same, and their order says nothing. Every so many passes, since it
+    /// doubles their cost.
     fn same_facts_same_plan(&mut self, snapshot: &Snapshot, attempts: &Attempts, first: &Plan) {
-        if self.tally.of(tally::PASSES).is_multiple_of(ASKED_AGAIN)
-            && self.mutant.plan(snapshot, attempts) != *first
-        {
-            self.watch.broken(self.now, "the same facts gave two plans".to_owned());
+        match self.tally.of(tally::PASSES) % (2 * ASKED_AGAIN) {
+            0 if self.mutant.plan(snapshot, attempts) != *first => {
+                self.watch.broken(self.now, "the same facts gave two plans".to_owned());
+            }
+            // What failed a moment ago is known by names that the order changes.
+            ASKED_AGAIN if *attempts == Attempts::default() => {
+                let again = self.mutant.plan(&reordered(snapshot), attempts);
+                let (here, there) = (essence(first), essence(&again));
+                if here != there {
+                    let why =
+                        format!("the same facts in another order gave another plan: {here:#?} {there:#?}");
+                    self.watch.broken(self.now, why);
+                }
+            }
+            _ => {}
         }
     }
 
     /// The first lane alone, then the others side by side: any interleaving may happen, order holds within a lane.
     fn run(
         &mut self,
+        (number, sees_now): (usize, bool),
         plan: &Plan,
         desired: &Desired,
         operator: &mut Operator,
@@ -191,11 +202,12 @@ impl World {
             if slow {
                 self.tick();
             }
+            self.watch.turns.acting = Some(Acting { operator: number, sees_now, why: proposal.why });
             let outcome = self.execute(&proposal.step, desired, &mut operator.applied);
+            operator.past_looks.tried(&proposal.step, &outcome, self.moment());
             match &outcome {
                 Outcome::Done => {
                     operator.attempts.done(&proposal.step);
-                    operator.past_looks.done(&proposal.step, self.moment());
                 }
                 Outcome::Failed(why) => {
                     operator.attempts.failed(&proposal.step, self.moment(), why);

@@ -53,6 +53,8 @@ pub(crate) fn script(seed: u64) -> Script {
             events.push((When::At(at + more.random_range(50..=400)), Action::Boot(w)));
         }
     }
+    let mut newest = StdRng::seed_from_u64(seed ^ 0x0AFE);
+    events.extend(out_of_reach(&mut newest, &start, span));
     events.sort_by_key(|(when, _)| match when {
         When::At(tick) => *tick,
         When::Quiet => i64::MAX,
@@ -67,13 +69,39 @@ pub(crate) fn script(seed: u64) -> Script {
 /// After this nothing disturbs the world any more.
 fn peace(start: &Start) -> Vec<Action> {
     let mut out = vec![
+        Action::Api(true),
         Action::Operators(1),
         Action::Paused(false),
         Action::Image("valkey:9".into()),
         Action::Config("maxmemory-policy".into(), None),
     ];
     for w in 1..=u16::try_from(start.workers).expect("few workers") {
-        out.extend([Action::Uncordon(w), Action::Capacity(w, 100), Action::Heal(w), Action::Boot(w)]);
+        out.extend([Action::Uncordon(w), Action::Capacity(w, 100), Action::Heal(w), Action::Show(w)]);
+        out.push(Action::Boot(w));
+    }
+    out
+}
+
+/// The operator cannot reach some or all of the nodes, or the API server; and a budget of disruptions that is not that of others.
+fn out_of_reach(rng: &mut StdRng, start: &Start, span: i64) -> Vec<(When, Action)> {
+    let workers = u16::try_from(start.workers).expect("few workers");
+    let mut out = Vec::new();
+    if rng.random_bool(0.3) {
+        out.push((When::At(rng.random_range(0..span)), Action::Disrupted(rng.random_range(1..=3))));
+    }
+    if rng.random_bool(0.15) {
+        let at = rng.random_range(0..span);
+        let back = at + rng.random_range(5..=300);
+        let all = rng.random_bool(0.3);
+        let hidden = if all { 1..=workers } else { rng.random_range(1..=workers)..=workers };
+        for w in hidden {
+            out.extend([(When::At(at), Action::Hide(w)), (When::At(back), Action::Show(w))]);
+        }
+    }
+    if rng.random_bool(0.15) {
+        let at = rng.random_range(0..span);
+        let back = at + rng.random_range(5..=300);
+        out.extend([(When::At(at), Action::Api(false)), (When::At(back), Action::Api(true))]);
     }
     out
 }

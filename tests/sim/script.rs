@@ -33,6 +33,8 @@ pub(crate) enum Action {
     Image(String),
     Config(String, Option<String>),
     Paused(bool),
+    /// `spec.maxDisruptedShards`.
+    Disrupted(u16),
     /// A change of the shards or of the image drops all keys.
     Purge(bool),
     /// SIGKILL of the server.
@@ -48,6 +50,11 @@ pub(crate) enum Action {
     /// The worker's network is gone; its processes live on.
     Cut(u16),
     Heal(u16),
+    /// The operator alone cannot reach the nodes on this worker: they hear each other, and clients reach them.
+    Hide(u16),
+    Show(u16),
+    /// The API server is back, or goes away.
+    Api(bool),
     /// The worker loses its power: its processes are gone, and nobody there refuses or reports anything.
     Power(u16),
     Boot(u16),
@@ -134,6 +141,10 @@ impl fmt::Display for Action {
             Action::Capacity(w, n) => write!(f, "capacity w{w} {n}"),
             Action::Cut(w) => write!(f, "cut w{w}"),
             Action::Heal(w) => write!(f, "heal w{w}"),
+            Action::Hide(w) => write!(f, "hide w{w}"),
+            Action::Show(w) => write!(f, "show w{w}"),
+            Action::Api(back) => write!(f, "api {}", if *back { "back" } else { "away" }),
+            Action::Disrupted(n) => write!(f, "max-disrupted {n}"),
             Action::Power(w) => write!(f, "power-off w{w}"),
             Action::Boot(w) => write!(f, "boot w{w}"),
             Action::Shutdown(w) => write!(f, "shut-down w{w}"),
@@ -290,6 +301,11 @@ fn action(text: &str) -> Result<Action, String> {
         ["capacity", _, _] => Action::Capacity(short(1)?, n(2)?),
         ["cut", _] => Action::Cut(short(1)?),
         ["heal", _] => Action::Heal(short(1)?),
+        ["hide", _] => Action::Hide(short(1)?),
+        ["show", _] => Action::Show(short(1)?),
+        ["api", "away"] => Action::Api(false),
+        ["api", "back"] => Action::Api(true),
+        ["max-disrupted", _] => Action::Disrupted(short(1)?),
         ["power-off", _] => Action::Power(short(1)?),
         ["boot", _] => Action::Boot(short(1)?),
         ["shut-down", _] => Action::Shutdown(short(1)?),

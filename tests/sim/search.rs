@@ -84,7 +84,7 @@ impl Search {
             }
             if world.now - calm_since >= 2 * CALM {
                 let pass = world.clone().pass(0);
-                match world.unfinished(&pass.plan) {
+                match world.unfinished(&pass.plan, false) {
                     Some(why) => return fail(format!("quiet, and yet: {why}")),
                     None => break,
                 }

@@ -58,6 +58,7 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Certificate(leaf, _) if leaf == "spoilt" => "certificate that cannot be used",
         Action::Certificate(..) => "new certificate",
         Action::User(..) => "spec: users",
+        Action::Disrupted(_) => "spec: another budget of disruptions",
         Action::Paused(true) => "spec: paused",
         Action::Paused(false) => "spec: not paused",
         Action::Kill(who) => match who {
@@ -70,6 +71,8 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         Action::Cordon(_) => "worker cordoned",
         Action::Capacity(_, 0..100) => "worker without room",
         Action::Cut(_) => "worker cut off",
+        Action::Hide(_) => "worker that the operator alone cannot reach",
+        Action::Api(false) => "API server away",
         Action::Power(_) => "worker without power",
         Action::Shutdown(_) => "worker shut down by its kubelet",
         Action::Fence(_) => "worker vouched for as out of service",
@@ -84,6 +87,8 @@ pub(crate) fn kind(action: &Action) -> Option<&'static str> {
         | Action::Uncordon(_)
         | Action::Capacity(..)
         | Action::Heal(_)
+        | Action::Show(_)
+        | Action::Api(true)
         | Action::Boot(_)
         | Action::Crash(_)
         | Action::Stale(..)

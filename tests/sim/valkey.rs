@@ -147,6 +147,8 @@ impl Node {
 pub(crate) struct Valkey {
     pub nodes: BTreeMap<NodeId, Node>,
     pub cut: BTreeSet<WorkerName>,
+    /// Workers that the operator alone cannot reach.
+    pub hidden: BTreeSet<WorkerName>,
     /// When the last worker was connected again.
     pub healed_at: i64,
     /// Jobs, the newest first.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use valkey_cluster_operator::api::ValkeyClusterStatus;
 use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::{
@@ -15,6 +16,7 @@ use valkey_cluster_operator::model::{
 
 use valkey_cluster_operator::plan::users::of_file;
 
+use super::away::Away;
 use super::bare;
 use super::clients::Clients;
 use super::invariants::Watch;
@@ -37,6 +39,8 @@ pub(crate) struct Resource {
     pub served: BTreeSet<Shard>,
     /// What `status.shape` records.
     pub shape: Option<Shape>,
+    /// What the operator has written last.
+    pub status: Option<ValkeyClusterStatus>,
     /// The annotation by which a person vouches for the end of processes.
     pub vouched: BTreeSet<NodeId>,
 }
@@ -68,6 +72,8 @@ pub(crate) struct World {
     pub valkey: Valkey,
     pub clients: Clients,
     pub operators: Vec<Operator>,
+    /// While the API server is away.
+    pub away: Option<Away>,
     pub mischief: Mischief,
     pub vault: Vault,
     /// What an image runs whose tag is no full version.
@@ -138,12 +144,14 @@ impl World {
                 whole: false,
                 served: BTreeSet::new(),
                 shape: None,
+                status: None,
                 vouched: BTreeSet::new(),
             },
             kube,
             valkey: Valkey::default(),
             clients: Clients::default(),
             operators: vec![Operator::default()],
+            away: None,
             mischief: Mischief::default(),
             vault: Vault::default(),
             version: start.version,
