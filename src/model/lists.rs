@@ -96,7 +96,15 @@ impl<'a> Lists<'a> {
                 let (lines, of) = (node.peers.lines(), vec![(member, node)]);
                 let listed_owners = lines.values().filter(|p| !p.slots.is_empty()).count();
                 let reached_owners = lines.values().filter(|p| is_reached_owner(p)).count();
-                all.push(List { lines, of, owners: 0, witnesses: 0, voters: 0, listed_owners, reached_owners });
+                all.push(List {
+                    lines,
+                    of,
+                    owners: 0,
+                    witnesses: 0,
+                    voters: 0,
+                    listed_owners,
+                    reached_owners,
+                });
             }
             if let Some(list) = all.get_mut(i) {
                 list.owners += usize::from(owns);
@@ -166,14 +174,18 @@ impl<'a> Lists<'a> {
 
     /// How many ids with slots this node lists.
     pub fn listed_owners(&self, node: &NodeReport) -> usize {
-        let Some(list) = self.of(node) else { return node.peers.values().filter(|p| !p.slots.is_empty()).count() };
+        let Some(list) = self.of(node) else {
+            return node.peers.values().filter(|p| !p.slots.is_empty()).count();
+        };
         let own = node.peers.lines().get(&node.id).is_some_and(|p| !p.slots.is_empty());
         list.listed_owners - usize::from(own)
     }
 
     /// To how many ids with slots this node has open links.
     pub fn reached_owners(&self, node: &NodeReport) -> usize {
-        let Some(list) = self.of(node) else { return node.peers.values().filter(|p| is_reached_owner(p)).count() };
+        let Some(list) = self.of(node) else {
+            return node.peers.values().filter(|p| is_reached_owner(p)).count();
+        };
         let own = node.peers.lines().get(&node.id).is_some_and(is_reached_owner);
         list.reached_owners - usize::from(own)
     }

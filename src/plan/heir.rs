@@ -5,9 +5,8 @@
 //! primary's replica by a majority of the slot owners and by every one of them that answers, and with open links to
 //! a majority of them, since it asks each for its vote once.
 //!
-//! And it is not asked while another replica of the shard has not met it: that one would hear of the change from the former
-//! primary alone, see two nodes that follow each other, and go round between them for ever (9.1.2, seen twice: a newcomer
-//! that was told to replicate 0.2 s before).
+//! And it is not asked while another replica of the shard has not met it: that one hears of the change from the former
+//! primary alone, and may stand still for ever (9.1.2, seen once for certain: a newcomer that was told to replicate 0.2 s before).
 
 use super::migrate::migrating;
 use crate::model::{Member, NodeReport, Peer, Proposal, Role, Shard, Step, View, Why};

@@ -96,7 +96,7 @@ impl World {
         match (only_if, node.map(read)) {
             (Removable::Unreachable, _) => {
                 let lost = object.pod.worker.as_ref().and_then(|w| self.kube.workers.get(w));
-                let heard = lost.is_none_or(|w| w.worker.lost_since.is_none());
+                let heard = lost.is_none_or(|w| !w.worker.is_given_up());
                 let said = if heard { Err("its worker is heard again".to_owned()) } else { Ok(()) };
                 self.mutant.guarded("delete: its worker is heard", said, || ())?;
                 let said = if node.is_some() { Err("its server answers".to_owned()) } else { Ok(()) };

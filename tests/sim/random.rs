@@ -60,7 +60,13 @@ pub(crate) fn script(seed: u64) -> Script {
         When::Quiet => i64::MAX,
     });
     let last = events.iter().map(|(w, _)| if let When::At(t) = w { *t } else { 0 }).max().unwrap_or(0);
-    let peaceful = peace(&start);
+    let mut peaceful = peace(&start);
+    // Who could not ask the API server for it asks again.
+    let certificates = |(_, action): &(When, Action)| match action {
+        Action::Certificate(..) => Some(action.clone()),
+        _ => None,
+    };
+    peaceful.extend(events.iter().rev().find_map(certificates));
     let peace = peaceful.len();
     events.extend(peaceful.into_iter().map(|a| (When::At(last + 100), a)));
     Script { start, events, gentle, peace }

@@ -56,11 +56,15 @@ impl World {
         if !matches!(why, Why::Upgrade | Why::Evacuate | Why::Placement) || self.impaired(shard) {
             return;
         }
-        if why == Why::Upgrade && self.keys_are_dropped() {
+        if self.keys_are_dropped() {
             return;
         }
         let served = self.resource.served.iter().copied().filter(|s| self.resource.desired.wants(*s));
-        let spends = |s: &Shard| self.impaired(*s) && !(why == Why::Evacuate && self.waits_for_room(*s));
+        let spends = |s: &Shard| {
+            self.impaired(*s)
+                && !self.is_claimed_twice(*s)
+                && !(why == Why::Evacuate && self.waits_for_room(*s))
+        };
         let others: BTreeSet<Shard> = served.filter(spends).collect();
         let most = usize::from(self.resource.desired.max_disrupted_shards);
         if others.len() >= most {
@@ -79,6 +83,12 @@ impl World {
         let synced = self.in_sync(shard, None);
         let synced = synced.iter().filter(|id| !self.valkey.nodes[*id].retiring()).count();
         !led || synced < usize::from(desired.replicas) || remaining != desired.copies()
+    }
+
+    /// Two members own slots, and which of them leads is a question of the moment.
+    fn is_claimed_twice(&self, shard: Shard) -> bool {
+        let pods = self.kube.pods.values().filter(|o| o.pod.shard == shard);
+        pods.filter(|o| self.process(&o.pod.name).is_some_and(|n| !n.slots.is_empty())).count() > 1
     }
 
     /// The processes of the members that nobody has told to go; one that has not started has none.
