@@ -59,8 +59,14 @@ impl World {
             | Action::Config(..)
             | Action::Paused(_)
             | Action::Purge(_)
+            | Action::Disrupted(_)
             | Action::User(..) => {}
-            Action::Stale(..) | Action::StalePods(..) | Action::Stranger => {
+            Action::Stale(..)
+            | Action::StalePods(..)
+            | Action::Stranger
+            | Action::Hide(_)
+            | Action::Show(_)
+            | Action::Api(_) => {
                 return Err(format!("{action}: cannot be done to real processes"));
             }
         }

@@ -64,6 +64,7 @@ impl Person {
                 json!({ "replicas": n })
             }
             Action::Image(name) => json!({ "image": name }),
+            Action::Disrupted(n) => json!({ "maxDisruptedShards": n }),
             Action::Config(key, value) => json!({ "config": { key: value } }),
             Action::Paused(yes) => {
                 self.paused = *yes;
