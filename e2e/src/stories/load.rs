@@ -90,12 +90,22 @@ impl Load {
     /// # Errors
     /// What was lost, how long the gap was, or how long which shard was short of a copy.
     pub(super) async fn judged(self, stage: &Stage, what: &str, copies: usize, gap: Duration) -> Result<()> {
+        let report = self.kept(stage, what, copies).await?;
+        let longest = report.longest_gap();
+        ensure!(longest < stage.bound(gap), "the longest gap is {longest:?}: {}", report.summary());
+        Ok(())
+    }
+
+    /// The same, but for the gap: that of one run is not judged.
+    ///
+    /// # Errors
+    /// What was lost, or how long which shard was short of a copy.
+    pub(super) async fn kept(self, stage: &Stage, what: &str, copies: usize) -> Result<LedgerReport> {
         let (report, history) = self.end(stage, what).await?;
         stage.say(history.summary());
         ensure!(report.lost() == 0, "acknowledged writes are lost: {}", report.summary());
-        let longest = report.longest_gap();
-        ensure!(longest < stage.bound(gap), "the longest gap is {longest:?}: {}", report.summary());
-        never_below(stage, &history, what, copies)
+        never_below(stage, &history, what, copies)?;
+        Ok(report)
     }
 
     /// Ends both and prints what they saw.
