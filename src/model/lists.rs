@@ -94,7 +94,7 @@ impl<'a> Lists<'a> {
                 list.of.push((member, node));
             } else {
                 let (lines, of) = (node.peers.lines(), vec![(member, node)]);
-                let listed_owners = lines.values().filter(|p| !p.slots.is_empty()).count();
+                let listed_owners = lines.values().filter(|p| is_owner(p)).count();
                 let reached_owners = lines.values().filter(|p| is_reached_owner(p)).count();
                 all.push(List {
                     lines,
@@ -174,27 +174,26 @@ impl<'a> Lists<'a> {
 
     /// How many ids with slots this node lists.
     pub fn listed_owners(&self, node: &NodeReport) -> usize {
-        let Some(list) = self.of(node) else {
-            return node.peers.values().filter(|p| !p.slots.is_empty()).count();
-        };
-        let own = node.peers.lines().get(&node.id).is_some_and(|p| !p.slots.is_empty());
-        list.listed_owners - usize::from(own)
+        self.counted(node, |list| list.listed_owners, is_owner)
     }
 
     /// To how many ids with slots this node has open links.
     pub fn reached_owners(&self, node: &NodeReport) -> usize {
-        let Some(list) = self.of(node) else {
-            return node.peers.values().filter(|p| is_reached_owner(p)).count();
-        };
-        let own = node.peers.lines().get(&node.id).is_some_and(is_reached_owner);
-        list.reached_owners - usize::from(own)
+        self.counted(node, |list| list.reached_owners, is_reached_owner)
     }
 
-    fn of(&self, node: &NodeReport) -> Option<&List<'a>> {
-        self.all.iter().find(|list| std::ptr::eq(list.lines, node.peers.lines()))
+    /// How many of the others this node lists in this way, where its list was counted once for all that have it.
+    fn counted(&self, node: &NodeReport, once: fn(&List<'a>) -> usize, counts: fn(&Peer) -> bool) -> usize {
+        let list = self.all.iter().find(|list| std::ptr::eq(list.lines, node.peers.lines()));
+        let Some(list) = list else { return node.peers.values().filter(|p| counts(p)).count() };
+        once(list) - usize::from(node.peers.lines().get(&node.id).is_some_and(counts))
     }
 }
 
+fn is_owner(p: &Peer) -> bool {
+    !p.slots.is_empty()
+}
+
 fn is_reached_owner(p: &Peer) -> bool {
-    !p.slots.is_empty() && p.connected && !p.handshake
+    is_owner(p) && p.connected && !p.handshake
 }

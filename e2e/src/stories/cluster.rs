@@ -1,6 +1,6 @@
 //! A `ValkeyCluster` as a story sees it: applied, waited for, looked at, and asked directly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,6 +179,14 @@ impl Cluster {
         let mine = ListParams::default().labels(&format!("{}={}", labels::CLUSTER, self.name));
         let list = self.pod_api().list(&mine).await?;
         Ok(list.items.into_iter().map(|p| (p.name_any(), p)).collect())
+    }
+
+    /// Which Pods they are: as long as these are the same, none was replaced.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn uids(&self) -> Result<BTreeSet<String>> {
+        Ok(self.pods().await?.into_values().filter_map(|p| p.metadata.uid).collect())
     }
 
     /// The addresses of its Pods that are meant to stay, by Pod name.

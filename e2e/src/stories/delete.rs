@@ -155,20 +155,15 @@ async fn ids(cluster: &Cluster) -> Result<Vec<String>> {
 /// The Pods live on, and a new cluster of the same name never meets them.
 async fn orphaned(stage: &Stage) -> Result<()> {
     let cluster = made(stage).await?;
-    let (before, uids) = (ids(&cluster).await?, uids(&cluster).await?);
+    let (before, uids) = (ids(&cluster).await?, cluster.uids().await?);
     delete(&cluster, PropagationPolicy::Orphan).await?;
     eventually("the cluster to be gone", LIMIT, async || {
         ensure!(cluster.api().get_metadata_opt(&cluster.name).await?.is_none(), "it is still there");
         Ok(())
     })
     .await?;
-    let left = self::uids(&cluster).await?;
-    ensure!(
-        uids.iter().all(|u| left.contains(u)),
-        "Pods were removed: {} of {} are left",
-        left.len(),
-        uids.len()
-    );
+    let left = cluster.uids().await?;
+    ensure!(uids.is_subset(&left), "Pods were removed: {} of {} are left", left.len(), uids.len());
     let next =
         Cluster::apply(stage, &cluster.namespace, &cluster.name, json!({ "shards": 3, "replicas": 1 }))
             .await?;
@@ -181,10 +176,6 @@ async fn orphaned(stage: &Stage) -> Result<()> {
     ensure!(met.is_empty(), "the new cluster met orphans: {met:?}");
     stage.say(format_args!("orphaned: {} Pods live on, and the new cluster knows none of them", uids.len()));
     Ok(())
-}
-
-async fn uids(cluster: &Cluster) -> Result<Vec<String>> {
-    Ok(cluster.pods().await?.values().filter_map(ResourceExt::uid).collect())
 }
 
 /// The addresses of the Pods that this very custom resource controls.

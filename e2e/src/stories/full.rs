@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
-use kube::ResourceExt;
 use serde_json::{Value, json};
 use valkey_cluster_operator::api::ValkeyCluster;
 
@@ -74,7 +73,7 @@ fn refused(cr: &ValkeyCluster) -> bool {
 /// What there is: the Pods, the slots of each server by its own word, and the keys.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
-    pods: BTreeSet<Option<String>>,
+    pods: BTreeSet<String>,
     slots: BTreeMap<SocketAddr, Vec<(u16, u16)>>,
     keys: i64,
 }
@@ -82,7 +81,7 @@ struct State {
 async fn state(cluster: &Cluster) -> Result<State> {
     let truth = cluster.truth().await?;
     Ok(State {
-        pods: cluster.pods().await?.values().map(ResourceExt::uid).collect(),
+        pods: cluster.uids().await?,
         slots: truth.answered().map(|(at, _, me)| (at, me.slots.clone())).collect(),
         keys: keys(cluster).await?,
     })

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;
-use kube::ResourceExt;
 use serde_json::json;
 
 use super::Story;
@@ -27,7 +26,7 @@ const ASK: Duration = Duration::from_secs(1);
 async fn run(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
-    let uids = uids(&cluster).await?;
+    let uids = cluster.uids().await?;
     let wanted = [("maxmemory-policy", "allkeys-lru"), ("cluster-node-timeout", "3000")];
     let mut before = BTreeMap::new();
     for (key, _) in wanted {
@@ -60,13 +59,9 @@ async fn run(stage: &Stage) -> Result<()> {
     }
     let took = began.elapsed();
     cluster.ready(began, LIMIT).await?;
-    ensure!(self::uids(&cluster).await? == uids, "Pods were replaced");
+    ensure!(cluster.uids().await? == uids, "Pods were replaced");
     stage.say(format_args!("both taken back after {:.2} s, no Pod replaced", took.as_secs_f64()));
     Ok(())
-}
-
-async fn uids(cluster: &Cluster) -> Result<Vec<Option<String>>> {
-    Ok(cluster.pods().await?.values().map(ResourceExt::uid).collect())
 }
 
 /// The value of a setting on every node.

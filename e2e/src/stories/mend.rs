@@ -10,7 +10,7 @@ use crate::sandbox::address::Worker;
 use crate::sandbox::{Container, Running, Sandbox};
 
 /// Where nodes talk to each other.
-const BUS_PORT: u16 = 16379;
+pub(super) const BUS_PORT: u16 = 16379;
 
 type Repair = Box<dyn FnOnce() -> Result<()> + Send>;
 

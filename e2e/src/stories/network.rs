@@ -14,6 +14,7 @@ use valkey_cluster_operator::{api, build};
 
 use super::Story;
 use super::cluster::{CLIENT_PORT, Cluster};
+use super::mend::BUS_PORT;
 use super::stage::{Skipped, Stage, eventually};
 
 pub(super) const STORY: Story = Story {
@@ -27,7 +28,6 @@ const LIMIT: Duration = Duration::from_mins(2);
 const HEARD: Duration = Duration::from_secs(20);
 /// Seconds in which a connection comes up, or never.
 const CONNECT: &str = "2";
-const BUS: u16 = 16379;
 const IMAGE: &str = "docker.io/valkey/valkey:9.1.2";
 /// The label of those that the spec names.
 const TEAM: (&str, &str) = ("team", "shop");
@@ -47,14 +47,14 @@ async fn run(stage: &Stage) -> Result<()> {
     // Where nothing is enforced everybody gets everywhere, and that shows that the looks tell the two apart.
     let open = !is_enforced(stage, &friend, &stranger).await?;
     lets_in(&stranger, &cluster, CLIENT_PORT, true).await?;
-    lets_in(&stranger, &cluster, BUS, open).await?;
+    lets_in(&stranger, &cluster, BUS_PORT, open).await?;
     let named = json!([{ "namespaceSelector": {}, "podSelector": { "matchLabels": { TEAM.0: TEAM.1 } } }]);
     let closed = json!({ "shards": 1, "replicas": 1, "networking": { "allowedClients": named } });
     cluster.change(closed).await?;
     as_built(stage, &cluster).await.context("some are clients")?;
     lets_in(&stranger, &cluster, CLIENT_PORT, open).await?;
     lets_in(&friend, &cluster, CLIENT_PORT, true).await?;
-    lets_in(&friend, &cluster, BUS, open).await?;
+    lets_in(&friend, &cluster, BUS_PORT, open).await?;
     cluster.whole(1, 1, LIMIT).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
     let what = if open { "as it should be; this network enforces none" } else { "what the network does" };

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
 use serde_json::json;
 use valkey_cluster_operator::build::credentials::OPERATOR_USER;
 use valkey_cluster_operator::build::labels;
@@ -56,7 +56,7 @@ async fn run(stage: &Stage) -> Result<()> {
 async fn by_hand(stage: &Stage, sandbox: &Sandbox) -> Result<()> {
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
-    let before = uids(&cluster).await?;
+    let before = cluster.uids().await?;
     let load = Load::start(stage, &cluster).await?;
     operator::scale(&stage.client, 0).await?;
     let written = leave_as_an_earlier_one(stage, &cluster).await;
@@ -82,7 +82,7 @@ async fn taken_over(stage: &Stage, sandbox: &Sandbox, program: &std::path::Path)
         let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
         cluster.ready(cluster.applied, LIMIT).await?;
         let load = Load::start(stage, &cluster).await?;
-        Ok::<_, anyhow::Error>((uids(&cluster).await?, cluster, load))
+        Ok::<_, anyhow::Error>((cluster.uids().await?, cluster, load))
     };
     let made = made.await;
     drop(earlier);
@@ -106,7 +106,7 @@ async fn same_pods(cluster: &Cluster, before: &BTreeSet<String>, began: Instant)
     cluster.ready(began, LIMIT).await?;
     cluster.whole(3, 1, LIMIT).await?;
     one_pod_a_shard(cluster, 3).await?;
-    let after = uids(cluster).await?;
+    let after = cluster.uids().await?;
     ensure!(after == *before, "Pods were replaced: {before:?} became {after:?}");
     Ok(())
 }
@@ -174,8 +174,4 @@ async fn ask(cluster: &Cluster, pod: &str, command: &[&str]) -> Result<String> {
     ensure!(answer.error().is_none(), "{pod}: {:?}", answer.error());
     let items = answer.items().unwrap_or_default();
     Ok(items.iter().filter_map(|item| item.text()).collect::<Vec<_>>().join("\n"))
-}
-
-async fn uids(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    Ok(cluster.pods().await?.values().filter_map(ResourceExt::uid).collect())
 }

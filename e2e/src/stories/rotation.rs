@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt};
 use serde_json::json;
 use valkey_cluster_operator::build::Credentials;
 use valkey_cluster_operator::build::credentials::{EXPORTER_USER, OPERATOR_USER, REPLICATION_USER};
@@ -37,7 +37,7 @@ const ASK: Duration = Duration::from_secs(1);
 async fn run(stage: &Stage) -> Result<()> {
     let cluster = stage.cluster(json!({ "shards": 3, "replicas": 1 })).await?;
     cluster.ready(cluster.applied, LIMIT).await?;
-    let uids = uids(&cluster).await?;
+    let uids = cluster.uids().await?;
     let load = Load::start_as(stage, &cluster, cluster.open_access()).await?;
     let links = links(&cluster).await?;
     let mut seen = vec![known(&cluster).await?];
@@ -58,15 +58,11 @@ async fn run(stage: &Stage) -> Result<()> {
     failures.none_since(stage, "new passwords", None).await?;
     ensure!(self::links(&cluster).await? == links, "a link was opened anew: {links:?}");
     reconnects(&cluster).await?;
-    ensure!(self::uids(&cluster).await? == uids, "Pods were replaced");
+    ensure!(cluster.uids().await? == uids, "Pods were replaced");
     cluster.ready(cluster.applied, LIMIT).await?;
     load.judged(stage, "rotation under load", 1, GAP).await?;
     let all = seen.into_iter().flat_map(|known| [known.operator, known.replication, known.exporter]);
     secrets::kept(stage, &cluster, &all.collect::<Vec<_>>()).await
-}
-
-async fn uids(cluster: &Cluster) -> Result<Vec<Option<String>>> {
-    Ok(cluster.pods().await?.values().map(ResourceExt::uid).collect())
 }
 
 async fn known(cluster: &Cluster) -> Result<Credentials> {

@@ -1,12 +1,10 @@
 //! Servers that are neither well nor dead: at one time one is slow, one is busy with a script and one lets the operator in no more; then one
 //! does not hear the others. Each is named, nobody is replaced, the other shards notice nothing, and all is well when they are.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
-use kube::ResourceExt;
 use serde_json::json;
 use valkey_cluster_operator::api::ValkeyCluster;
 use valkey_cluster_operator::build::credentials::OPERATOR_USER;
@@ -46,7 +44,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let slow = cluster.primary_of(SLOW).await?;
     let busy = cluster.replica_of(1, &cluster.primary_of(1).await?).await?;
     let closed = cluster.replica_of(2, &cluster.primary_of(2).await?).await?;
-    let before = members(&cluster).await?;
+    let before = cluster.uids().await?;
     let load = Load::start(stage, &cluster).await?;
     load.mark("sick");
     let server = server(stage, &cluster, &slow).await?;
@@ -78,7 +76,7 @@ async fn run(stage: &Stage) -> Result<()> {
         well.elapsed().as_secs_f64()
     ));
     deaf(stage, sandbox, &cluster).await.context("one does not hear the others")?;
-    ensure!(members(&cluster).await? == before, "Pods were replaced: there were {before:?}");
+    ensure!(cluster.uids().await? == before, "Pods were replaced: there were {before:?}");
     ensure!(cluster.primary_of(SLOW).await? == slow, "{slow} was slow, and leads no more");
     // It was refused on purpose.
     denied::forget(&cluster).await?;
@@ -158,8 +156,4 @@ async fn open(cluster: &Cluster, pod: &str) -> Result<Connection> {
 
 async fn address(cluster: &Cluster, pod: &str) -> Result<std::net::SocketAddr> {
     cluster.addresses().await?.get(pod).copied().with_context(|| format!("{pod} has no address"))
-}
-
-async fn members(cluster: &Cluster) -> Result<BTreeSet<Option<String>>> {
-    Ok(cluster.pods().await?.values().map(ResourceExt::uid).collect())
 }

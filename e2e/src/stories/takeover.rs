@@ -1,13 +1,12 @@
 //! The leading operator vanishes in the middle of a creation; the other goes on where it was.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use kube::api::DeleteParams;
-use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::Story;
@@ -36,10 +35,10 @@ async fn run(stage: &Stage) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(stage.client.clone(), operator::NAMESPACE);
     let lost = Instant::now();
     pods.delete(&leader, &DeleteParams::default().grace_period(0)).await?;
-    let begun: BTreeSet<_> = cluster.pods().await?.values().filter_map(ResourceExt::uid).collect();
+    let begun = cluster.uids().await?;
     let ready = cluster.ready(lost, LIMIT).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    let now: BTreeSet<_> = cluster.pods().await?.values().filter_map(ResourceExt::uid).collect();
+    let now = cluster.uids().await?;
     ensure!(now.len() == 6, "there are {} Pods", now.len());
     ensure!(begun.is_subset(&now), "Pods of the first operator were replaced by the second");
     let next = operator::leader(&stage.client).await?;

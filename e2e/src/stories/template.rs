@@ -95,17 +95,13 @@ fn story(pod: &Pod) -> Option<String> {
     server.env.as_ref()?.iter().find(|e| e.name == "STORY")?.value.clone()
 }
 
-async fn uids(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    Ok(cluster.pods().await?.into_values().filter_map(|p| p.metadata.uid).collect())
-}
-
 /// Labels and annotations change on the Pods that are there.
 async fn relabelled(stage: &Stage, cluster: &Cluster) -> Result<()> {
-    let (before, began) = (uids(cluster).await?, Instant::now());
+    let (before, began) = (cluster.uids().await?, Instant::now());
     cluster.change(spec(SMALL, "red")).await?;
     dressed(stage, cluster, SMALL, "red").await?;
     stage.say(format_args!("other labels and annotations: {:.1} s", began.elapsed().as_secs_f64()));
-    ensure!(uids(cluster).await? == before, "labels and annotations replace no Pod");
+    ensure!(cluster.uids().await? == before, "labels and annotations replace no Pod");
     Ok(())
 }
 
@@ -123,13 +119,13 @@ async fn sized(cluster: &Cluster, limit: u64) -> Result<()> {
 
 /// A container is part of a Pod: each is replaced, a successor first.
 async fn replaced(stage: &Stage, cluster: &Cluster) -> Result<()> {
-    let (before, began) = (uids(cluster).await?, Instant::now());
+    let (before, began) = (cluster.uids().await?, Instant::now());
     cluster.change(spec(LARGE, "red")).await?;
     cluster.ready(began, LIMIT).await?;
     cluster.whole(3, 1, LIMIT).await?;
     dressed(stage, cluster, LARGE, "red").await?;
     sized(cluster, 2 << 30).await?;
-    ensure!(uids(cluster).await?.is_disjoint(&before), "a Pod of before is left");
+    ensure!(cluster.uids().await?.is_disjoint(&before), "a Pod of before is left");
     stage.say(format_args!(
         "another variable of the server and more memory: {:.1} s",
         began.elapsed().as_secs_f64()

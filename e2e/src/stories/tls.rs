@@ -1,7 +1,6 @@
 //! A cluster that speaks TLS everywhere, under a write load by TLS: what is refused, rotation of certificate and CA without a Pod
 //! replaced, and the usual changes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,10 +105,6 @@ async fn answers(access: &Access, addr: std::net::SocketAddr) -> bool {
     node.call(&["PING"], limit).await.is_ok()
 }
 
-async fn uids(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    Ok(cluster.pods().await?.values().filter_map(ResourceExt::uid).collect())
-}
-
 /// Another certificate and another CA, judged by a load of their own.
 async fn rotation(stage: &Stage, cluster: &Cluster, pki: &Pki) -> Result<()> {
     let load = Load::start(stage, cluster).await?;
@@ -147,7 +142,7 @@ async fn noticed(stage: &Stage, cluster: &Cluster, what: &str, before: Option<St
 
 /// Every node shows the new certificate, and the Pods are the same.
 async fn rotated(stage: &Stage, cluster: &Cluster, pki: &Pki, what: &str) -> Result<()> {
-    let (before, began) = (uids(cluster).await?, Instant::now());
+    let (before, began) = (cluster.uids().await?, Instant::now());
     let way = stage.reach().access(&cluster.namespace).connector;
     eventually("every node to show the new certificate", LIMIT, async || {
         for addr in cluster.addresses().await?.into_values() {
@@ -166,7 +161,7 @@ async fn rotated(stage: &Stage, cluster: &Cluster, pki: &Pki, what: &str) -> Res
     .await?;
     cluster.ready(began, LIMIT).await?;
     cluster.whole(3, 1, LIMIT).await?;
-    ensure!(uids(cluster).await? == before, "{what}: Pods were replaced");
+    ensure!(cluster.uids().await? == before, "{what}: Pods were replaced");
     let (shown, all) = (shown.as_secs_f64(), began.elapsed().as_secs_f64());
     stage.say(format_args!(
         "{what}: shown by every node after {shown:.1} s, all done after {all:.1} s, no Pod replaced"
@@ -176,7 +171,7 @@ async fn rotated(stage: &Stage, cluster: &Cluster, pki: &Pki, what: &str) -> Res
 
 /// What cannot be used changes nothing, and is named; neither does it when the Secret goes.
 async fn spoilt(stage: &Stage, cluster: &Cluster, pki: &Pki) -> Result<()> {
-    let before = uids(cluster).await?;
+    let before = cluster.uids().await?;
     pki.write(&stage.client, json!({ "tls.key": "-----BEGIN PRIVATE KEY-----\n" })).await?;
     said(cluster, "the nodes keep the certificate that they have").await?;
     pki.delete(&stage.client).await?;
@@ -189,7 +184,7 @@ async fn spoilt(stage: &Stage, cluster: &Cluster, pki: &Pki) -> Result<()> {
     pki.issue(&stage.client, pki.second()).await?;
     rotated(stage, cluster, pki, "after a Secret that was spoilt and gone").await?;
     cluster.ready(began, LIMIT).await?;
-    ensure!(uids(cluster).await? == before, "Pods were replaced for a certificate that cannot be used");
+    ensure!(cluster.uids().await? == before, "Pods were replaced for a certificate that cannot be used");
     Ok(())
 }
 
