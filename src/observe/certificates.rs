@@ -120,8 +120,9 @@ impl Secured {
         Certificates { wanted, given, missing, expires }
     }
 
-    /// Makes the wire anew when what it is made of has changed.
-    fn connect(&mut self) {
+    /// Makes the wire anew when what it is made of has changed. Where no certificate can be used and nobody has any, there is plain
+    /// text, or there is nothing yet.
+    fn connect(&mut self, pods: &BTreeMap<PodName, Pod>) {
         let given = self.given.as_ref().and_then(|r| r.given.clone());
         let trust = self.source.as_ref().and_then(|s| s.held.as_ref().ok()).map(|(_, trust)| trust.clone());
         let made_of = Some((given, trust));
@@ -132,6 +133,7 @@ impl Secured {
         let own = given.as_ref().map(|g| &g.now.leaf).or(trust.as_ref().map(|t| &t.leaf));
         self.wire = match own.and_then(|own| client(&self.stock(), own)) {
             Some(tls) => Wire::Tls(tls),
+            None if are_bare(pods) => Wire::Plain,
             None => Wire::Unknown,
         };
         self.made_of = made_of;
@@ -157,11 +159,15 @@ pub fn client(stock: &Stock, own: &Fingerprint) -> Option<valkey::Tls> {
 /// be used. No member is made that could not be told from one with a good certificate.
 pub fn as_it_is(desired: Desired, pods: &BTreeMap<PodName, Pod>, hints: &Mutex<Hints>) -> Desired {
     let mut desired = desired;
-    let plain = !pods.is_empty() && pods.values().all(|p| !p.encrypted);
-    if plain && lock(hints).secured.source.as_ref().is_none_or(|s| s.held.is_err()) {
+    if are_bare(pods) && lock(hints).secured.source.as_ref().is_none_or(|s| s.held.is_err()) {
         desired.template.tls = None;
     }
     desired
+}
+
+/// It has Pods, and none of them was made with certificates.
+fn are_bare(pods: &BTreeMap<PodName, Pod>) -> bool {
+    !pods.is_empty() && pods.values().all(|p| !p.encrypted)
 }
 
 /// Some of it speaks TLS, or is to.
@@ -218,14 +224,10 @@ pub async fn prepare(
     if !matches!(lock(hints).secured.wire, Wire::Tls(_)) {
         read_given(ctx, desired, hints).await?;
         read_source(ctx, desired, now, hints).await?;
-        lock(hints).secured.connect();
+        lock(hints).secured.connect(pods);
     }
     let secured = &mut lock(hints).secured;
     secured.ways = ways(desired, pods, &secured.aside);
-    // Nothing is known of certificates, and nobody has any: there is plain text, or there is nothing yet.
-    if matches!(secured.wire, Wire::Unknown) && !pods.is_empty() && pods.values().all(|p| !p.encrypted) {
-        secured.wire = Wire::Plain;
-    }
     Ok(())
 }
 
@@ -248,7 +250,7 @@ pub async fn refresh(
     for error in [given, source].into_iter().filter_map(std::result::Result::err) {
         tracing::warn!(cluster = desired.key.name, %error, "certificates could not be read again");
     }
-    lock(hints).secured.connect();
+    lock(hints).secured.connect(pods);
 }
 
 /// What the planner may know; none of a cluster without TLS.
@@ -360,7 +362,20 @@ mod tests {
         let hints = Mutex::new(Hints::default());
         assert_eq!(as_it_is(asks_for(true), &pods, &hints).template.tls, None, "nothing is known of it yet");
         assert!(as_it_is(asks_for(true), &BTreeMap::new(), &hints).template.tls.is_some(), "a new one waits");
+        let secured = &mut lock(&hints).secured;
+        secured.connect(&pods);
+        assert!(matches!(secured.wire, Wire::Plain), "its nodes are spoken to all the same");
+        let encrypted = BTreeMap::from([pod("a", "10.0.0.1", true)]);
+        for pods in [BTreeMap::new(), encrypted] {
+            secured.connect(&pods);
+            assert!(matches!(secured.wire, Wire::Unknown), "TLS is never taken back: {pods:?}");
+        }
+    }
+
+    #[test]
+    fn tls_is_never_taken_back() {
         let pods = BTreeMap::from([pod("a", "10.0.0.1", true)]);
-        assert!(as_it_is(asks_for(true), &pods, &hints).template.tls.is_some(), "TLS is never taken back");
+        let hints = Mutex::new(Hints::default());
+        assert!(as_it_is(asks_for(true), &pods, &hints).template.tls.is_some());
     }
 }
