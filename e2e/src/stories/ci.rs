@@ -54,6 +54,7 @@ pub async fn stories(
         progress.line(format_args!("{phase}: {:.1} s", took.as_secs_f64()));
     }
     let stage = Stage::new(ground.reach, ground.client, suite, progress.clone()).encrypted(tls);
+    stage.sweep().await?;
     let mut count = Count::default();
     for (story, told) in super::run(names, &stage, progress).await? {
         match told {

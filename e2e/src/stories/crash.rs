@@ -18,6 +18,7 @@ use super::load::Load;
 use super::mend::kill;
 use super::stage::{Stage, eventually};
 use super::{Story, Suite};
+use crate::resp::Connection;
 
 pub(super) const STORY: Story = Story {
     name: "crash",
@@ -27,6 +28,8 @@ pub(super) const STORY: Story = Story {
 
 /// The longest time without an acknowledged write on any lane.
 const GAP: Duration = Duration::from_millis(250);
+/// For an answer of a server that is well.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Bytes of an argument that no server with the memory limit of this story can take in.
 const LARGE: usize = 400 << 20;
 
@@ -36,6 +39,8 @@ enum Death {
     Killed,
     ForceDeleted,
     OutOfMemory,
+    /// Where `nodes.conf` is there is no room, and the list of nodes changes.
+    DiskFull,
 }
 
 async fn run(stage: &Stage) -> Result<()> {
@@ -56,6 +61,8 @@ async fn all(stage: &Stage, replicas: usize) -> Result<()> {
         many(stage, &cluster, death).await?;
     }
     confirmed(stage, &cluster, Death::Killed).await?;
+    let gap = one_primary(stage, &cluster, 0, Death::DiskFull).await.context("no room for nodes.conf")?;
+    ensure!(gap <= stage.bound(GAP), "no room for nodes.conf: a gap of {gap:?}");
     whole_shard(stage, &cluster).await.context("a whole shard")?;
     all_primaries(stage, &cluster).await.context("all primaries")?;
     all_pods(stage, &cluster).await.context("all Pods")?;
@@ -146,10 +153,26 @@ async fn struck(
                 cluster.pod_api().delete(&name, &now).await?;
             }
             Death::OutOfMemory => out_of_memory(cluster, &name).await?,
+            Death::DiskFull => fill_disk(stage, cluster, &name).await?,
         }
         succeeded(cluster, shard, &name).await.map(drop)
     })
     .await
+}
+
+/// The server cannot write down what it knows of the others, and ends as soon as it has to: in good form, whatever is left of the file.
+async fn fill_disk(stage: &Stage, cluster: &Cluster, name: &str) -> Result<()> {
+    // As much as there is room for: the last piece does not fit.
+    let fill = "cat /dev/zero > /dev/shm/fill || true; echo >> /dev/shm/fill && exit 1 || true";
+    let exec = ["exec", "-n", &cluster.namespace, name, "-c", "server", "--", "sh", "-c", fill];
+    stage.kubectl(&exec).await.context("/dev/shm is not full")?;
+    let addr = *cluster.addresses().await?.get(name).with_context(|| format!("{name} has no address"))?;
+    let mut connection = Connection::open(&cluster.open_access(), addr, ANSWER).await?;
+    match connection.call(&["CLUSTER", "BUMPEPOCH"], ANSWER).await {
+        Ok(answer) => bail!("{name} has nowhere to write its list of nodes, and answers {answer:?}"),
+        // The connection dies with the server.
+        Err(_) => Ok(()),
+    }
 }
 
 /// A client sends an argument that is larger than the memory limit. The server takes in what comes between the commands of

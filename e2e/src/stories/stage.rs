@@ -248,6 +248,20 @@ impl Stage {
         refused
     }
 
+    /// Takes away what a run that was killed has left on the sandbox: its load goes on otherwise.
+    ///
+    /// # Errors
+    /// As `clean`.
+    pub async fn sweep(&self) -> Result<()> {
+        if self.reach.sandbox().is_none() {
+            return Ok(());
+        }
+        let all = Api::<Namespace>::all(self.client.clone()).list_metadata(&ListParams::default()).await?;
+        let left = all.items.iter().map(ResourceExt::name_any).filter(|name| name.starts_with(PREFIX));
+        self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.extend(left);
+        self.remove().await
+    }
+
     async fn remove(&self) -> Result<()> {
         let names = std::mem::take(&mut *self.namespaces.lock().map_err(|_| anyhow::anyhow!("poisoned"))?);
         let api = Api::<Namespace>::all(self.client.clone());

@@ -85,6 +85,7 @@ impl fmt::Display for Play {
 pub async fn command(name: &str, play: Play, progress: &Progress) -> Result<Count> {
     let ground = setup::ground(&Target::Sandbox(name.to_owned()), progress, &mut Vec::new()).await?;
     let stage = Stage::new(ground.reach, ground.client, Suite::Full, progress.clone());
+    stage.sweep().await?;
     let told = told(&stage, play).await;
     if told.is_err() {
         progress.line(stage.what_happened());
