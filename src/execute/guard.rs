@@ -4,13 +4,13 @@
 //! Each check answers `Ok(Some(what))` to go on, `Ok(None)` when it is done already (every step is safe to do twice),
 //! and `Err(sentence)` when the ground has moved: then nothing is done and the next pass plans anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::model::{NodeId, Slots, Target};
+use crate::model::{NodeId, Pod, PodName, PodUid, Slots, Target};
 use crate::valkey::error::WireError;
 use crate::valkey::node::Node;
-use crate::valkey::parse::{Flag, Info, NodeLine, Replication, cluster_nodes};
+use crate::valkey::parse::{Direction, Flag, Info, NodeLine, OpenSlot, Replication, cluster_nodes};
 
 /// What a node says of itself and of the others, read just now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -203,6 +203,23 @@ pub fn close(primary: &Facts, slots: &Slots) -> Result<(), String> {
     open.map_or(Ok(()), |o| Err(format!("it has slot {} half way itself", o.slot)))
 }
 
+/// What has come of slots whose source is dead belongs to the node that they were going to. Answers which it does not own yet.
+pub fn inherit(facts: &Facts, from: &NodeId, slots: &Slots) -> Result<Slots, String> {
+    if let Some(other) = &facts.own.primary {
+        return Err(format!("it has become a replica of {other}"));
+    }
+    let comes = |slot: u16| {
+        let here = |o: &&OpenSlot| o.slot == slot && o.direction == Direction::Importing && o.other == *from;
+        facts.own.open.iter().find(here).is_some()
+    };
+    let missing = slots.minus(&facts.own.slots);
+    let other = missing.iter().find(|slot| !comes(*slot));
+    match other {
+        Some(slot) => Err(format!("slot {slot} is not on its way to it from {from}")),
+        None => Ok(missing),
+    }
+}
+
 /// A job moves slots as a whole: the server refuses it while slots are half way at either end.
 pub fn migrate(source: &Facts, target: &Facts, slots: &Slots) -> Result<Option<Slots>, String> {
     if !source.own.open.is_empty() || !target.own.open.is_empty() {
@@ -255,6 +272,14 @@ pub fn unused(facts: &Facts) -> Result<(), String> {
     ))
 }
 
+/// A node that nobody can reach through another one, and that holds nothing, whatever it claims.
+pub fn alone(facts: &Facts) -> Result<(), String> {
+    if facts.others.is_empty() && facts.keys == 0 {
+        return Ok(());
+    }
+    Err(format!("its node knows {} other nodes and holds {} keys", facts.others.len(), facts.keys))
+}
+
 /// A member without which no slot and no key is lost.
 pub fn empty(facts: &Facts) -> Result<(), String> {
     if facts.own.slots.is_empty() && facts.keys == 0 {
@@ -274,6 +299,16 @@ pub fn stranded(facts: &Facts) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("its node owns {} slots", facts.own.slots.len()))
+}
+
+/// Every Pod that there is was among the facts. What nodes trust is taken away from those only that were looked at, and a watch may
+/// lag behind: a server that nobody has seen yet starts with the files of before.
+pub fn all_seen<'a>(
+    seen: &BTreeMap<PodName, Pod>,
+    live: impl IntoIterator<Item = (&'a PodName, &'a PodUid)>,
+) -> Result<(), String> {
+    let unseen = live.into_iter().find(|(name, uid)| seen.get(name).is_none_or(|pod| pod.uid != **uid));
+    unseen.map_or(Ok(()), |(name, _)| Err(format!("{name} was not looked at yet")))
 }
 
 /// A replica that was asked to leave and has not taken over meanwhile. Answers its primary's id and address, for the

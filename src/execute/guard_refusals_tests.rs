@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::super::testing::{facts, id, ip, slots};
 use super::super::*;
+use crate::model::{Revision, Shard};
 
 #[track_caller]
 fn no<T: Debug>(outcome: Result<T, String>, because: &str) {
@@ -79,6 +80,35 @@ fn what_its_primary_has_half_way_is_not_closed_on_a_copy() {
 }
 
 #[test]
+fn what_comes_from_a_dead_source_stays_with_the_one_that_it_comes_to() {
+    let go = |f: &Facts| inherit(f, &NodeId::new("a"), &slots("5-6"));
+    let comes = ["b2 master 10-19 [5-<-a] [6-<-a]", "a1 master,fail 0-9"];
+    assert_eq!(go(&facts(5, &comes)), Ok(slots("5-6")));
+    assert_eq!(
+        go(&facts(5, &["b2 master 6 10-19 [5-<-a]", "a1 master,fail 0-5"])),
+        Ok(slots("5")),
+        "done in part"
+    );
+    for other in ["b2 master [5-<-a]", "b2 master [5-<-a] [6-<-c]", "b2 master [5-<-a] [6->-a]"] {
+        no(go(&facts(5, &[other, "a1 master 0-9"])), "slot 6 is not on its way to it");
+    }
+    no(go(&facts(5, &["b2 slave:c", "c3 master", "a1 master 0-9"])), "it has become a replica of");
+}
+
+#[test]
+fn nothing_is_withdrawn_before_every_pod_was_looked_at() {
+    let pod = |uid: &str| {
+        let (name, uid) = (PodName::new("p"), PodUid::new(uid));
+        Pod::new(name, uid, (Shard(0), 0), Revision::new("r"))
+    };
+    let seen = BTreeMap::from([(PodName::new("p"), pod("1"))]);
+    let go = |name: &str, uid: &str| all_seen(&seen, [(&PodName::new(name), &PodUid::new(uid))]);
+    assert_eq!((go("p", "1"), all_seen(&seen, [])), (Ok(()), Ok(())));
+    no(go("p", "2"), "p was not looked at yet");
+    no(go("q", "1"), "q was not looked at yet");
+}
+
+#[test]
 fn keys_are_dropped_and_settings_of_the_empty_are_made_where_they_belong() {
     assert_eq!(drop_keys(&source()), Ok(()));
     no(drop_keys(&facts(5, &["a1 slave:b", "b2 master 0-9"])), "it has become a replica");
@@ -96,6 +126,9 @@ fn who_leaves_is_no_primary_and_holds_nothing_that_is_not_elsewhere() {
     assert_eq!(empty(&facts(0, &["a1 master", "b2 master 0-9"])), Ok(()));
     no(empty(&facts(0, &["a1 master 0-9"])), "owns 10 slots and holds 0 keys");
     no(empty(&facts(1, &["a1 master"])), "owns 0 slots and holds 1 keys");
+    assert_eq!(alone(&facts(0, &["a1 master 0-9"])), Ok(()));
+    no(alone(&facts(0, &["a1 master 0-9", "b2 master"])), "its node knows 1 other nodes and holds 0 keys");
+    no(alone(&facts(1, &["a1 master 0-9"])), "its node knows 0 other nodes and holds 1 keys");
     for held in [facts(0, &["a1 master", "b2 master"]), facts(1, &["a1 master"]), facts(0, &["a1 master 5"])]
     {
         no(unused(&held), "its node is in use");

@@ -5,13 +5,13 @@ use std::fmt::Debug;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Executor;
+use super::{Executor, guard};
 use crate::api::ValkeyCluster;
 use crate::build::{self, PodPlan, labels, metadata};
 use crate::model::{Given, Object, Outcome, PodName, PodUid, Step, WorkerName, step::Removable};
@@ -28,9 +28,8 @@ impl Executor<'_> {
             Step::Apply(Object::Service) => self.apply(&build::service(&self.s.desired)).await,
             Step::Apply(Object::Policy) => self.apply(&build::policy(&self.s.desired)).await,
             Step::Apply(Object::Budget) => self.budget().await,
-            Step::Certify(given) => self.certify(given).await,
+            Step::Certify(_) | Step::Settle => self.withdraw(step).await,
             Step::Renew => self.renew().await,
-            Step::Settle => self.settle().await,
             Step::CreatePod { .. } => self.create(step).await,
             Step::DeletePod { name, uid, only_if, .. } => self.delete(name, uid, *only_if).await,
             Step::SetGate { name, uid, ready, .. } => self.gate(name, uid, *ready).await,
@@ -80,6 +79,22 @@ impl Executor<'_> {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(s)) if s.is_not_found() => Ok(Outcome::Done),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What may end that a node is trusted, or trusts, reads first which Pods there are.
+    async fn withdraw(&self, step: &Step) -> kube::Result<Outcome> {
+        let ours = ListParams::default().labels(&labels::pod_selector(&self.s.desired.key));
+        let live = self.api::<Pod>().list_metadata(&ours).await?.items;
+        let of_it = live.iter().filter(|p| owner(*p).is_some_and(|o| o.uid == self.s.desired.key.uid));
+        let live: Vec<(PodName, PodUid)> =
+            of_it.filter_map(|p| Some((PodName::new(p.name_any()), PodUid::new(p.uid()?)))).collect();
+        if let Err(why) = guard::all_seen(&self.s.pods, live.iter().map(|(name, uid)| (name, uid))) {
+            return Ok(Outcome::Stale(why));
+        }
+        match step {
+            Step::Certify(given) => self.certify(given).await,
+            _ => self.settle().await,
         }
     }
 

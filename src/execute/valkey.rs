@@ -132,6 +132,7 @@ impl ValkeyExecutor {
             Step::Migrate { on, to, slots } => self.migrate(on, to, slots).await,
             Step::Carry { on, to, slots } => self.carry(on, to, slots).await,
             Step::Close { on, slots } => self.close(on, slots).await,
+            Step::Inherit { on, from, at, slots } => self.inherit(on, from, *at, slots).await,
             Step::HandOver { on, from } => self.hand_over(on, from).await,
             Step::Release { on, only_if } => self.release(on, *only_if).await,
             Step::Forget { id, on } => self.forget(id, on).await,
@@ -160,6 +161,7 @@ impl ValkeyExecutor {
             }
             (_, Err(e)) => Err(format!("its node cannot be asked: {e}")),
             (Removable::Unused, Ok(facts)) => guard::unused(&facts),
+            (Removable::Alone, Ok(facts)) => guard::alone(&facts),
             (Removable::Empty, Ok(facts)) => guard::empty(&facts),
             (Removable::Stranded, Ok(facts)) => guard::stranded(&facts),
             (Removable::Retired { others } | Removable::Replaced { others }, Ok(facts)) => {

@@ -4,6 +4,7 @@ pub mod brief;
 pub mod certificates;
 pub mod demands;
 pub mod desired;
+mod grounds;
 pub mod ids;
 pub mod lists;
 pub mod looks;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::certificates::Given;
 use super::demands::Demands;
+pub use super::grounds::{Promotion, Proof, Removable};
 use super::ids::{Fingerprint, NodeId, PodName, PodUid, Shard, WorkerName};
 use super::shape::Shape;
 use super::slots::Slots;
@@ -163,6 +164,18 @@ pub enum Step {
         /// The slots.
         slots: Slots,
     },
+    /// Gives a node the slots that were on their way to it key by key from one that is dead with every copy: what has come is all
+    /// that is left of them, and forgetting the dead one would close them.
+    Inherit {
+        /// The node that they were going to.
+        on: Target,
+        /// The dead one.
+        from: NodeId,
+        /// Where it was heard last.
+        at: Option<IpAddr>,
+        /// The slots.
+        slots: Slots,
+    },
     /// Ends what only copies of a primary have half way: it passed the command on to them and, its client gone, did not carry it out
     /// itself (measured on 8.0.1, 8.1.1 and 9.1.2).
     Close {
@@ -316,61 +329,6 @@ pub enum Step {
     },
 }
 
-/// What a forced failover rests on; the guard reads it again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Promotion {
-    /// Its address refuses, all its replicas have lost it and so has at least one more node; the others vote.
-    Refused,
-    /// It is silent, and the majority of the slot owners suspects it; they vote.
-    Suspected,
-    /// It is proven dead, and too few slot owners are left to vote.
-    Takeover(Proof),
-    /// The same, and no copy of its data is left: the replica has never held it.
-    Empty(Proof),
-}
-
-/// What proves that a process is dead. Silence, a worker that is not Ready and a Pod object that is gone prove nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Proof {
-    /// The kubelet says that its container has ended.
-    Ended,
-    /// Its worker was removed from the cluster.
-    NoWorker,
-    /// Its worker is tainted as out of service.
-    OutOfService,
-    /// Its address refuses the operator, and another node has lost it as well.
-    Refused,
-    /// A person vouches for it by its id, and nobody hears it.
-    Vouched,
-}
-
-/// What makes a Pod safe to delete; the guard reads it again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Removable {
-    /// Its server never started or has ended.
-    NotRunning,
-    /// Its node knows nobody, owns nothing and holds nothing.
-    Unused,
-    /// Its node owns no slots and holds no key, whomever it knows.
-    Empty,
-    /// Its node owns no slots and copies nobody who owns any: the keys that it holds are others'.
-    Stranded,
-    /// Its worker has not been heard for long, or somebody vouches that it is off; its node does not answer, and owns no slots in any other's view.
-    Unreachable,
-    /// Its node does not answer: its shard is whole without it, and the Pod is given some seconds to end in order.
-    Silent,
-    /// Its node is a retired replica, and its primary still sends every write to that many others.
-    Retired {
-        /// Replicas that must be online elsewhere.
-        others: u16,
-    },
-    /// Its node is a replica, and its primary still sends every write to that many others.
-    Replaced {
-        /// Replicas that must be online elsewhere.
-        others: u16,
-    },
-}
-
 /// Steps of one lane run one after another, lanes run side by side.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Lane {
@@ -413,6 +371,7 @@ impl Step {
             | Step::Migrate { on, .. }
             | Step::Carry { on, .. }
             | Step::Close { on, .. }
+            | Step::Inherit { on, .. }
             | Step::Admit { on }
             | Step::AssignSlots { on, .. }
             | Step::Restore { on, .. }
@@ -463,6 +422,7 @@ impl Step {
             Step::Migrate { on, to, .. } => format!("migrate {} to {}", on.uid, to.uid),
             Step::Carry { on, to, .. } => format!("carry {} to {}", on.uid, to.uid),
             Step::Close { on, .. } => format!("close on {}", on.uid),
+            Step::Inherit { on, from, .. } => format!("inherit on {} from {from}", on.uid),
             Step::Promote { dead, .. } => format!("promote for {dead}"),
             Step::Abandon { id, .. } => format!("abandon {id}"),
             Step::Restore { on, .. } => format!("restore {}", on.uid),

@@ -24,6 +24,12 @@ pub(super) fn admit(v: &View<'_>, proposed: Plan, attempts: &Attempts) -> Plan {
     gate.disrupted.extend(
         steps.iter().filter_map(|p| if let Step::Keep { on } = &p.step { Some(on.shard) } else { None }),
     );
+    // Who hands over does not only wait: for a moment all others link to another primary.
+    for p in &steps {
+        if let Step::HandOver { on, .. } = &p.step {
+            gate.stuck.remove(&on.shard);
+        }
+    }
     let unnoted = unnoted(&steps, v, attempts);
     let switching = steps.iter().any(|p| matches!(p.step, Step::Switch { .. }) && p.why == Why::Settings);
     let mut admitted: Vec<Proposal> = Vec::with_capacity(steps.len());
@@ -182,7 +188,7 @@ impl Gate {
             disrupted: budget::disrupted(v),
             stuck: budget::stuck(v),
             most: usize::from(v.s.desired.max_disrupted_shards).max(1),
-            moving: v.s.past.handing_over(v.s.now).find(|c| !leads(c)).map(|c| c.shard),
+            moving: v.s.past.handing_over(v.s.now).filter(|c| !leads(c)).map(|c| c.shard).min(),
             forced: v.s.past.forced(v.s.now),
             resting: v.s.past.resting(v),
             at_once: purge::dropped(v),
@@ -201,8 +207,11 @@ impl Gate {
         let Some(shard) = budget::disrupts(p) else { return Ok(()) };
         let most = if self.at_once && p.why == Why::Upgrade { usize::MAX } else { self.most };
         let stuck = |s: &&Shard| p.why == Why::Evacuate && self.stuck.contains(s);
-        let before: BTreeSet<Shard> = self.disrupted.iter().filter(|s| !stuck(s)).copied().collect();
-        if !self.disrupted.contains(&shard) && before.len() >= most {
+        // What has begun goes on; a successor begins, whatever its own shard has lost a moment ago.
+        let goes_on = self.disrupted.contains(&shard) && !matches!(p.step, Step::CreatePod { .. });
+        let others = self.disrupted.iter().filter(|s| **s != shard && !stuck(s));
+        let before: BTreeSet<Shard> = others.copied().collect();
+        if !goes_on && before.len() >= most {
             let message = format!(
                 "shard {shard} waits its turn: spec.maxDisruptedShards is {}, and {} first",
                 self.most,

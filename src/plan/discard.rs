@@ -65,7 +65,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
                     "it was made from an earlier spec and never joined",
                 ));
             }
-            Phase::Running if earlier && cannot_fill(v, m) => {
+            Phase::Running if is_made_anew(v, m) => {
                 plan.steps.push(delete(
                     m,
                     Removable::Empty,
@@ -88,13 +88,16 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-/// Its shard has no slots yet, and whoever has them is too new for it. What holds nothing has no successor to wait for.
-fn cannot_fill(v: &View<'_>, m: &Member<'_>) -> bool {
+/// It is from an earlier spec, its shard has no slots yet, and some of those who have them are too new for it. What holds nothing has no
+/// successor to wait for.
+pub(super) fn is_made_anew(v: &View<'_>, m: &Member<'_>) -> bool {
     let unread = |n: &NodeReport| n.keys == 0 && migrate::is_too_old(v, n);
     v.s.whole
+        && m.pod.revision != v.s.revision
         && v.s.desired.wants(m.pod.shard)
         && !fill::is_served(v, m.pod.shard)
         && m.node().is_some_and(unread)
+        && !v.staying(m.pod.shard).filter_map(Member::node).any(NodeReport::is_moving_slots)
 }
 
 /// A replica whose primary died while the cluster formed owns no slots and cannot be given any. It makes room when its

@@ -28,11 +28,12 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     plan
 }
 
-/// It will lead a shard that has no slots yet: nothing can be lost by it, and its vote does not count.
+/// It will lead a shard that has no slots yet, and none are on their way: nothing can be lost by it, and its vote does not count.
 fn is_empty_newcomer(v: &View<'_>, member: &Member<'_>, node: &NodeReport) -> bool {
     let shard = member.pod.shard;
     newcomers::is_new(v, shard)
         && newcomers::is_empty_primary(node)
+        && !node.is_moving_slots()
         && newcomers::head(v, shard).is_some_and(|(m, _)| m.pod.uid == member.pod.uid)
 }
 

@@ -8,12 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::evidence::{Absent, How, about, absent, proof_of};
+use super::evidence::{Absent, How, about, absent, answering_owners, proof_of};
 use super::fill::{is_served, served_shards};
 use super::forget::short;
 use crate::model::{
-    Blocked, Code, Member, NodeId, Phase, Plan, Proposal, Seen, Shard, Slots, Stage, Step, Target, View,
-    Waiting, Why, WorkerName,
+    Blocked, Code, Member, NodeId, NodeReport, Phase, Plan, Proposal, Seen, Shard, Slots, Stage, Step,
+    Target, View, Waiting, Why, WorkerName,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -22,7 +22,8 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         return plan;
     }
     let absent = absent(v);
-    plan.steps.extend(absent.iter().filter_map(|gone| abandon(v, gone)));
+    let receiving: Vec<_> = v.answering().filter(|(_, n)| !n.open_slots.incoming.is_empty()).collect();
+    plan.steps.extend(absent.iter().flat_map(|gone| abandon(v, gone, &receiving)));
     restore(v, &absent, &mut plan);
     plan
 }
@@ -35,16 +36,35 @@ pub(super) fn copies_elsewhere<'v, 'a>(
     v.silent_copies(gone.id).filter(|id| about(v, id, Slots::none()).proof(v).is_none())
 }
 
-/// The last trace of a shard without a copy: after this its slots are nobody's.
-fn abandon(v: &View<'_>, gone: &Absent<'_, '_>) -> Option<Proposal> {
-    gone.proof(v)?;
-    if gone.how == How::Alive || !gone.heirs.is_empty() || copies_elsewhere(v, gone).next().is_some() {
-        return None;
+/// The last trace of a shard without a copy: after this its slots are nobody's. First what has come of slots that were half way
+/// stays where it is.
+fn abandon(v: &View<'_>, gone: &Absent<'_, '_>, receiving: &[(&Member<'_>, &NodeReport)]) -> Vec<Proposal> {
+    if gone.proof(v).is_none()
+        || gone.how == How::Alive
+        || !gone.heirs.is_empty()
+        || copies_elsewhere(v, gone).next().is_some()
+    {
+        return Vec::new();
+    }
+    let half_way: Vec<Proposal> = receiving.iter().filter_map(|(m, n)| inherit(m, n, gone)).collect();
+    if !half_way.is_empty() {
+        return half_way;
     }
     let lists = v.answering().filter(|(_, n)| n.peers.contains_key(gone.id));
     let on: Vec<Target> = lists.filter_map(|(m, _)| m.target()).collect();
     let note = format!("{} and every copy of slots {} are dead", short(gone.id), gone.slots);
     let step = Step::Abandon { id: gone.id.clone(), at: gone.at, on };
+    vec![Proposal::new(step, Why::Repair, note)]
+}
+
+/// Slots that were on their way from the dead one to this primary.
+fn inherit(m: &Member<'_>, n: &NodeReport, gone: &Absent<'_, '_>) -> Option<Proposal> {
+    let slots = n.open_slots.incoming.get(gone.id)?.and(&gone.slots);
+    if slots.is_empty() || m.link().is_some() {
+        return None;
+    }
+    let note = format!("what has come from {} is all that is left of them", short(gone.id));
+    let step = Step::Inherit { on: m.target()?, from: gone.id.clone(), at: gone.at, slots };
     Some(Proposal::new(step, Why::Repair, note))
 }
 
@@ -60,7 +80,10 @@ fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
         return;
     }
     let mut wait = |stage, message: String| plan.waiting.push(Waiting { shard: None, stage, message });
-    if let Some(m) = v.all().find(|m| may_own(v, m, nobodys == Slots::all())) {
+    // Newcomers list nodes before they have heard of their slots: only a slot owner's list says that others have none of these.
+    if answering_owners(v).next().is_none()
+        && let Some(m) = v.all().find(|m| may_own(v, m))
+    {
         plan.blocked.extend(unseen(v, m, &nobodys));
         return;
     }
@@ -133,11 +156,10 @@ fn head(v: &View<'_>, shard: Shard) -> Option<Target> {
     new.max_by_key(|m| (keys(m), Reverse(m.pod.index))).and_then(Member::target)
 }
 
-/// A process that is there, gives no answer and is listed by nobody that answers: when nobody knows an owner at all, it
-/// may be one.
-fn may_own(v: &View<'_>, m: &Member<'_>, everything: bool) -> bool {
+/// A process that is there and gives no answer: when no slot owner does, it may be one.
+fn may_own(v: &View<'_>, m: &Member<'_>) -> bool {
     let silent = m.node().is_none() && m.pod.phase == Phase::Running;
-    everything && silent && proof_of(v, m).is_none()
+    silent && proof_of(v, m).is_none()
 }
 
 fn unseen(v: &View<'_>, m: &Member<'_>, slots: &Slots) -> Option<Blocked> {

@@ -11,8 +11,8 @@ use super::newcomers;
 use super::shares::Move;
 use crate::model::settings::JOBS_SINCE;
 use crate::model::{
-    Blocked, Code, Job, JobState, Member, NodeReport, Plan, Proposal, Shard, SlotRange, Slots, Stage, Step,
-    Target, View, Waiting, Why,
+    Blocked, Code, Job, JobState, Member, NodeId, NodeReport, Plan, Proposal, Shard, SlotRange, Slots, Stage,
+    Step, Target, View, Waiting, Why,
 };
 
 /// The most bytes that one job moves. At its end the source deletes what it gave away, and all its clients wait: 120–130 ms
@@ -269,7 +269,8 @@ fn failed(node: &NodeReport, on: &Target, to: &Target) -> Option<(Blocked, i64)>
     Some((Blocked { code: Code::MigrationFailed, shard: Some(on.shard), message }, left))
 }
 
-/// Slots that are half way are carried to where they were going, whatever is wanted now: the only way that loses nothing.
+/// Slots that are half way are carried to where they were going, whatever is wanted now: the only way that loses nothing. Where that
+/// one was failed over meanwhile its heir is who they go to.
 pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
     let mut pairs: BTreeMap<(Target, Target), Slots> = BTreeMap::new();
     let mut add = |on: Option<Target>, to: Option<Target>, slots: Slots| {
@@ -281,13 +282,18 @@ pub(super) fn carry_on(v: &View<'_>, plan: &mut Plan) {
             *all = all.or(&slots);
         }
     };
+    let leads = |m: &Member<'_>| v.primary(m.pod.shard).is_none_or(|(p, _)| p.pod.uid == m.pod.uid);
+    let heir = |id: &NodeId| {
+        let m = v.by_id(id)?;
+        if leads(m) { m.target() } else { v.primary(m.pod.shard).and_then(|(p, _)| p.target()) }
+    };
     // A copy has what its primary has.
     for (m, n) in v.answering().filter(|(m, _)| m.link().is_none()) {
         for (id, slots) in &n.open_slots.outgoing {
-            add(m.target(), v.by_id(id).and_then(Member::target), slots.and(n.slots()));
+            add(m.target(), heir(id), slots.and(n.slots()));
         }
         // Known to the target alone: whoever owns them is the source.
-        for slots in n.open_slots.incoming.values() {
+        for slots in n.open_slots.incoming.values().filter(|_| leads(m)) {
             for (owner, o) in v.answering() {
                 add(owner.target(), m.target(), slots.and(o.slots()));
             }

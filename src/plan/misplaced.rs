@@ -21,13 +21,18 @@ pub(super) fn misplaced(v: &View<'_>) -> Option<Misplaced> {
     under_way(v).or_else(|| if is_peace(v) { worst(v) } else { None })
 }
 
-/// A successor names the member that it is for. One that no worker takes is given up.
+/// A successor names the member that it is for. One that no worker takes is given up, and one whose shard has lost another member since
+/// takes the place of that.
 fn under_way(v: &View<'_>) -> Option<Misplaced> {
     v.all().filter(|m| m.stays() && !m.pod.is_unschedulable()).find_map(|m| {
-        let uid = m.pod.place.instead_of.as_ref()?;
+        let uid = m.pod.place.instead_of.as_ref().filter(|_| is_surplus(v, m.pod.shard))?;
         v.staying(m.pod.shard).find(|old| old.pod.uid == *uid)?;
         Some(Misplaced { uid: uid.clone(), to: at(m).cloned()? })
     })
+}
+
+fn is_surplus(v: &View<'_>, shard: Shard) -> bool {
+    v.staying(shard).count() > v.s.desired.copies()
 }
 
 fn is_peace(v: &View<'_>) -> bool {

@@ -1,5 +1,6 @@
 //! Shards that are wanted and own nothing yet: who will lead them, and when they are full.
 
+use super::discard;
 use super::leads::leads;
 use crate::model::{Member, NodeReport, Role, Shard, View, settings, view::in_sync_with};
 
@@ -36,6 +37,9 @@ pub(super) fn is_empty_primary(n: &NodeReport) -> bool {
 /// Why the shard cannot be given slots now: only a full one may hold data.
 pub(super) fn not_full(v: &View<'_>, shard: Shard) -> Option<String> {
     let Some((member, node)) = head(v, shard) else { return Some("no primary of it answers".to_owned()) };
+    if let Some(m) = v.staying(shard).find(|m| discard::is_made_anew(v, m)) {
+        return Some(format!("{} is made anew first, to read the keys of newer servers", m.pod.name));
+    }
     if !member.stays() || !node.admitted || node.loading {
         return Some(format!("{} is not ready", member.pod.name));
     }

@@ -8,7 +8,9 @@ use super::fill::is_served;
 use super::heir::{hand_over, heirs};
 use super::stranded::is_stranded;
 use crate::model::step::Removable;
-use crate::model::{Member, NodeId, Phase, Plan, Proposal, Role, Stage, Step, View, Waiting, Why};
+use crate::model::{
+    Member, NodeId, NodeReport, Phase, Plan, Proposal, Role, Slots, Stage, Step, View, Waiting, Why,
+};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -21,8 +23,13 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         }
         let holds_nothing = node.slots().is_empty() && node.keys == 0;
         match &node.role {
-            _ if holds_nothing && (m.link().is_none() || !is_served(v, m.pod.shard)) => {
+            // Before the cluster is whole nobody waits for it, whomever it copies: that one may be gone.
+            _ if holds_nothing && (m.link().is_none() || !v.s.whole || !is_served(v, m.pod.shard)) => {
                 plan.steps.extend(release(m, Some(Removable::Empty), "it holds nothing"));
+            }
+            _ if is_alone(v, node) => {
+                let note = "it knows nobody and holds no key, and others have its slots";
+                plan.steps.extend(release(m, Some(Removable::Alone), note));
             }
             _ if is_stranded(v, m) => {
                 plan.steps.extend(release(m, Some(Removable::Stranded), "what it holds is others'"));
@@ -32,6 +39,14 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
         }
     }
     plan
+}
+
+/// It was given slots and then cut off while the cluster formed, and they were given to another.
+fn is_alone(v: &View<'_>, node: &NodeReport) -> bool {
+    let others = v.answering().map(|(_, n)| n).filter(|n| n.id != node.id);
+    node.is_isolated()
+        && node.keys == 0
+        && node.slots().minus(&others.fold(Slots::none(), |all, n| all.or(n.slots()))).is_empty()
 }
 
 /// A primary hands over first, to whoever stays.

@@ -50,8 +50,10 @@ fn one(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
         plan.steps.extend(hand_over(primary, heir, why, note));
         return;
     }
-    let remaining = || away::present(v, shard).filter(|m| !away::is_leaving(m));
-    let (have, wanted) = (remaining().count(), v.s.desired.copies());
+    // Who was asked to leave and is fit after all is kept: the spec has changed back.
+    let goes = |m: &Member<'_>| away::is_leaving(m) && v.unfit(m).is_some();
+    let remaining = || away::present(v, shard).filter(|m| !goes(m));
+    let (have, wanted) = (remaining().count(), copies(v, shard));
     let unfit = remaining().filter(|m| v.unfit(m).is_some()).count();
     plan.waiting.push(Waiting {
         shard: Some(shard),
@@ -59,7 +61,7 @@ fn one(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
         message: reason(why, &format!("{unfit} of {have} members of shard {shard} are to be replaced")),
     });
     // A shard that is short of a copy gets that first.
-    if have == wanted && v.in_sync(shard).len() >= usize::from(v.s.desired.replicas) {
+    if have == wanted && v.in_sync(shard).len() + 1 >= wanted {
         surge(v, shard, why, plan);
     }
 }
@@ -68,9 +70,15 @@ fn one(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {
 fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Option<&'v Member<'a>> {
     let why = v.unfit(primary).filter(|_| primary.stays())?;
     let others = v.staying(shard).filter(|m| m.pod.uid != primary.pod.uid);
-    let spare = v.in_sync(shard).len() > usize::from(v.s.desired.replicas);
+    let spare = v.in_sync(shard).len() >= copies(v, shard);
     let turn = why == Why::Evacuate || (spare && others.into_iter().all(|m| v.unfit(m).is_none()));
     heirs(v, shard).first().copied().filter(|heir| turn && v.unfit(heir).is_none())
+}
+
+/// How many it has without a surge. One that gives its slots away is not filled any more: those that it still has are replaced.
+fn copies(v: &View<'_>, shard: Shard) -> usize {
+    let unfit = || away::present(v, shard).filter(|m| v.unfit(m).is_some()).count();
+    if v.s.desired.wants(shard) { v.s.desired.copies() } else { unfit().clamp(1, v.s.desired.copies()) }
 }
 
 fn surge(v: &View<'_>, shard: Shard, why: Why, plan: &mut Plan) {

@@ -1,20 +1,53 @@
 //! Stranded: a member that leads no slots and copies nobody who has any, while every slot has an owner. The keys that it holds are
 //! others' by now (it was promoted before it had heard of its slots, or its primary is gone with a shard that is not wanted any
-//! more). It cannot be made to copy, since a primary with keys refuses that: it goes, and another takes its place.
+//! more). It cannot be made to copy, since a primary with keys refuses that: it goes, and another takes its place. So does a replica
+//! without keys whose primary is gone before its shard got slots: it can neither be elected nor be told to lead.
 
 use super::fill::is_served;
-use crate::model::{Member, Plan, Proposal, Role, Step, View, Why, step::Removable};
+use super::newcomers;
+use crate::model::{
+    JobState, Member, NodeId, NodeReport, Plan, Proposal, Role, Slots, Step, View, Why, step::Removable,
+};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     for (shard, _) in v.shards() {
-        for m in v.staying(shard).filter(|m| is_stranded(v, m)) {
-            let (name, uid, only_if) = (m.pod.name.clone(), m.pod.uid.clone(), Removable::Stranded);
-            let note = "it leads no slots and copies nobody, and every slot has an owner";
+        for m in v.staying(shard) {
+            let (only_if, note) = if is_stranded(v, m) {
+                (Removable::Stranded, "it leads no slots and copies nobody, and every slot has an owner")
+            } else if is_orphaned(v, m) {
+                (Removable::Empty, "its primary is gone, and its shard has no slots yet")
+            } else {
+                continue;
+            };
+            let (name, uid) = (m.pod.name.clone(), m.pod.uid.clone());
             plan.steps.push(Proposal::new(Step::DeletePod { name, uid, shard, only_if }, Why::Repair, note));
         }
     }
     plan
+}
+
+/// A replica without keys of nobody, in a shard that waits for slots, its first ones or those that it begins anew with, and has nobody
+/// else to lead it.
+fn is_orphaned(v: &View<'_>, m: &Member<'_>) -> bool {
+    let (Some(node), shard) = (m.node(), m.pod.shard) else { return false };
+    let first = || v.owned().is_all() && !is_served(v, shard);
+    let anew = || !Slots::all().minus(v.owned()).minus(&v.lists().all_slots()).is_empty();
+    let waits = || v.s.whole && v.s.desired.wants(shard) && v.primary(shard).is_none() && (first() || anew());
+    let idle = node.keys == 0 && !node.loading && !node.is_isolated() && !moves(v, m);
+    idle && follows_nobody(v, &node.role) && waits() && newcomers::head(v, shard).is_none()
+}
+
+/// Slots may still be on their way to it, or from it. What a copy has half way is its primary's, and goes with that.
+pub(super) fn moves(v: &View<'_>, m: &Member<'_>) -> bool {
+    let copies_nobody = m.link().is_some_and(|(of, _)| v.by_id(of).is_none());
+    !copies_nobody && m.node().is_some_and(NodeReport::is_moving_slots)
+}
+
+/// A replica whose primary has no Pod, and slots in nobody's list.
+fn follows_nobody(v: &View<'_>, role: &Role) -> bool {
+    let gone = |of: &NodeId| v.by_id(of).is_none() && v.listed_slots(of).is_empty();
+    matches!(role, Role::Replica { of, link } if !link.up && !link.syncing && gone(of))
 }
 
 /// What it holds is of no use to anybody.
@@ -28,11 +61,14 @@ pub(super) fn is_stranded(v: &View<'_>, m: &Member<'_>) -> bool {
                 && v.primary(shard).is_some_and(|(_, n)| n.id != node.id && !n.slots().is_empty())
         }
         // In a shard that has an owner it is pointed at that.
-        Role::Replica { of, link } => {
-            let gone = || v.by_id(of).is_none() && v.listed_slots(of).is_empty();
-            !link.up && !link.syncing && !is_served(v, shard) && !v.s.desired.wants(shard) && gone()
+        role @ Role::Replica { .. } => {
+            !is_served(v, shard) && !v.s.desired.wants(shard) && follows_nobody(v, role)
         }
     };
-    let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !node.is_moving_slots();
+    // What comes to it goes to the owner of its shard by now.
+    let gives =
+        !node.open_slots.outgoing.is_empty() || node.jobs.iter().any(|j| j.state == JobState::Running);
+    let moves = if m.link().is_none() { gives } else { moves(v, m) };
+    let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !moves;
     v.s.whole && alone && idle && v.owned().is_all()
 }

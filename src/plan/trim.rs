@@ -4,8 +4,10 @@
 //! retirement is taken back as soon as the copy is needed again. Where members are to be replaced, the surplus is their
 //! successor, so that it is one of them that goes.
 
+use super::away;
+use super::stranded::moves;
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why,
+    Blocked, Code, Member, NodeReport, Plan, PodName, Proposal, Shard, Stage, Step, View, Waiting, Why,
     step::Removable,
 };
 
@@ -18,7 +20,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
             continue;
         }
         plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
-        let have = super::away::present(v, shard).count();
+        let have = away::present(v, shard).count();
         if have <= v.s.desired.copies() {
             plan.steps.extend(keep(v, shard, |_| true));
         } else {
@@ -38,17 +40,14 @@ fn unwanted(v: &View<'_>, shard: Shard, plan: &mut Plan) {
     }
     let covered = v.owned().is_all();
     let idle = |m: &Member<'_>| {
-        m.is_unused() || never_started(m) || (is_empty(m) && (covered || copies_nothing(v, m)) && !moves(m))
+        m.is_unused()
+            || never_started(m)
+            || (is_empty(m) && (covered || copies_nothing(v, m)) && !moves(v, m))
     };
     let gone = v.staying(shard).filter(|m| idle(m));
     // Not as a retired replica, even if it is one: its primary may be gone, and there is no copy to keep.
     plan.steps.extend(gone.map(|m| remove(m, idle_as(m), "its shard is not wanted any more")));
     plan.steps.extend(v.staying(shard).filter(|m| strays(v, m)).filter_map(|m| stray(v, m)));
-}
-
-/// Slots may still be on their way to it.
-fn moves(m: &Member<'_>) -> bool {
-    m.node().is_some_and(NodeReport::is_moving_slots)
 }
 
 /// It leads nobody's slots and copies nobody who has any: by its own word and by that of its primary.
@@ -128,6 +127,15 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
                 victim.pod.name, v.s.desired.replicas
             ),
         });
+    } else if let Some(coming) = parted_soon(v, shard, victim) {
+        plan.waiting.push(Waiting {
+            shard: Some(shard),
+            stage: Stage::Syncing,
+            message: format!(
+                "{} stays until {coming} is in sync: the others share a worker",
+                victim.pod.name
+            ),
+        });
     } else if victim.node().is_some_and(NodeReport::is_retiring) {
         plan.steps.extend(delete(
             victim,
@@ -157,6 +165,23 @@ fn victim<'v, 'a>(
             let leaving = v.unfit(m) == Some(Why::Evacuate);
             (retiring, !synced.contains(&&m.pod.uid), leaving, crowd(m), m.pod.index)
         })
+}
+
+/// Without it all who hold the data would share a worker, and one that is elsewhere is on its way to hold it: that one is waited for.
+fn parted_soon<'v>(v: &'v View<'_>, shard: Shard, victim: &Member<'_>) -> Option<&'v PodName> {
+    let (_, primary) = v.primary(shard)?;
+    let holds = |m: &Member<'_>| {
+        m.node().is_some_and(|n| n.id == primary.id)
+            || v.in_sync(shard).iter().any(|s| s.pod.uid == m.pod.uid)
+    };
+    let left: Vec<_> = v.staying(shard).filter(|m| m.pod.uid != victim.pod.uid && holds(m)).collect();
+    let place = left.first()?.pod.worker.as_ref()?;
+    let elsewhere = |m: &Member<'_>| m.pod.worker.as_ref().is_some_and(|w| w != place);
+    if left.len() < 2 || left.iter().any(|m| elsewhere(m)) || !elsewhere(victim) {
+        return None;
+    }
+    let comes = |m: &&Member<'_>| !holds(m) && !away::is_leaving(m) && v.unfit(m).is_none() && elsewhere(m);
+    away::present(v, shard).find(comes).map(|m| &m.pod.name)
 }
 
 fn never_started(m: &Member<'_>) -> bool {

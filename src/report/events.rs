@@ -106,6 +106,7 @@ fn told(p: &Proposal, new: bool) -> Option<(usize, &'static str, &'static str, S
         | Step::Purge { .. }
         | Step::Restore { .. }
         | Step::Close { .. }
+        | Step::Inherit { .. }
         | Step::SetGate { .. }
         | Step::Note { .. }
         | Step::Nudge { .. }

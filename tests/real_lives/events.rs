@@ -61,12 +61,9 @@ impl World {
             | Action::Purge(_)
             | Action::Disrupted(_)
             | Action::User(..) => {}
-            Action::Stale(..)
-            | Action::StalePods(..)
-            | Action::Stranger
-            | Action::Hide(_)
-            | Action::Show(_)
-            | Action::Api(_) => {
+            Action::Hide(w) => self.hide(*w, true),
+            Action::Show(w) => self.hide(*w, false),
+            Action::Stale(..) | Action::StalePods(..) | Action::Stranger | Action::Api(_) => {
                 return Err(format!("{action}: cannot be done to real processes"));
             }
         }
@@ -95,6 +92,14 @@ impl World {
         if let Some(machine) = self.machines.workers.get_mut(&worker(w)) {
             machine.cordoned = !open;
         }
+    }
+
+    /// Whether the operators can reach it.
+    fn hide(&mut self, w: u16, hidden: bool) {
+        if let Some(machine) = self.machines.workers.get_mut(&worker(w)) {
+            machine.hidden = hidden;
+        }
+        lock(&self.mischief).hidden = self.machines.hidden();
     }
 
     /// All that somebody who lives lists, and that do not run.

@@ -120,6 +120,7 @@ impl World {
     /// One look: what has ended, died or become ready meanwhile.
     async fn tick(&mut self) {
         self.machines.tick().await;
+        lock(&self.mischief).hidden = self.machines.hidden();
         for operator in &mut self.operators {
             if operator.is_dead() {
                 *operator = Operator::start(&self.api, &self.mischief, self.brief, &self.log);

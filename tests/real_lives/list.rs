@@ -12,6 +12,7 @@ pub(crate) const OFTEN: &[(&str, Option<&str>)] = &[
     ("operator_dies_while_forming", None),
     ("cordon", None),
     ("worker_cut_off", None),
+    ("hidden_while_newcomers_join", None),
     ("worker_shuts_down", None),
     ("shard_killed", None),
     ("rotation", None),

@@ -2,7 +2,7 @@
 //! own hook.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -40,6 +40,8 @@ pub(crate) struct Machine {
     /// Nobody hears it since then: its network is cut, or it has no power.
     pub(super) away: Option<Instant>,
     off: bool,
+    /// The operators alone cannot reach it.
+    pub hidden: bool,
     pub(super) shutdown: Option<Instant>,
     /// It starts again as soon as it has shut down.
     boots: bool,
@@ -82,8 +84,16 @@ impl Machines {
 
     /// Nothing is wrong with any worker.
     pub(crate) fn at_peace(&self) -> bool {
-        let well = |m: &Machine| !m.cordoned && m.room == ROOM && m.away.is_none() && m.shutdown.is_none();
+        let well = |m: &Machine| {
+            !m.cordoned && !m.hidden && m.room == ROOM && m.away.is_none() && m.shutdown.is_none()
+        };
         self.workers.values().all(well)
+    }
+
+    /// The addresses on workers that the operators cannot reach.
+    pub(crate) fn hidden(&self) -> BTreeSet<IpAddr> {
+        let hidden = self.guests.values().filter(|g| self.workers[&g.worker].hidden);
+        hidden.filter_map(|g| g.server.as_ref().map(|s| s.ip)).collect()
     }
 
     /// Where servers run that somebody can reach: Pod, process and address.

@@ -1,7 +1,9 @@
-//! What the operators are made to suffer: death between two effects, slowness, refusals, answers that never come.
+//! What the operators are made to suffer: death between two effects, slowness, refusals, answers that never come, nodes that they alone do
+//! not hear.
 
+use std::collections::BTreeSet;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -16,6 +18,8 @@ use crate::support::apiserver::{Call, Fault};
 
 /// What a slow operator waits before each effect: a tick of the simulated world.
 const SLOW: Duration = Duration::from_millis(100);
+/// After so long nobody waits for an answer any more.
+const IN_VAIN: Duration = Duration::from_secs(2);
 /// So many times in a pass: a tick is waited for a step, and one that carries slots has thousands of commands.
 const SLOW_EFFECTS: usize = 10;
 
@@ -28,6 +32,8 @@ pub(crate) struct Mischief {
     pub lose: usize,
     /// So many passes with effects are slow.
     pub slow: usize,
+    /// Addresses from which nothing comes back to the operators.
+    pub hidden: BTreeSet<IpAddr>,
 }
 
 /// What becomes of one effect.
@@ -58,6 +64,15 @@ impl Process {
 
     pub(crate) fn die(&self) {
         self.dead.store(true, SeqCst);
+    }
+
+    /// Nothing comes back from there.
+    async fn hidden(&self, ip: IpAddr) -> Result<(), WireError> {
+        if !lock(&self.shared).hidden.contains(&ip) {
+            return Ok(());
+        }
+        tokio::time::sleep(IN_VAIN).await;
+        Err(WireError::Timeout)
     }
 
     /// A pass has ended: how many effects it had.
@@ -119,12 +134,16 @@ impl Process {
     /// The same for a command.
     async fn of_command<T>(
         &self,
+        at: IpAddr,
         is_effect: bool,
         send: impl Future<Output = T>,
         instead: impl FnOnce(WireError) -> T,
     ) -> T {
         if self.is_dead() {
             return pending().await;
+        }
+        if let Err(silence) = self.hidden(at).await {
+            return instead(silence);
         }
         if !is_effect {
             return send.await;
@@ -182,9 +201,10 @@ impl Connector for Ways {
             if self.0.is_dead() {
                 return pending().await;
             }
+            self.0.hidden(addr.ip()).await?;
             let node = FredConnector.connect(addr, access).await?;
-            let dir = server::dir(addr.ip());
-            Ok(Box::new(Way { node, process: Arc::clone(&self.0), dir }) as Box<dyn Node>)
+            let (at, dir) = (addr.ip(), server::dir(addr.ip()));
+            Ok(Box::new(Way { node, process: Arc::clone(&self.0), at, dir }) as Box<dyn Node>)
         })
     }
 }
@@ -192,6 +212,7 @@ impl Connector for Ways {
 struct Way {
     node: Box<dyn Node>,
     process: Arc<Process>,
+    at: IpAddr,
     /// What its server takes for the root of its files.
     dir: PathBuf,
 }
@@ -220,7 +241,7 @@ impl Node for Way {
         Box::pin(async move {
             let words: Vec<String> = argv.iter().map(|word| server::here(&self.dir, word)).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let reply = self.process.of_command(is_effect(argv), self.node.call(&words), Err).await;
+            let reply = self.process.of_command(self.at, is_effect(argv), self.node.call(&words), Err).await;
             reply.map(|reply| self.as_in_a_container(reply))
         })
     }
@@ -240,7 +261,8 @@ impl Node for Way {
             let words: Vec<Vec<Vec<u8>>> = words.collect();
             let words: Vec<Vec<&[u8]>> =
                 words.iter().map(|argv| argv.iter().map(Vec::as_slice).collect()).collect();
-            let replies = self.process.of_command(changes, self.node.call_many_bytes(&words), all).await;
+            let replies =
+                self.process.of_command(self.at, changes, self.node.call_many_bytes(&words), all).await;
             replies.into_iter().map(|r| r.map(|r| self.as_in_a_container(r))).collect()
         })
     }

@@ -59,7 +59,11 @@ impl World {
             self.write_secret(authorities, leaf);
         }
         // Pods with certificates are other Pods.
-        self.watch.purgeable |= before != self.asks_for_tls();
+        if before != self.asks_for_tls() {
+            self.resource.desired.generation += 1;
+            self.watch.upset_at = self.now;
+            self.watch.purgeable = true;
+        }
     }
 
     fn write_secret(&mut self, authorities: &[String], leaf: &str) {

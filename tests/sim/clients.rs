@@ -36,20 +36,22 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// One attempt at each counter: any node says who owns the slot, and that one takes the write if it thinks so too.
-    pub(crate) fn write(&mut self, valkey: &mut Valkey, rng: &mut StdRng) {
+    /// One attempt at each counter: a node says who owns the slot, and that one takes the write if it thinks so too. Who is asked
+    /// is `open` to the Service, or was when it got its keys: clients stay connected.
+    pub(crate) fn write(&mut self, valkey: &mut Valkey, open: &BTreeSet<&NodeId>, rng: &mut StdRng) {
         if !self.writing {
             return;
         }
         for slot in written_slots() {
             if rng.random_bool(0.5) {
-                self.write_one(valkey, slot, rng);
+                self.write_one(valkey, open, slot, rng);
             }
         }
     }
 
-    fn write_one(&mut self, valkey: &mut Valkey, slot: u16, rng: &mut StdRng) {
-        let ours = |n: &&Node| n.cluster == 0 && valkey.reach(&n.worker, None);
+    fn write_one(&mut self, valkey: &mut Valkey, open: &BTreeSet<&NodeId>, slot: u16, rng: &mut StdRng) {
+        let known = |n: &Node| open.contains(&n.id) || !n.data.is_empty();
+        let ours = |n: &&Node| n.cluster == 0 && valkey.reach(&n.worker, None) && known(n);
         let seeds: Vec<&Node> = valkey.nodes.values().filter(ours).collect();
         if seeds.is_empty() {
             return;
@@ -72,6 +74,10 @@ impl Clients {
             if !valkey.hears_majority(&owner) || self.last.contains(&owner) {
                 return;
             }
+            // Behind a cut others have elected somebody newer: when it heals this one follows.
+            if has_newer_rival(valkey, &owner, slot) {
+                return;
+            }
             let node = valkey.get_mut(&owner);
             // A write that reached no replica, although there is one, is lost in a crash by Valkey's own terms.
             let lineage = node.lineage;
@@ -89,6 +95,19 @@ impl Clients {
     /// The environment ends a process: what nobody else holds is lost with it, and nobody is to blame.
     pub(crate) fn excuse(&mut self, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
         let slots: Vec<u16> = self.acknowledged.keys().copied().collect();
+        self.excuse_in(slots, valkey, doomed);
+    }
+
+    /// Valkey's own failover leaves this one behind: a key of a slot half way that had come, and had not reached its copies yet, is lost
+    /// as a write would be.
+    pub(crate) fn excuse_half_way(&mut self, valkey: &Valkey, old: &NodeId) {
+        let Some(node) = valkey.nodes.get(old) else { return };
+        let known = |slot: &u16| self.acknowledged.contains_key(slot);
+        let slots: Vec<u16> = node.open.keys().copied().filter(known).collect();
+        self.excuse_in(slots, valkey, &BTreeSet::from([old.clone()]));
+    }
+
+    fn excuse_in(&mut self, slots: Vec<u16>, valkey: &Valkey, doomed: &BTreeSet<NodeId>) {
         for slot in slots {
             let best = best_copy(valkey, slot, doomed, true);
             let known = self.acknowledged.get_mut(&slot).expect("just listed");
@@ -128,6 +147,13 @@ impl Clients {
     }
 }
 
+/// On the other side of a cut somebody leads the slot by a newer claim.
+fn has_newer_rival(valkey: &Valkey, owner: &NodeId, slot: u16) -> bool {
+    let (node, away) = (&valkey.nodes[owner], |n: &Node| valkey.cut.contains(&n.worker));
+    let mut rivals = valkey.nodes.values().filter(|n| n.cluster == 0 && n.leads() && n.slots.contains(slot));
+    rivals.any(|n| n.epoch > node.epoch && away(n) != away(node))
+}
+
 /// A key that has left on the way key by key is asked for at the other end (`ASK`), even when nobody is there any more: nobody
 /// takes the write then.
 fn asked_to(valkey: &Valkey, owner: &NodeId, slot: u16) -> Option<NodeId> {
@@ -145,11 +171,16 @@ fn takes(node: &Node, slot: u16) -> bool {
     node.slots.contains(slot) || node.open.get(&slot).is_some_and(|(outgoing, _)| !outgoing)
 }
 
-/// With `lasting` without the replicas that are about to hear that their primary has given the keys away.
+/// With `lasting` without the replicas that are about to hear that their primary has given the keys away, and without those behind a
+/// cut whose primary is not the one that leads the slot by the newest claim: they are nobody's heir.
 fn best_copy(valkey: &Valkey, slot: u16, except: &BTreeSet<NodeId>, lasting: bool) -> u64 {
+    let leading = valkey.nodes.values().filter(|n| n.cluster == 0 && n.leads() && n.slots.contains(slot));
+    let newest = leading.max_by_key(|n| n.epoch).map(|n| &n.id);
     let lasts = |n: &Node| {
         let primary = n.of.as_ref().and_then(|of| valkey.nodes.get(of));
         primary.is_none_or(|p| p.data.contains_key(&slot))
+            && (!valkey.cut.contains(&n.worker)
+                || newest.is_none_or(|id| n.id == *id || n.of.as_ref() == Some(id)))
     };
     let holders = valkey.nodes.values().filter(|n| n.cluster == 0 && !except.contains(&n.id));
     let holders = holders.filter(|n| !lasting || lasts(n));

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use valkey_cluster_operator::model::{NodeId, Slots, Version};
 
 use super::ticks;
-use super::valkey::Valkey;
+use super::valkey::{Node, Valkey};
 
 impl Valkey {
     /// What candidates do in one tick.
@@ -87,6 +87,8 @@ impl Valkey {
         }
         if let Some(old) = &old {
             self.point_to_heir(old, id);
+            let behind_a_cut = |o: &&Node| self.cut.contains(&o.worker) && !o.open.is_empty();
+            self.left_behind.extend(self.nodes.get(old).filter(behind_a_cut).map(|o| o.id.clone()));
         }
         let node = self.get_mut(id);
         // The new primary tells everybody at once.

@@ -9,7 +9,7 @@ use valkey_cluster_operator::execute::recovery::{self, Claim};
 use valkey_cluster_operator::model::snapshot::{NODENAME, RELEASED};
 use valkey_cluster_operator::model::step::{Promotion, Removable};
 use valkey_cluster_operator::model::{
-    Desired, NodeId, Outcome, PodName, PodUid, Shape, Shard, Slots, SpreadMode, Step, Target,
+    Desired, NodeId, Outcome, PodName, PodUid, Shape, Shard, Slots, Snapshot, SpreadMode, Step, Target,
 };
 
 use super::kubernetes::NewPod;
@@ -24,8 +24,8 @@ enum No {
 }
 
 impl World {
-    /// Does a step that was planned for `desired`.
-    pub(crate) fn execute(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Outcome {
+    /// Does a step that was planned from these facts.
+    pub(crate) fn execute(&mut self, step: &Step, facts: &Snapshot, applied: &mut Applied) -> Outcome {
         if self.mischief.refuse > 0 {
             self.mischief.refuse -= 1;
             self.tally.one(tally::REFUSED);
@@ -34,7 +34,7 @@ impl World {
         if self.away.is_some() && step.is_of_kubernetes() {
             return Outcome::Failed("the API server does not answer".to_owned());
         }
-        let outcome = match self.effect(step, desired, applied) {
+        let outcome = match self.effect(step, facts, applied) {
             Ok(()) => Outcome::Done,
             Err(No::Stale(why)) => Outcome::Stale(why),
             Err(No::Failed(why)) => Outcome::Failed(why),
@@ -52,15 +52,18 @@ impl World {
         self.mutant.guarded(guard, said, anyhow).map_err(No::Stale)
     }
 
-    fn effect(&mut self, step: &Step, desired: &Desired, applied: &mut Applied) -> Result<(), No> {
-        let stale = No::Stale;
+    fn effect(&mut self, step: &Step, facts: &Snapshot, applied: &mut Applied) -> Result<(), No> {
+        let (stale, desired) = (No::Stale, &facts.desired);
         match step {
             Step::Latch => self.resource.formed = true,
             Step::Apply(object) => {
                 self.kube.drifted.remove(object);
             }
             Step::Nudge { name, of, .. } => self.nudge(name, of),
-            Step::Certify(given) => self.certify(given),
+            Step::Certify(given) => {
+                self.all_seen(facts)?;
+                self.certify(given);
+            }
             Step::CreatePod { .. } => self.create(step, desired)?,
             Step::DeletePod { name, uid, shard, only_if } => {
                 self.may_delete(name, uid, *only_if).map_err(stale)?;
@@ -115,6 +118,7 @@ impl World {
                     self.valkey.carry(&on.node, &to.node, &left, now, rng).map_err(No::Failed)?;
                 }
             }
+            Step::Inherit { on, from, at, slots } => self.inherit(on, from, *at, slots)?,
             Step::Close { on, slots } => {
                 let primary = self.identity(on).map_err(stale)?;
                 self.unless("close", guard::close(&primary, slots), || ())?;
@@ -152,7 +156,10 @@ impl World {
                 self.valkey.get_mut(&on.node).primary_password = password;
             }
             Step::Renew => self.vault.renew(),
-            Step::Settle => self.vault.settle(),
+            Step::Settle => {
+                self.all_seen(facts)?;
+                self.vault.settle();
+            }
             Step::AssignSlots { on, slots } => self.assign(on, slots)?,
             Step::SetEpoch { on, epoch } => {
                 let facts = self.identity(on).map_err(stale)?;
@@ -170,7 +177,11 @@ impl World {
                 }
             }
             Step::Retire { on } => self.retire(on, true)?,
-            Step::Keep { on } => self.retire(on, false)?,
+            Step::Keep { on } => {
+                self.retire(on, false)?;
+                // The spec has changed back: where its successor is was chosen for another end.
+                self.watch.upset_at = self.now;
+            }
             Step::HandOver { on, from } => self.hand_over(on, from)?,
             Step::Release { on, only_if } => self.release(on, *only_if, desired)?,
             Step::Promote { .. } => self.promote(step)?,
@@ -274,6 +285,21 @@ impl World {
         Ok(())
     }
 
+    fn inherit(&mut self, on: &Target, from: &NodeId, at: Option<IpAddr>, slots: &Slots) -> Result<(), No> {
+        let facts = self.identity(on).map_err(No::Stale)?;
+        let missing = self.unless("inherit", guard::inherit(&facts, from, slots), || slots.clone())?;
+        let alive = at.and_then(|ip| self.heard(ip)).is_some_and(|n| n.id == *from);
+        let said = if alive { Err(format!("node {from} is alive")) } else { Ok(()) };
+        self.unless("abandon: it answers", said, || ())?;
+        self.valkey.inherit(&on.node, from, &missing, self.now, &mut self.rng);
+        Ok(())
+    }
+
+    fn all_seen(&self, facts: &Snapshot) -> Result<(), No> {
+        let live = self.kube.pods.iter().map(|(name, o)| (name, &o.pod.uid));
+        self.unless("all_seen", guard::all_seen(&facts.pods, live), || ())
+    }
+
     fn create(&mut self, step: &Step, desired: &Desired) -> Result<(), No> {
         let Step::CreatePod { name, shard, index, worker, demands, failures } = step else { return Ok(()) };
         if self.kube.pods.contains_key(name) {
@@ -319,7 +345,9 @@ impl World {
 
     /// Others own what it claims, with newer epochs.
     fn superseded(&self, node: &super::valkey::Node) -> bool {
-        let newer = self.valkey.nodes.values().filter(|n| n.leads() && n.epoch > node.epoch);
+        // Who holds nothing loses nothing, whoever is the newer.
+        let newer = |n: &&super::valkey::Node| n.epoch > node.epoch || node.data.is_empty();
+        let newer = self.valkey.nodes.values().filter(|n| n.leads() && n.id != node.id).filter(newer);
         newer.fold(node.slots.clone(), |left, n| left.minus(&n.slots)).is_empty()
     }
 
@@ -363,7 +391,7 @@ impl World {
         self.watch.operator_deletes(uid.clone());
         let Some(node) = self.process(name) else { return };
         // One that was cut off may believe anything: what counts is whom the others believe.
-        let unheard = matches!(only_if, Removable::Unreachable | Removable::Silent);
+        let unheard = matches!(only_if, Removable::Unreachable | Removable::Silent | Removable::Alone);
         let believed = !unheard || !self.superseded(node);
         if !node.slots.is_empty() && believed {
             let why = format!("{name} owns slots {} and is deleted ({only_if:?})", node.slots);
@@ -372,7 +400,10 @@ impl World {
         }
         let (before, after) = (self.in_sync(shard, None).len(), self.in_sync(shard, Some(name)).len());
         let floor = before.min(usize::from(desired.replicas));
-        if after < floor && desired.wants(shard) {
+        // By old facts it is told to go, and serves on until others are in sync: the next pass looks again.
+        let held = self.watch.turns.acting.is_some_and(|a| !a.sees_now)
+            && matches!(only_if, Removable::Retired { .. });
+        if after < floor && desired.wants(shard) && !held {
             let why = format!(
                 "deleting {name} leaves shard {shard} with {after} replicas in sync instead of {floor}"
             );

@@ -57,7 +57,9 @@ impl World {
                 self.valkey.hidden.insert(worker(*w));
             }
             Action::Show(w) => {
-                self.valkey.hidden.remove(&worker(*w));
+                if self.valkey.hidden.remove(&worker(*w)) {
+                    self.valkey.healed_at = self.now;
+                }
                 self.wake();
             }
             Action::Api(back) => self.api(*back),
@@ -120,6 +122,10 @@ impl World {
             Action::Image(name) => desired.template.image != *name,
             _ => false,
         };
+        // Where copies are was chosen for other members.
+        if matches!(action, Action::Image(name) if desired.template.image != *name) {
+            self.watch.upset_at = self.now;
+        }
         match action {
             Action::Shards(n) => desired.shards = *n,
             Action::Replicas(n) => desired.replicas = *n,
@@ -232,6 +238,10 @@ impl World {
 
     fn open(&mut self, w: u16, open: bool) {
         if let Some(object) = self.kube.workers.get_mut(&worker(w)) {
+            // Where successors are was chosen for other workers.
+            if object.worker.open != open {
+                self.watch.upset_at = self.now;
+            }
             object.worker.open = open;
             object.worker.leaving = !open;
         }

@@ -126,6 +126,7 @@ impl World {
                 Err("its server has started".to_owned())
             }
             Removable::Unused => self.mutant.guarded("unused", guard::unused(facts), || ()),
+            Removable::Alone => self.mutant.guarded("alone", guard::alone(facts), || ()),
             Removable::Empty => self.mutant.guarded("empty", guard::empty(facts), || ()),
             Removable::Stranded => self.mutant.guarded("stranded", guard::stranded(facts), || ()),
             Removable::Retired { others } | Removable::Replaced { others } => {
@@ -160,9 +161,9 @@ impl World {
             .filter_map(|(_, o)| self.valkey.nodes.get(o.process.as_ref()?))
             .collect();
         let owner = self.kube.pods.values().filter(|o| o.pod.shard == shard);
-        let mut owner =
-            owner.filter_map(|o| self.valkey.nodes.get(o.process.as_ref()?)).filter(|n| n.leads());
-        let Some(owner) = owner.next() else { return Vec::new() };
+        let owners = owner.filter_map(|o| self.valkey.nodes.get(o.process.as_ref()?)).filter(|n| n.leads());
+        // One behind a cut, whose heir was elected, claims the slots still: the newest claim is the one that counts.
+        let Some(owner) = owners.max_by_key(|n| n.epoch) else { return Vec::new() };
         let copies = members.iter().filter(|n| n.repl.up && n.repl.partner.as_ref() == Some(&owner.id));
         copies.map(|n| n.id.clone()).collect()
     }

@@ -115,8 +115,8 @@ impl World {
         // One that waits empty for its first slots has no vote and nothing to lose; nor has a replica that cannot be reached, or
         // could not a moment ago.
         let newcomer = |n: &Node| n.of.is_none() && n.slots.is_empty() && n.data.is_empty();
-        let out_of_reach =
-            |n: &Node| self.valkey.cut.contains(&n.worker) || self.now - self.valkey.healed_at < SETTLING;
+        let away = |w: &WorkerName| self.valkey.cut.contains(w) || self.valkey.hidden.contains(w);
+        let out_of_reach = |n: &Node| away(&n.worker) || self.now - self.valkey.healed_at < SETTLING;
         let harmless = |n: &Node| self.resource.whole && (newcomer(n) || out_of_reach(n));
         let hasty = |n: &&Node| low.contains(&n.timeout_ms()) && !n.view.is_empty();
         let found = self.ours().find(|n| hasty(n) && !harmless(n));
@@ -126,6 +126,8 @@ impl World {
             return None;
         };
         let since = *self.watch.hasty_since.get_or_insert(self.now);
+        // Old facts can do that to one with slots, too.
+        let passes = passes || self.now - self.watch.upset_at <= SETTLING;
         if passes && self.now - since <= SETTLING {
             return None;
         }
@@ -185,12 +187,14 @@ impl World {
         // The scheduler has the last word.
         let elsewhere = after.iter().any(|o| o.wanted.is_some() && o.wanted != o.pod.worker);
         let zones = self.resource.desired.template.scheduling.zone.shard == SpreadMode::Required;
+        // Nothing is at its end while more are to go.
         if after.len() < 2
+            || after.len() > self.resource.desired.copies()
             || left.len() > 1
             || before.len() < 2
             || zones
             || elsewhere
-            || self.watch.upset_at >= last
+            || self.watch.upset_at.max(self.valkey.healed_at) >= last
         {
             return None;
         }
@@ -273,12 +277,18 @@ impl World {
         told.map(|s| format!("the status says {}: {}", s.reason, s.message))
     }
 
+    /// Slots that nobody leads.
+    pub(crate) fn not_owned(&self) -> Slots {
+        let owned = self.ours().filter(|n| n.leads()).fold(Slots::none(), |all, n| all.or(&n.slots));
+        Slots::all().minus(&owned)
+    }
+
     /// Slots that nobody leads, or a wanted shard that is short of a copy in sync.
     pub(crate) fn not_serving(&self) -> Option<String> {
         let desired = &self.resource.desired;
-        let owned = self.ours().filter(|n| n.leads()).fold(Slots::none(), |all, n| all.or(&n.slots));
-        if !owned.is_all() {
-            return Some(format!("slots {} have no owner", Slots::all().minus(&owned)));
+        let missing = self.not_owned();
+        if !missing.is_empty() {
+            return Some(format!("slots {missing} have no owner"));
         }
         let short = |s: &Shard| self.in_sync(*s, None).len() < usize::from(desired.replicas);
         (0..desired.shards).map(Shard).find(short).map(|s| format!("shard {s} is short of a copy"))

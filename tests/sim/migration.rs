@@ -203,6 +203,20 @@ impl Valkey {
         self.get_mut(id).set_open(slot, state);
     }
 
+    /// `CLUSTER SETSLOT … NODE` of slots that come, at their target: it and its copies own them, by a new epoch.
+    pub(crate) fn inherit(&mut self, on: &NodeId, from: &NodeId, slots: &Slots, now: i64, rng: &mut StdRng) {
+        for slot in slots.iter() {
+            self.set_slot(on, slot, None);
+        }
+        let node = self.get_mut(on);
+        node.slots = node.slots.or(slots);
+        if let Some(entry) = node.view.get_mut(from) {
+            entry.slots = entry.slots.minus(slots);
+        }
+        self.bump_epoch(on);
+        self.announce(on, now, rng);
+    }
+
     fn pass_on(&mut self, id: &NodeId, slot: u16, state: Option<&(bool, NodeId)>) {
         for copy in self.nodes.values_mut().filter(|n| n.of.as_ref() == Some(id) && n.repl.up) {
             copy.set_open(slot, state);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use valkey_cluster_operator::build;
 use valkey_cluster_operator::model::{
     Answer, Link, Looks, Memory, NodeId, NodeReport, Numbers, Past, Peer, Peers, Phase, Pod, PodName, PodUid,
     Role, Sampling, Seen, Shards, Silence, Snapshot,
@@ -37,11 +36,7 @@ impl World {
         let (desired, certificates) = self.secured(&pods);
         Snapshot {
             now: self.moment(),
-            revision: if desired == self.resource.desired {
-                self.revision()
-            } else {
-                build::revision(&desired)
-            },
+            revision: Self::revision(&desired),
             desired,
             formed: self.resource.formed,
             whole: self.resource.whole,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 use valkey_cluster_operator::execute::lanes::nothing_rests_on;
 use valkey_cluster_operator::model::{
-    Attempts, Desired, Lane, Looks, NodeReport, Outcome, Past, Plan, Proposal, Seen, Shards, Snapshot,
+    Attempts, Lane, Looks, NodeReport, Outcome, Past, Plan, Proposal, Seen, Shards, Snapshot,
 };
 
 use super::observe::Applied;
@@ -67,7 +67,7 @@ impl World {
         self.same_facts_same_plan(&snapshot, &operator.attempts, &plan);
         self.restrict(&mut plan, &operator, &snapshot);
         let sees_now = fresh && self.mischief.slow == 0;
-        let (outcomes, crashed) = self.run((number, sees_now), &plan, &snapshot.desired, &mut operator);
+        let (outcomes, crashed) = self.run((number, sees_now), &plan, &snapshot, &mut operator);
         self.watch.turns.acting = None;
         if crashed {
             self.watch.turns.forget(number);
@@ -169,7 +169,7 @@ impl World {
         &mut self,
         (number, sees_now): (usize, bool),
         plan: &Plan,
-        desired: &Desired,
+        facts: &Snapshot,
         operator: &mut Operator,
     ) -> (Vec<(Proposal, Outcome)>, bool) {
         let mut lanes: BTreeMap<Lane, VecDeque<Proposal>> = BTreeMap::new();
@@ -203,7 +203,7 @@ impl World {
                 self.tick();
             }
             self.watch.turns.acting = Some(Acting { operator: number, sees_now, why: proposal.why });
-            let outcome = self.execute(&proposal.step, desired, &mut operator.applied);
+            let outcome = self.execute(&proposal.step, facts, &mut operator.applied);
             operator.past_looks.tried(&proposal.step, &outcome, self.moment());
             match &outcome {
                 Outcome::Done => {

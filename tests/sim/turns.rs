@@ -56,18 +56,15 @@ impl World {
         if !matches!(why, Why::Upgrade | Why::Evacuate | Why::Placement) || self.impaired(shard) {
             return;
         }
-        if self.keys_are_dropped() {
-            return;
-        }
         let served = self.resource.served.iter().copied().filter(|s| self.resource.desired.wants(*s));
-        let spends = |s: &Shard| {
-            self.impaired(*s)
-                && !self.is_claimed_twice(*s)
-                && !(why == Why::Evacuate && self.waits_for_room(*s))
+        let excused = |s: Shard| {
+            let waits = why == Why::Evacuate && self.waits_for_room(s);
+            waits || self.is_claimed_twice(s) || self.has_given_all(s)
         };
+        let spends = |s: &Shard| self.impaired(*s) && !excused(*s);
         let others: BTreeSet<Shard> = served.filter(spends).collect();
         let most = usize::from(self.resource.desired.max_disrupted_shards);
-        if others.len() >= most {
+        if others.len() >= most && !self.keys_are_dropped() {
             let why = format!("shard {shard} is disrupted ({why:?}) beside {others:?}, and {most} may be");
             self.watch.broken(self.now, why);
         }
@@ -83,6 +80,14 @@ impl World {
         let synced = self.in_sync(shard, None);
         let synced = synced.iter().filter(|id| !self.valkey.nodes[*id].retiring()).count();
         !led || synced < usize::from(desired.replicas) || remaining != desired.copies()
+    }
+
+    /// Others own its slots: the status tells it from the next pass on.
+    fn has_given_all(&self, shard: Shard) -> bool {
+        let pods = self.kube.pods.values();
+        let leading =
+            pods.filter(|o| self.process(&o.pod.name).is_some_and(Node::leads)).map(|o| o.pod.shard);
+        self.not_owned().is_empty() && !leading.into_iter().any(|s| s == shard)
     }
 
     /// Two members own slots, and which of them leads is a question of the moment.
@@ -109,9 +114,10 @@ impl World {
 
     /// Nothing is left that one shard after another would protect.
     fn keys_are_dropped(&self) -> bool {
-        let desired = &self.resource.desired;
-        let wanted = Shape { shards: desired.shards, revision: self.revision() };
-        desired.purge && self.resource.shape == Some(wanted)
+        let pods = self.kube.pods.iter().map(|(name, o)| (name.clone(), o.pod.clone())).collect();
+        let (asked, _) = self.secured(&pods);
+        let wanted = Shape { shards: asked.shards, revision: Self::revision(&asked) };
+        asked.purge && self.resource.shape == Some(wanted)
     }
 
     /// A planned hand-over begins, and is granted or not: two elections at one moment deny each other votes. What another
@@ -130,7 +136,8 @@ impl World {
         }
     }
 
-    /// A copy is asked to leave: no other copy of its shard, of the same primary, is on its way out already.
+    /// A copy is asked to leave: no other copy of its shard, of the same primary, is seen on its way out already. Whether a silent
+    /// one is nobody can know; it is not one of those that have to stay in sync, either.
     pub(crate) fn retires(&mut self, id: &NodeId) {
         let Some(Acting { sees_now: true, .. }) = self.watch.turns.acting else { return };
         let Some(shard) =
@@ -139,7 +146,13 @@ impl World {
             return;
         };
         let of = &self.valkey.nodes[id].of;
-        let leaves = |n: &&Node| n.id != *id && n.retiring() && n.of == *of && n.slots.is_empty();
+        let leaves = |n: &&Node| {
+            n.id != *id
+                && n.retiring()
+                && n.of == *of
+                && n.slots.is_empty()
+                && self.heard(n.ip).is_some_and(|heard| heard.id == n.id)
+        };
         if let Some(other) = self.staying(shard).into_iter().flatten().find(leaves) {
             let why = format!("{id} of shard {shard} is retired while {} is on its way out", other.id);
             self.watch.broken(self.now, why);

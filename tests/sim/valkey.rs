@@ -151,6 +151,8 @@ pub(crate) struct Valkey {
     pub hidden: BTreeSet<WorkerName>,
     /// When the last worker was connected again.
     pub healed_at: i64,
+    /// Primaries behind a cut with slots half way, whose heirs were elected a moment ago.
+    pub left_behind: Vec<NodeId>,
     /// Jobs, the newest first.
     pub transfers: Vec<super::migration::Transfer>,
     /// Addresses on workers without power: nobody there even refuses.

@@ -170,14 +170,14 @@ impl World {
     }
 
     /// Hashed anew only when the spec is another one: every look asks.
-    pub(crate) fn revision(&self) -> Revision {
+    pub(crate) fn revision(asked: &Desired) -> Revision {
         thread_local!(static LAST: RefCell<(Desired, Revision)> = {
             let spec = Desired::default();
             RefCell::new((spec.clone(), build::revision(&spec)))
         });
         LAST.with_borrow_mut(|(spec, revision)| {
-            if *spec != self.resource.desired {
-                spec.clone_from(&self.resource.desired);
+            if spec != asked {
+                spec.clone_from(asked);
                 *revision = build::revision(spec);
             }
             revision.clone()
@@ -226,8 +226,13 @@ impl World {
         self.valkey.replication(self.now, &mut self.rng);
         self.valkey.bus(self.now, &mut self.rng);
         self.valkey.elections(self.now, &mut self.rng);
-        self.clients.writing |= self.kube.pods.values().any(|o| o.pod.gate == Some(true));
-        self.clients.write(&mut self.valkey, &mut self.rng);
+        for old in std::mem::take(&mut self.valkey.left_behind) {
+            self.clients.excuse_half_way(&self.valkey, &old);
+        }
+        let open = self.kube.pods.values().filter(|o| o.pod.gate == Some(true));
+        let open: BTreeSet<&NodeId> = open.filter_map(|o| o.process.as_ref()).collect();
+        self.clients.writing |= !open.is_empty();
+        self.clients.write(&mut self.valkey, &open, &mut self.rng);
         // A write is acknowledged after the link has taken it: what is lost in a crash is lost for want of copies.
         self.valkey.replication(self.now, &mut self.rng);
         self.check();
@@ -424,6 +429,7 @@ impl World {
         if !self.valkey.cut.remove(worker) {
             return;
         }
+        self.valkey.healed_at = self.now;
         let known: BTreeSet<NodeId> = self.kube.pods.values().filter_map(|o| o.process.clone()).collect();
         let zombies = self.valkey.nodes.values_mut().filter(|n| n.worker == *worker && n.cluster == 0);
         for zombie in zombies.filter(|n| !known.contains(&n.id) && n.dies_at.is_none()) {

@@ -1,7 +1,9 @@
 //! Moving slots by a job of the server, where both ends know jobs (9.0 and newer); what is older is carried key by key (`carry`).
 
+use std::net::IpAddr;
+
 use super::{Done, Target, ValkeyExecutor, guard, refused, stale};
-use crate::model::{Slots, settings::JOBS_SINCE};
+use crate::model::{NodeId, Slots, settings::JOBS_SINCE};
 use crate::valkey::commands::{self, SlotState};
 use crate::valkey::error::WireError;
 
@@ -24,6 +26,24 @@ impl ValkeyExecutor {
             Err(WireError::Server(text)) if text.contains("already migrating") => Err(stale(on, &text)),
             other => other.map_err(|e| refused(on, &e)),
         }
+    }
+
+    /// Ends a move whose source is dead: the target passes it on to its copies, and its claim is the newest.
+    pub(super) async fn inherit(
+        &self,
+        on: &Target,
+        from: &NodeId,
+        at: Option<IpAddr>,
+        slots: &Slots,
+    ) -> Done {
+        let (node, facts) = self.facts(on).await?;
+        let missing = guard::inherit(&facts, from, slots).map_err(|why| stale(on, &why))?;
+        if let Some(ip) = at {
+            self.is_gone(from, ip).await?;
+        }
+        let missing: Vec<u16> = missing.iter().collect();
+        let owner = SlotState::Node(&on.node);
+        commands::set_slots(node.as_ref(), &missing, owner).await.map_err(|e| refused(on, &e))
     }
 
     /// Closes slots that only copies have half way: the primary passes the command on to them.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::execute::valkey::tests::{World, form};
 use crate::model::{JobState, NodeReport, Outcome, Slots, Step, settings::JOBS_SINCE};
 use crate::valkey::testing::real_programs;
-use crate::valkey::{Access, Connector, FredConnector, Limits};
+use crate::valkey::{Access, Connector, FredConnector, Limits, Node};
 
 /// Keys that are written before anything moves, most of them into one slot.
 const KEYS: usize = 3000;
@@ -41,7 +41,47 @@ async fn slots_move_on_real_servers() {
         w.done(step(&w, &slots, jobs)).await;
         refusals(&w, jobs).await;
         left_over(&w).await;
+        inherited(&mut w).await;
     }
+}
+
+/// A slot comes key by key, and both that had it are killed: what has come is there afterwards, and on the replica, too.
+async fn inherited(w: &mut World) {
+    let access = Access { username: None, password: None, ..Access::default() };
+    let there = FredConnector.connect(w.servers[1].addr(), &access).await.unwrap();
+    let owned = w.until("all answer", |n| n.len() == 4).await[0].slots().clone();
+    let (slot, key) = key_in(there.as_ref(), &owned).await;
+    let open = ["CLUSTER", "SETSLOT", &slot.to_string(), "IMPORTING", w.ids[0].as_str()];
+    there.call(&open).await.unwrap().ok().unwrap();
+    let came = there.call_many(&[vec!["ASKING"], vec!["SET", &key, "came"]]).await;
+    assert!(came.iter().all(Result::is_ok), "{came:?}");
+    let keys = w.until("the replica has it", |n| n[1].keys == n[3].keys).await[1].keys;
+    let slots: Slots = slot.to_string().parse().unwrap();
+    let (from, at) = (w.ids[0].clone(), Some(w.servers[0].ip));
+    let step = Step::Inherit { on: w.on(1), from, at, slots: slots.clone() };
+    match w.executor.run(&step).await {
+        Outcome::Failed(why) | Outcome::Stale(why) => assert!(why.contains("answers"), "{why}"),
+        Outcome::Done => panic!("the source is alive"),
+    }
+    w.servers[0].kill().await;
+    w.servers[2].kill().await;
+    w.done(step).await;
+    let nodes = w
+        .until("it has the slot", |n| n.len() == 2 && slots.is_subset(n[0].slots()) && n[0].keys == n[1].keys)
+        .await;
+    assert!(nodes.iter().all(|n| n.open_slots.is_empty() && n.keys == keys), "{nodes:#?}");
+}
+
+/// A slot of these, and a key in it.
+async fn key_in(node: &dyn Node, slots: &Slots) -> (u16, String) {
+    for key in (0..1000).map(|n| format!("k{n}")) {
+        let slot = node.call(&["CLUSTER", "KEYSLOT", &key]).await.unwrap().int().unwrap();
+        let slot = u16::try_from(slot).unwrap();
+        if slots.contains(slot) {
+            return (slot, key);
+        }
+    }
+    panic!("no key of a thousand is in {slots}");
 }
 
 /// A replica has a slot half way, and its primary does not: it was to wait for the replica, and its client went meanwhile.
