@@ -209,8 +209,8 @@ pub fn inherit(facts: &Facts, from: &NodeId, slots: &Slots) -> Result<Slots, Str
         return Err(format!("it has become a replica of {other}"));
     }
     let comes = |slot: u16| {
-        let here = |o: &&OpenSlot| o.slot == slot && o.direction == Direction::Importing && o.other == *from;
-        facts.own.open.iter().find(here).is_some()
+        let here = |o: &OpenSlot| o.slot == slot && o.direction == Direction::Importing && o.other == *from;
+        facts.own.open.iter().any(here)
     };
     let missing = slots.minus(&facts.own.slots);
     let other = missing.iter().find(|slot| !comes(*slot));

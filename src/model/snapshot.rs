@@ -364,7 +364,12 @@ impl NodeReport {
 
     /// Slots are on their way to or from it.
     pub fn is_moving_slots(&self) -> bool {
-        !self.open_slots.is_empty() || self.jobs.iter().any(|j| j.state == JobState::Running)
+        !self.open_slots.is_empty() || self.runs_jobs()
+    }
+
+    /// A job that moves slots to or from it has not ended.
+    pub fn runs_jobs(&self) -> bool {
+        self.jobs.iter().any(|j| j.state == JobState::Running)
     }
 
     /// It was asked to leave: it takes no part in elections as a candidate.

@@ -68,12 +68,17 @@ fn inherit(m: &Member<'_>, n: &NodeReport, gone: &Absent<'_, '_>) -> Option<Prop
     Some(Proposal::new(step, Why::Repair, note))
 }
 
+/// Slots that nobody owns and nobody lists.
+pub(super) fn nobodys(v: &View<'_>) -> Slots {
+    Slots::all().minus(v.owned()).minus(&v.lists().all_slots())
+}
+
 /// Slots that nobody owns and nobody lists go to the shards without an owner.
 fn restore(v: &View<'_>, absent: &[Absent<'_, '_>], plan: &mut Plan) {
     if v.owned().is_all() {
         return;
     }
-    let nobodys = Slots::all().minus(v.owned()).minus(&v.lists().all_slots());
+    let nobodys = nobodys(v);
     // While slots change hands, nodes that are asked one after another may not add up.
     let moving = v.answering().any(|(_, n)| n.is_moving_slots());
     if nobodys.is_empty() || moving || absent.iter().any(|gone| gone.shard().is_none()) {

@@ -4,10 +4,9 @@
 //! without keys whose primary is gone before its shard got slots: it can neither be elected nor be told to lead.
 
 use super::fill::is_served;
+use super::lost::nobodys;
 use super::newcomers;
-use crate::model::{
-    JobState, Member, NodeId, NodeReport, Plan, Proposal, Role, Slots, Step, View, Why, step::Removable,
-};
+use crate::model::{Member, NodeId, NodeReport, Plan, Proposal, Role, Step, View, Why, step::Removable};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
     let mut plan = Plan::default();
@@ -32,7 +31,7 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
 fn is_orphaned(v: &View<'_>, m: &Member<'_>) -> bool {
     let (Some(node), shard) = (m.node(), m.pod.shard) else { return false };
     let first = || v.owned().is_all() && !is_served(v, shard);
-    let anew = || !Slots::all().minus(v.owned()).minus(&v.lists().all_slots()).is_empty();
+    let anew = || !nobodys(v).is_empty();
     let waits = || v.s.whole && v.s.desired.wants(shard) && v.primary(shard).is_none() && (first() || anew());
     let idle = node.keys == 0 && !node.loading && !node.is_isolated() && !moves(v, m);
     idle && follows_nobody(v, &node.role) && waits() && newcomers::head(v, shard).is_none()
@@ -66,9 +65,8 @@ pub(super) fn is_stranded(v: &View<'_>, m: &Member<'_>) -> bool {
         }
     };
     // What comes to it goes to the owner of its shard by now.
-    let gives =
-        !node.open_slots.outgoing.is_empty() || node.jobs.iter().any(|j| j.state == JobState::Running);
-    let moves = if m.link().is_none() { gives } else { moves(v, m) };
-    let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !moves;
+    let gives = !node.open_slots.outgoing.is_empty() || node.runs_jobs();
+    let busy = if m.link().is_none() { gives } else { moves(v, m) };
+    let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !busy;
     v.s.whole && alone && idle && v.owned().is_all()
 }

@@ -99,7 +99,6 @@ impl World {
         if let Some(machine) = self.machines.workers.get_mut(&worker(w)) {
             machine.hidden = hidden;
         }
-        lock(&self.mischief).hidden = self.machines.hidden();
     }
 
     /// All that somebody who lives lists, and that do not run.

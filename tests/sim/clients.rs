@@ -149,6 +149,9 @@ impl Clients {
 
 /// On the other side of a cut somebody leads the slot by a newer claim.
 fn has_newer_rival(valkey: &Valkey, owner: &NodeId, slot: u16) -> bool {
+    if valkey.cut.is_empty() {
+        return false;
+    }
     let (node, away) = (&valkey.nodes[owner], |n: &Node| valkey.cut.contains(&n.worker));
     let mut rivals = valkey.nodes.values().filter(|n| n.cluster == 0 && n.leads() && n.slots.contains(slot));
     rivals.any(|n| n.epoch > node.epoch && away(n) != away(node))
@@ -175,7 +178,7 @@ fn takes(node: &Node, slot: u16) -> bool {
 /// cut whose primary is not the one that leads the slot by the newest claim: they are nobody's heir.
 fn best_copy(valkey: &Valkey, slot: u16, except: &BTreeSet<NodeId>, lasting: bool) -> u64 {
     let leading = valkey.nodes.values().filter(|n| n.cluster == 0 && n.leads() && n.slots.contains(slot));
-    let newest = leading.max_by_key(|n| n.epoch).map(|n| &n.id);
+    let newest = if lasting { leading.max_by_key(|n| n.epoch).map(|n| &n.id) } else { None };
     let lasts = |n: &Node| {
         let primary = n.of.as_ref().and_then(|of| valkey.nodes.get(of));
         primary.is_none_or(|p| p.data.contains_key(&slot))
