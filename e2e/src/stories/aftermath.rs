@@ -39,6 +39,18 @@ impl Aftermath {
         ensure!(self.report.lost() == 0, "acknowledged writes are lost: {}", self.report.summary());
         Ok(())
     }
+
+    /// A primary whose network is gone between the two sends of one turn of its event loop, the answer and then the
+    /// replica's copy, has acknowledged what no replica knows. A lane has one write under way at a time, and the next turn
+    /// comes no further than the first: it is one write of a lane at most.
+    ///
+    /// # Errors
+    /// If a lane lost more.
+    pub(super) fn nothing_lost_but_last_writes(&self) -> Result<()> {
+        let more = self.report.lanes.iter().any(|lane| lane.lost > 1);
+        ensure!(!more, "more than the last acknowledged write of a lane is lost: {}", self.report.summary());
+        Ok(())
+    }
 }
 
 /// Deals a blow under a write load, waits until a cluster of this size is whole and Ready again, and tells the figures.

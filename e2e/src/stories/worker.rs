@@ -107,6 +107,7 @@ async fn lose(
         Ok(())
     })
     .await?;
+    after.nothing_lost_but_last_writes()?;
     let before = staying(&cluster).await?;
     mend.context("it was never broken")?.now()?;
     ready(stage, &worker).await?;
@@ -141,7 +142,7 @@ async fn apart(stage: &Stage, sandbox: &Sandbox, what: &str, how_long: Duration,
     // With a majority away the primary that is left acknowledges for a moment more, and Valkey may elect its replica when
     // the others meet again: how much that took with it was told above.
     if many == 1 {
-        after.nothing_lost()?;
+        after.nothing_lost_but_last_writes()?;
     }
     stage.clean().await
 }
