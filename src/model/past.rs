@@ -56,8 +56,10 @@ pub struct Past {
 /// A change of roles that was asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// When.
+    /// When; the last time, if it was asked for again.
     pub at: Moment,
+    /// When it was asked for first.
+    pub since: Moment,
     /// Of this shard.
     pub shard: Shard,
     /// Who is to lead it.
@@ -157,8 +159,9 @@ impl Past {
             Step::HandOver { on, .. } => (on, None),
             _ => return,
         };
+        let since = dead.as_ref().and_then(|id| self.forced_since(id)).unwrap_or(now);
         self.changes.retain(|c| c.shard != on.shard || c.dead.is_some() != dead.is_some());
-        self.changes.push(Change { at: now, shard: on.shard, heir: on.node.clone(), dead });
+        self.changes.push(Change { at: now, since, shard: on.shard, heir: on.node.clone(), dead });
     }
 
     /// A failover was forced a moment ago, and nobody can see yet how it ended.
@@ -168,7 +171,16 @@ impl Past {
 
     /// When a failover was last forced for this dead primary.
     pub fn forced_for(&self, dead: &NodeId) -> Option<Moment> {
-        self.changes.iter().find(|c| c.dead.as_ref() == Some(dead)).map(|c| c.at)
+        self.change_for(dead).map(|c| c.at)
+    }
+
+    /// Since when one is forced for this dead primary, again and again.
+    pub fn forced_since(&self, dead: &NodeId) -> Option<Moment> {
+        self.change_for(dead).map(|c| c.since)
+    }
+
+    fn change_for(&self, dead: &NodeId) -> Option<&Change> {
+        self.changes.iter().find(|c| c.dead.as_ref() == Some(dead))
     }
 
     /// Hand-overs that may still be on their way: what the nodes show lags behind, and a second one in the same election would

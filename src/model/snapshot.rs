@@ -364,7 +364,18 @@ impl NodeReport {
 
     /// Slots are on their way to or from it.
     pub fn is_moving_slots(&self) -> bool {
-        !self.open_slots.is_empty() || self.runs_jobs()
+        self.gives_slots() || !self.open_slots.incoming.is_empty()
+    }
+
+    /// Slots are on their way from it. What a primary has half way and does not own any more went another way: its heir finished it
+    /// while it was cut off. What a copy has half way is its primary's.
+    pub fn gives_slots(&self) -> bool {
+        let mut half_way = self.open_slots.outgoing.values();
+        let gives = match &self.role {
+            Role::Primary { slots } => half_way.any(|s| s.overlaps(slots)),
+            Role::Replica { .. } => half_way.next().is_some(),
+        };
+        gives || self.runs_jobs()
     }
 
     /// A job that moves slots to or from it has not ended.

@@ -79,7 +79,7 @@ pub(super) fn owners_at_rest(v: &View<'_>) -> Option<BTreeMap<Shard, Slots>> {
 /// Jobs that run, and slots that are half way, by the shards of their ends.
 fn under_way(v: &View<'_>) -> Vec<(Shard, Shard, Slots)> {
     let mut out = Vec::new();
-    for (m, n) in v.answering() {
+    for (m, n) in v.answering().filter(|(_, n)| n.gives_slots()) {
         let jobs = n.jobs.iter().filter(|j| j.state == JobState::Running && !j.incoming);
         let jobs = jobs.filter_map(|j| Some((j.other.as_ref()?, &j.slots)));
         for (id, slots) in jobs.chain(&n.open_slots.outgoing) {

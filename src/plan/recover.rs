@@ -3,7 +3,8 @@
 //! A failover is forced only where the primary cannot be alive and heard: its address refuses, every replica has lost it
 //! and so has another node; or it is silent and the majority of the slot owners suspects it. The replica must have been
 //! seen in sync with this very primary. Without that hint, or without a second witness, Valkey's own election decides.
-//! Where nobody is left to elect, a replica takes over without votes only when its primary is proven dead.
+//! Where nobody is left to elect, or the others refuse their votes again and again, a replica takes over without votes only
+//! when its primary is proven dead.
 //!
 //! One at a time: candidates that stand together deny each other votes, and one that is under way cannot be seen. They take turns: one
 //! whose election cannot be won does not keep the others from theirs.
@@ -16,7 +17,8 @@ use super::forget::short;
 use super::vouch;
 use crate::model::step::{Promotion, Proof};
 use crate::model::{
-    Blocked, Code, Member, NodeId, NodeReport, Plan, Proposal, Slots, Stage, Step, Target, View, Waiting, Why,
+    Blocked, Code, Member, Moment, NodeId, NodeReport, Plan, Proposal, Slots, Stage, Step, Target, View,
+    Waiting, Why,
 };
 
 /// Nodes, apart from the other replicas, that are asked again before a failover is forced.
@@ -39,16 +41,21 @@ pub(super) fn rule(v: &View<'_>) -> Plan {
     let longest_ago = ready.map(|(_, gone)| gone.id).min_by_key(|id| v.s.past.forced_for(id));
     let turn = longest_ago.filter(|_| !v.s.past.forced(v.s.now)).cloned();
     for (verdict, gone) in told {
+        let blocked = |message| Blocked { code: Code::Unproven, shard: gone.shard(), message };
         match verdict {
-            Verdict::Promote(heir) if turn.as_ref() == Some(gone.id) => {
-                let note = heir.note.clone();
-                plan.steps.push(Proposal::new(step(v, &gone, heir), Why::Repair, note));
+            Verdict::Promote(heir) => {
+                if denied(v, &gone) {
+                    plan.blocked.extend(open(v, &gone, "its replica gets no votes").map(blocked));
+                }
+                if turn.as_ref() == Some(gone.id) {
+                    let note = heir.note.clone();
+                    plan.steps.push(Proposal::new(step(v, &gone, heir), Why::Repair, note));
+                } else {
+                    plan.waiting.push(electing(&gone, "another failover is under way"));
+                }
             }
-            Verdict::Promote(_) => plan.waiting.push(electing(&gone, "another failover is under way")),
             Verdict::Wait(why) => plan.waiting.push(electing(&gone, why)),
-            Verdict::Blocked(message) => {
-                plan.blocked.push(Blocked { code: Code::Unproven, shard: gone.shard(), message });
-            }
+            Verdict::Blocked(message) => plan.blocked.push(blocked(message)),
             Verdict::Nothing => {}
         }
     }
@@ -124,11 +131,13 @@ fn with_heir(
     suspected: bool,
 ) -> Verdict {
     let Some(on) = heir.target() else { return Verdict::Nothing };
-    if votes(v, &on.node, gone.id) < quorum(v) {
-        return match gone.proof(v) {
-            Some(proof) => take_over(gone, on, Promotion::Takeover(proof), offset),
-            None => unproven(v, gone),
-        };
+    let few = votes(v, &on.node, gone.id) < quorum(v);
+    match gone.proof(v) {
+        Some(proof) if few || denied(v, gone) => {
+            return take_over(gone, on, Promotion::Takeover(proof), offset);
+        }
+        None if few => return unproven(v, gone),
+        _ => {}
     }
     let note = |what: &str| format!("its primary {} is gone: {what}", short(gone.id));
     if suspected {
@@ -168,9 +177,7 @@ fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     let able = |m: &&Member<'_>| m.node().is_some_and(|n| votes(v, &n.id, gone.id) >= quorum(v));
     // A former primary whose successor died before they were in sync has the data and is never elected: for Valkey it
     // has never copied anything.
-    let patience = ELECTIONS * i64::from(v.s.desired.node_timeout_ms());
-    let in_vain = v.s.past.headless.is_some_and(|since| v.s.now.since(since) > patience);
-    if gone.heirs.iter().any(able) && !in_vain {
+    if gone.heirs.iter().any(able) && !in_vain(v, v.s.past.headless) {
         return Verdict::Wait("Valkey elects one of its replicas");
     }
     // The link to a worker without power stays open until its own time-out.
@@ -184,6 +191,18 @@ fn without_heir(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
         Some(on) => take_over(gone, on, Promotion::Takeover(proof), 0),
         None => Verdict::Wait("its replicas are not done with their syncs"),
     }
+}
+
+/// Since this moment elections could have helped, and have not.
+fn in_vain(v: &View<'_>, since: Option<Moment>) -> bool {
+    let patience = ELECTIONS * i64::from(v.s.desired.node_timeout_ms());
+    since.is_some_and(|since| v.s.now.since(since) > patience)
+}
+
+/// The others are asked for their votes again and again, and refuse them. Older servers, 8.0.1 and 8.1.1 among them, do so for ever
+/// when the replica has not heard of its dead primary's last configuration epoch (valkey-io/valkey#2169, mended by #2178).
+fn denied(v: &View<'_>, gone: &Absent<'_, '_>) -> bool {
+    in_vain(v, v.s.past.forced_since(gone.id))
 }
 
 fn take_over(gone: &Absent<'_, '_>, on: Target, by: Promotion, offset: u64) -> Verdict {
@@ -238,16 +257,21 @@ fn unproven(v: &View<'_>, gone: &Absent<'_, '_>) -> Verdict {
     } else {
         return Verdict::Wait("it is silent, and too few slot owners suspect it yet");
     };
+    open(v, gone, why).map_or(Verdict::Nothing, Verdict::Blocked)
+}
+
+/// Who of them is not proven dead, and what a person may do about it; nothing if all are.
+fn open(v: &View<'_>, gone: &Absent<'_, '_>, why: &str) -> Option<String> {
     let owner = gone.proof(v).is_none().then_some(gone.id);
     let copies = super::lost::copies_elsewhere(v, gone).filter(|_| gone.heirs.is_empty());
     let open: Vec<Absent<'_, '_>> =
         owner.into_iter().chain(copies).map(|id| about(v, id, Slots::none())).collect();
     if open.is_empty() {
-        return Verdict::Nothing;
+        return None;
     }
     let names: Vec<&str> = open.iter().map(|a| short(a.id)).collect();
     let (nodes, are) = if names.len() == 1 { ("node", "is") } else { ("nodes", "are") };
-    Verdict::Blocked(format!(
+    Some(format!(
         "slots {} are without an owner: {nodes} {} {are} silent and not proven dead, and {why}; {}",
         gone.slots,
         names.join(", "),

@@ -3,11 +3,12 @@
 //!
 //! The shard gets one member more than it needs (the surge). Once that is in sync, `trim` takes an unfit replica. The primary's
 //! role is handed over when nobody else is unfit and while the surge is there (after a change of roles all others have to link to
-//! the new primary, decision 0037); or at once when its worker is being emptied.
+//! the new primary, decision 0037); before, when otherwise all copies would share a worker; or at once when its worker is being
+//! emptied.
 
 use super::heir::{hand_over, heirs};
 use super::migrate::is_too_new;
-use super::{away, fill, place, purge};
+use super::{away, fill, place, purge, trim};
 use crate::model::{Demands, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -71,8 +72,15 @@ fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Opt
     let why = v.unfit(primary).filter(|_| primary.stays())?;
     let others = v.staying(shard).filter(|m| m.pod.uid != primary.pod.uid);
     let spare = v.in_sync(shard).len() >= copies(v, shard);
-    let turn = why == Why::Evacuate || (spare && others.into_iter().all(|m| v.unfit(m).is_none()));
+    let last = || others.into_iter().all(|m| v.unfit(m).is_none());
+    let turn = why == Why::Evacuate || (spare && (last() || trim::parts(v, shard, primary)));
     heirs(v, shard).first().copied().filter(|heir| turn && v.unfit(heir).is_none())
+}
+
+/// The primary is about to hand over although a replica is to be replaced, too: without that the data would be on one worker.
+pub(super) fn primary_goes_first(v: &View<'_>, shard: Shard) -> bool {
+    let first = |p: &Member<'_>| trim::parts(v, shard, p) && successor(v, shard, p).is_some();
+    v.primary(shard).is_some_and(|(p, _)| first(p))
 }
 
 /// How many it has without a surge. One that gives its slots away is not filled any more: those that it still has are replaced.

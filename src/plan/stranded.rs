@@ -65,8 +65,7 @@ pub(super) fn is_stranded(v: &View<'_>, m: &Member<'_>) -> bool {
         }
     };
     // What comes to it goes to the owner of its shard by now.
-    let gives = !node.open_slots.outgoing.is_empty() || node.runs_jobs();
-    let busy = if m.link().is_none() { gives } else { moves(v, m) };
+    let busy = if m.link().is_none() { node.gives_slots() } else { moves(v, m) };
     let idle = node.keys > 0 && !node.loading && !node.is_isolated() && !busy;
     v.s.whole && alone && idle && v.owned().is_all()
 }

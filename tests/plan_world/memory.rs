@@ -8,7 +8,7 @@ use super::{NOW, node_id};
 
 type Done = Result<(), String>;
 
-/// What is remembered: `lost`, `refused w1`, `home 1-0 w2`, `headless <ms ago>`, `flight <id> <ms ago>`, `silent 1-0 <ms ago>`.
+/// What is remembered: `lost`, `refused w1`, `home 1-0 w2`, `headless <ms ago>`, `flight <id> <ms ago> [<first ms ago>]`, `silent 1-0 <ms ago>`.
 pub(super) fn past(s: &mut Snapshot, words: &[&str]) -> Done {
     let ago = |text: &str| Ok::<_, String>(Moment(NOW - parse::<i64>(text)?));
     match words {
@@ -19,9 +19,10 @@ pub(super) fn past(s: &mut Snapshot, words: &[&str]) -> Done {
             s.past.homes.insert(node_id(shard, index), WorkerName::new(*worker));
         }
         ["headless", text] => s.past.headless = Some(ago(text)?),
-        ["flight", id, text] => {
-            let (at, dead) = (ago(text)?, Some(NodeId::new(*id)));
-            s.past.changes.push(Change { at, shard: Shard(0), heir: NodeId::new("heir"), dead });
+        ["flight", id, last, first @ ..] if first.len() < 2 => {
+            let (at, since) = (ago(last)?, ago(first.first().unwrap_or(last))?);
+            let (heir, dead) = (NodeId::new("heir"), Some(NodeId::new(*id)));
+            s.past.changes.push(Change { at, since, shard: Shard(0), heir, dead });
         }
         ["silent", at, text] => {
             let (shard, index) = place(at)?;

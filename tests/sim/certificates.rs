@@ -185,7 +185,8 @@ impl World {
         if has { Ok(()) } else { Err("Unable to update TLS configuration".to_owned()) }
     }
 
-    /// Of those that speak TLS any may connect to any other at any moment, but for processes without a Pod that do not lead any more.
+    /// Of those that speak TLS any may connect to any other at any moment, but for processes without a Pod that do not lead any more,
+    /// or that know nobody and nobody knows.
     pub(crate) fn mistrust(&self) -> Option<String> {
         self.kube.secrets.certificates.as_ref()?;
         let has_pod = |n: &Node| self.kube.pods.values().any(|o| o.process.as_ref() == Some(&n.id));
@@ -198,7 +199,11 @@ impl World {
         }
         let runs: Vec<_> = runs.into_iter().filter(|(n, _)| n.speaks_tls()).collect();
         let pairs = runs.iter().flat_map(|a| runs.iter().map(move |b| (a, b)));
+        let meet = |x: &Node, y: &Node| {
+            (has_pod(x) && has_pod(y)) || x.view.contains_key(&y.id) || y.view.contains_key(&x.id)
+        };
         let found = pairs
+            .filter(|((x, _), (y, _))| meet(x, y))
             .filter_map(|((x, a), (y, b))| Some((x, (*a)?, y, (*b)?)))
             .find(|(_, a, _, b)| !trusts(a, b));
         found.map(|(x, _, y, _)| format!("{} does not trust the certificate of {}", x.id, y.id))
