@@ -7,7 +7,7 @@ pub enum Promotion {
     Refused,
     /// It is silent, and the majority of the slot owners suspects it; they vote.
     Suspected,
-    /// It is proven dead, and too few slot owners are left to vote, or they refuse it again and again.
+    /// It is proven dead, and too few slot owners are left to vote, or they refuse to.
     Takeover(Proof),
     /// The same, and no copy of its data is left: the replica has never held it.
     Empty(Proof),

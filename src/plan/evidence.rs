@@ -166,12 +166,23 @@ pub(super) fn quorum(v: &View<'_>) -> usize {
     v.lists().voters() / 2 + 1
 }
 
-/// Slot owners that would vote for this replica: they know it as one of that primary.
+/// Slot owners that can vote for this replica: they know it as one of that primary.
 pub(super) fn votes(v: &View<'_>, replica: &NodeId, primary: &NodeId) -> usize {
+    votes_of(v, (replica, primary), |_| true)
+}
+
+/// Too few of them do: the replica has not heard of its primary's last configuration epoch. Servers from 8.1.2 or 8.0.5 on tell it as they
+/// refuse; from older ones it never hears, and nobody else can tell it (valkey-io/valkey#2178).
+pub(super) fn is_behind(v: &View<'_>, replica: &NodeReport, primary: &NodeId) -> bool {
+    let Some(claim) = replica.peers.get(primary).map(|p| p.epoch) else { return false };
+    votes_of(v, (&replica.id, primary), |p| p.epoch <= claim) < quorum(v)
+}
+
+fn votes_of(v: &View<'_>, (replica, primary): (&NodeId, &NodeId), grants: impl Fn(&Peer) -> bool) -> usize {
     let knows = |p: &Peer| !p.handshake && p.replica_of.as_ref() == Some(primary);
     let lists = v.lists().iter().filter(|list| list.line(replica).is_some_and(knows));
     // Neither of the two votes: the one has no slots, and the other does not answer.
-    lists.filter(|list| list.line(primary).is_some()).map(List::voters).sum()
+    lists.filter(|list| list.line(primary).is_some_and(&grants)).map(List::voters).sum()
 }
 
 /// It copies from this primary and holds nothing of it: it has never completed a sync, or the shard was empty.

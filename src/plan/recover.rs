@@ -3,8 +3,8 @@
 //! A failover is forced only where the primary cannot be alive and heard: its address refuses, every replica has lost it
 //! and so has another node; or it is silent and the majority of the slot owners suspects it. The replica must have been
 //! seen in sync with this very primary. Without that hint, or without a second witness, Valkey's own election decides.
-//! Where nobody is left to elect, or the others refuse their votes again and again, a replica takes over without votes only
-//! when its primary is proven dead.
+//! Where nobody is left to elect, or the others refuse their votes, a replica takes over without votes only when its primary is
+//! proven dead.
 //!
 //! One at a time: candidates that stand together deny each other votes, and one that is under way cannot be seen. They take turns: one
 //! whose election cannot be won does not keep the others from theirs.
@@ -12,7 +12,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::evidence::{Absent, How, about, absent, answering_owners, holds_nothing, quorum, votes};
+use super::evidence::{
+    Absent, How, about, absent, answering_owners, holds_nothing, is_behind, quorum, votes,
+};
 use super::forget::short;
 use super::vouch;
 use crate::model::step::{Promotion, Proof};
@@ -132,8 +134,9 @@ fn with_heir(
 ) -> Verdict {
     let Some(on) = heir.target() else { return Verdict::Nothing };
     let few = votes(v, &on.node, gone.id) < quorum(v);
+    let refused = || denied(v, gone) || heir.node().is_some_and(|n| is_behind(v, n, gone.id));
     match gone.proof(v) {
-        Some(proof) if few || denied(v, gone) => {
+        Some(proof) if few || refused() => {
             return take_over(gone, on, Promotion::Takeover(proof), offset);
         }
         None if few => return unproven(v, gone),
@@ -199,8 +202,7 @@ fn in_vain(v: &View<'_>, since: Option<Moment>) -> bool {
     since.is_some_and(|since| v.s.now.since(since) > patience)
 }
 
-/// The others are asked for their votes again and again, and refuse them. Older servers, 8.0.1 and 8.1.1 among them, do so for ever
-/// when the replica has not heard of its dead primary's last configuration epoch (valkey-io/valkey#2169, mended by #2178).
+/// The others are asked for their votes again and again, and refuse them.
 fn denied(v: &View<'_>, gone: &Absent<'_, '_>) -> bool {
     in_vain(v, v.s.past.forced_since(gone.id))
 }

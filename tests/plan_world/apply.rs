@@ -369,6 +369,7 @@ fn peer(s: &mut Snapshot, who: (Shard, u16), whom: (Shard, u16), words: &[&str])
             "slots" => p.slots = value.replace(',', " ").parse()?,
             "ip" => p.ip = Some(parse(value)?),
             "noaddr" => p.ip = None,
+            "epoch" => p.epoch = parse(value)?,
             _ => return Err(format!("unknown word {key:?}")),
         }
     }

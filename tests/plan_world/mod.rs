@@ -11,7 +11,7 @@
 //! worker w4 open zone=a          # closed, cordoned, shunned, room=<n>, lost=<ms ago>, out-of-service, removed
 //! node 1-0 silent=Timeout        # role, slots, epoch, keys, link, isolated, admitted, state, loading, version, config.<key>,
 //!                               # says=<id>: what it claims to be
-//! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip
+//! peer 0-0 1-0 failed            # how the first lists the second: absent, handshake, failed, suspected, slots, ip, epoch
 //! tls wanted=b/m given=a+b/l before=a/l    # <ca>+<ca>/<certificate>; refused, auth=required; node 0-0 tls=a/l
 //! tls off                        # the spec does not ask for it any more; pod 0-1 bare: made without certificates
 //! node 0-0 speaks=plain          # tls, half
