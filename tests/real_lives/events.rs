@@ -63,7 +63,11 @@ impl World {
             | Action::User(..) => {}
             Action::Hide(w) => self.hide(*w, true),
             Action::Show(w) => self.hide(*w, false),
-            Action::Stale(..) | Action::StalePods(..) | Action::Stranger | Action::Api(_) => {
+            Action::Api(back) => {
+                lock(&self.mischief).api_away = !back;
+                self.api.cut_watches();
+            }
+            Action::Stale(..) | Action::StalePods(..) | Action::Stranger => {
                 return Err(format!("{action}: cannot be done to real processes"));
             }
         }

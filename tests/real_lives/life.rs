@@ -40,7 +40,7 @@ pub(crate) struct World {
     pub operators: Vec<Operator>,
     pub mischief: Arc<Mutex<Mischief>>,
     clients: Clients,
-    api: ApiServer,
+    pub api: ApiServer,
     brief: bool,
     log: Log,
     asked: Vec<String>,

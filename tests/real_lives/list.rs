@@ -13,6 +13,7 @@ pub(crate) const OFTEN: &[(&str, Option<&str>)] = &[
     ("cordon", None),
     ("worker_cut_off", None),
     ("hidden_while_newcomers_join", None),
+    ("api_away_while_upgrading", None),
     ("worker_shuts_down", None),
     ("shard_killed", None),
     ("rotation", None),

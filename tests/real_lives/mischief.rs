@@ -1,5 +1,5 @@
-//! What the operators are made to suffer: death between two effects, slowness, refusals, answers that never come, nodes that they alone do
-//! not hear.
+//! What the operators are made to suffer: death between two effects, slowness, refusals, answers that never come, an API server that is away,
+//! nodes that they alone do not hear.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -32,6 +32,8 @@ pub(crate) struct Mischief {
     pub lose: usize,
     /// So many passes with effects are slow.
     pub slow: usize,
+    /// The API server is away: no request of an operator reaches it.
+    pub api_away: bool,
     /// Addresses from which nothing comes back to the operators.
     pub hidden: BTreeSet<IpAddr>,
 }
@@ -116,6 +118,9 @@ impl Process {
     pub(crate) fn of_request(&self, call: &Call) -> Option<Fault> {
         if self.is_dead() {
             return Some(Fault::Silence);
+        }
+        if lock(&self.shared).api_away {
+            return Some(Fault::Break);
         }
         // What is merely told is no step.
         let told = ["events", "leases", "valkeyclusters/status"].contains(&call.resource.as_str());
