@@ -104,6 +104,15 @@ pub(super) fn signal(instance: &Instance, container: &Running, signal: &str) -> 
     Ok(())
 }
 
+/// The first process of a container: for signals that follow each other faster than containerd hands them on.
+///
+/// # Errors
+/// If the container does not run any more.
+pub(super) fn first_process(container: &Running) -> Result<Pid> {
+    let found = procfs::first_in_container(&container.id);
+    Ok(Pid::from_raw(found.with_context(|| format!("container {} does not run any more", container.id))?))
+}
+
 /// Stops a component of the control plane where it stands (it takes connections and answers nothing), or lets it go on.
 ///
 /// # Errors

@@ -284,6 +284,14 @@ impl Sandbox {
         fault::signal(&self.instance, container, signal)
     }
 
+    /// The first process of a container: for signals that follow each other faster than containerd hands them on.
+    ///
+    /// # Errors
+    /// If the container does not run any more.
+    pub fn first_process(&self, container: &Running) -> Result<nix::unistd::Pid> {
+        fault::first_process(container)
+    }
+
     /// Stops a component of the control plane (`kube-apiserver`, `etcd`, …) where it stands: it takes connections and
     /// answers nothing.
     ///

@@ -47,6 +47,15 @@ pub(super) fn first_of(mark: &str) -> Option<i32> {
     marked(mark).into_iter().find(|process| process.first && process.mark == mark).map(|process| process.pid)
 }
 
+/// The process that is number 1 of the container with this id, which its control group is named after.
+pub(super) fn first_in_container(id: &str) -> Option<i32> {
+    let inside = |pid: &i32| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.contains(id) && is_first(*pid)
+    };
+    pids().into_iter().find(inside)
+}
+
 /// All processes whose network namespace is one of those bound at `paths`.
 pub(super) fn in_netns<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<i32> {
     let wanted: BTreeSet<(u64, u64)> = paths.into_iter().filter_map(identity).collect();

@@ -1,6 +1,8 @@
 //! What a story breaks, and how it is mended: at the latest when the story ends, whichever way it ends.
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::cluster::Cluster;
 use super::operator;
@@ -109,6 +111,17 @@ pub(super) fn pause(sandbox: &Sandbox, server: Running) -> Result<Mend> {
     Ok(Mend::new("a server that was stopped".to_owned(), move || {
         let _ = sandbox.signal_running(&server, "SIGCONT");
         Ok(())
+    }))
+}
+
+/// The same for a process of this machine, at once; it has to run.
+///
+/// # Errors
+/// If it does not take the signal.
+pub(super) fn stand_still(process: Pid) -> Result<Mend> {
+    nix::sys::signal::kill(process, Signal::SIGSTOP)?;
+    Ok(Mend::new("a process that was stopped".to_owned(), move || {
+        Ok(nix::sys::signal::kill(process, Signal::SIGCONT)?)
     }))
 }
 

@@ -1,10 +1,12 @@
 //! Servers that are neither well nor dead: at one time one is slow, one is busy with a script and one lets the operator in no more; then one
-//! does not hear the others. Each is named, nobody is replaced, the other shards notice nothing, and all is well when they are.
+//! does not hear the others, and new ones load their data for long. Each is named, nobody is replaced, the other shards notice nothing, and
+//! all is well when they are.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
+use nix::unistd::Pid;
 use serde_json::json;
 use valkey_cluster_operator::api::ValkeyCluster;
 use valkey_cluster_operator::build::credentials::OPERATOR_USER;
@@ -14,26 +16,33 @@ use super::Story;
 use super::aftermath::LIMIT;
 use super::cluster::Cluster;
 use super::denied;
+use super::fill::fill;
 use super::load::{GAP, Load, gap_outside};
-use super::mend::{deafen, pause, server};
+use super::mend::{deafen, server, stand_still};
 use super::stage::Stage;
 use crate::resp::Connection;
-use crate::sandbox::{Running, Sandbox};
+use crate::sandbox::Sandbox;
 
 pub(super) const STORY: Story = Story {
     name: "sick",
-    about: "servers that are slow, busy, deaf, or refuse the operator: named, nobody is replaced, the others notice nothing",
+    about: "servers that are slow, busy, deaf, loading, or refuse the operator: named, nobody is replaced, the others notice nothing",
     run: |stage| run(stage).boxed_local(),
 };
 
-/// The slow one stands still for this long again and again, and runs for a moment in between: well below the node-timeout.
+/// The slow one stands still for this long again and again, well below the node-timeout,
 const STILL: Duration = Duration::from_millis(700);
+/// and runs for a moment in between.
+const RUNS: Duration = Duration::from_millis(100);
 /// A script that ends when it is told to.
 const FOREVER: &str = "while true do end";
 /// For an answer of a node that is well.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A user that may put right what this story does to the operator's. By its first letter the operator leaves it alone.
 const HELPER: &str = "_helper";
+/// Keys of all shards together, and how many bytes each has: too few to be compressed.
+const KEYS: (usize, usize) = (100_000, 20);
+/// So many microseconds does a new replica take for each key: 20 s in all, and some 20 ms until it answers its clients again.
+const KEY_LOAD_DELAY: &str = "600";
 /// The shard whose primary is slow.
 const SLOW: u16 = 0;
 
@@ -47,7 +56,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let before = cluster.uids().await?;
     let load = Load::start(stage, &cluster).await?;
     load.mark("sick");
-    let server = server(stage, &cluster, &slow).await?;
+    let server = sandbox.first_process(&server(stage, &cluster, &slow).await?)?;
     let script = begin_script(&cluster, &busy).await?;
     let mut helper = shut_out(&cluster, &closed).await?;
     let words =
@@ -55,7 +64,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let named = cluster
         .says("all three to be named", LIMIT, |cr| words.iter().all(|(pod, what)| names(cr, pod, what)));
     let took = tokio::select! {
-        limped = limp(sandbox, &server) => bail!("it does not limp any more: {limped:?}"),
+        limped = limp(server) => bail!("it does not limp any more: {limped:?}"),
         took = named => took,
     };
     // Whatever came of it, they get well.
@@ -89,7 +98,34 @@ async fn run(stage: &Stage) -> Result<()> {
         "no write for {gap:?} to a shard whose primary is well: {}",
         report.summary()
     );
-    Ok(())
+    loads(stage, &cluster).await.context("new replicas load their data for long")
+}
+
+/// New replicas that answer `LOADING`: they are named and left alone, and nobody else notices.
+async fn loads(stage: &Stage, cluster: &Cluster) -> Result<()> {
+    fill(stage, cluster, KEYS.0, KEYS.1).await?;
+    let before = cluster.uids().await?;
+    let load = Load::start(stage, cluster).await?;
+    // Clients are answered between a few keys, as they are every two megabytes of real data.
+    let slowly = json!({ "key-load-delay": KEY_LOAD_DELAY, "loading-process-events-interval-bytes": "1024" });
+    cluster.change(json!({ "shards": 3, "replicas": 2, "config": slowly })).await?;
+    let began = Instant::now();
+    let new = |cr: &ValkeyCluster| names(cr, "-2", "it loads its data");
+    let took = cluster.says("the status to name those that load", LIMIT, new).await?;
+    cluster.whole(3, 2, LIMIT).await.context("they have loaded")?;
+    cluster.ready(began, LIMIT).await?;
+    stage.say(format_args!(
+        "new replicas that answer LOADING were named after {:.1} s, Ready after {:.1} s",
+        took.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    ));
+    let after = cluster.uids().await?;
+    ensure!(before.iter().all(|uid| after.contains(uid)), "Pods were replaced: {before:?}, now {after:?}");
+    ensure!(
+        after.len() == before.len() + 3,
+        "more than the new replicas were made: {before:?}, now {after:?}"
+    );
+    load.judged(stage, "replicas that load", 2, GAP).await
 }
 
 /// A replica turns its clients away: it hears nobody on the bus, and copies on.
@@ -119,12 +155,12 @@ fn names(cr: &ValkeyCluster, pod: &str, what: &str) -> bool {
 }
 
 /// Until it is dropped.
-async fn limp(sandbox: &Sandbox, server: &Running) -> Result<()> {
+async fn limp(server: Pid) -> Result<()> {
     loop {
-        let stopped = pause(sandbox, server.clone())?;
+        let stopped = stand_still(server)?;
         tokio::time::sleep(STILL).await;
         stopped.now()?;
-        tokio::task::yield_now().await;
+        tokio::time::sleep(RUNS).await;
     }
 }
 
