@@ -42,6 +42,7 @@ pub mod shares;
 mod stranded;
 mod tally;
 pub mod trim;
+mod turn;
 pub mod users;
 pub mod vouch;
 pub mod wire;

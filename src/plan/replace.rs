@@ -8,7 +8,7 @@
 
 use super::heir::{hand_over, heirs};
 use super::migrate::is_too_new;
-use super::{away, fill, place, purge, trim};
+use super::{away, fill, place, purge, turn};
 use crate::model::{Demands, Member, Plan, Shard, Stage, View, Waiting, Why};
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -73,13 +73,13 @@ fn successor<'v, 'a>(v: &'v View<'a>, shard: Shard, primary: &Member<'a>) -> Opt
     let others = v.staying(shard).filter(|m| m.pod.uid != primary.pod.uid);
     let spare = v.in_sync(shard).len() >= copies(v, shard);
     let last = || others.into_iter().all(|m| v.unfit(m).is_none());
-    let turn = why == Why::Evacuate || (spare && (last() || trim::parts(v, shard, primary)));
+    let turn = why == Why::Evacuate || (spare && (last() || turn::of_primary(v, shard, primary)));
     heirs(v, shard).first().copied().filter(|heir| turn && v.unfit(heir).is_none())
 }
 
 /// The primary is about to hand over although a replica is to be replaced, too: without that the data would be on one worker.
 pub(super) fn primary_goes_first(v: &View<'_>, shard: Shard) -> bool {
-    let first = |p: &Member<'_>| trim::parts(v, shard, p) && successor(v, shard, p).is_some();
+    let first = |p: &Member<'_>| turn::of_primary(v, shard, p) && successor(v, shard, p).is_some();
     v.primary(shard).is_some_and(|(p, _)| first(p))
 }
 

@@ -5,10 +5,10 @@
 //! successor, so that it is one of them that goes.
 
 use super::stranded::moves;
-use super::{away, replace};
+use super::{away, replace, turn};
 use crate::model::{
-    Blocked, Code, Member, NodeReport, Plan, PodName, Proposal, Shard, Stage, Step, View, Waiting, Why,
-    WorkerName, step::Removable,
+    Blocked, Code, Member, NodeReport, Plan, Proposal, Shard, Stage, Step, View, Waiting, Why,
+    step::Removable,
 };
 
 pub(super) fn rule(v: &View<'_>) -> Plan {
@@ -112,7 +112,7 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
     if replacing && replace::primary_goes_first(v, shard) {
         return;
     }
-    let Some(victim) = victim(v, shard, primary, replacing) else { return };
+    let Some(victim) = turn::next(v, shard, primary, replacing) else { return };
     let left = v.in_sync(shard).iter().filter(|m| m.pod.uid != victim.pod.uid).count();
     if left < usize::from(v.s.desired.replicas) && replacing {
         // The successor is on its way: nobody is refused anything.
@@ -130,7 +130,7 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
                 victim.pod.name, v.s.desired.replicas
             ),
         });
-    } else if let Some(coming) = parted_soon(v, shard, victim) {
+    } else if let Some(coming) = turn::parted_soon(v, shard, victim) {
         plan.waiting.push(Waiting {
             shard: Some(shard),
             stage: Stage::Syncing,
@@ -148,64 +148,6 @@ fn surplus(v: &View<'_>, shard: Shard, too_many: usize, plan: &mut Plan) {
     } else if let Some(on) = victim.target() {
         plan.steps.push(Proposal::new(Step::Retire { on }, Why::Surplus, "one copy more than wanted"));
     }
-}
-
-/// Who goes: a removal that began is finished first, then those without whom the data is not on one worker alone, then copies
-/// out of sync, then those that crowd a worker, then the highest number.
-fn victim<'v, 'a>(
-    v: &'v View<'a>,
-    shard: Shard,
-    primary: &NodeReport,
-    replacing: bool,
-) -> Option<&'v Member<'a>> {
-    let synced: Vec<_> = v.in_sync(shard).iter().map(|m| &m.pod.uid).collect();
-    let crowd = |m: &Member<'_>| v.staying(shard).filter(|o| o.pod.worker == m.pod.worker).count();
-    v.staying(shard)
-        .filter(|m| m.node().is_some_and(|n| n.id != primary.id && n.slots().is_empty()))
-        .filter(|m| !replacing || v.unfit(m).is_some())
-        .max_by_key(|m| {
-            let retiring = m.node().is_some_and(NodeReport::is_retiring);
-            let leaving = v.unfit(m) == Some(Why::Evacuate);
-            let apart = huddle(v, shard, m).is_none();
-            (retiring, apart, !synced.contains(&&m.pod.uid), leaving, crowd(m), m.pod.index)
-        })
-}
-
-/// Of those that are to be replaced the one whose turn it is would leave the data on one worker, and the primary would not.
-pub(super) fn parts(v: &View<'_>, shard: Shard, primary: &Member<'_>) -> bool {
-    let next = primary.node().and_then(|p| victim(v, shard, p, true));
-    next.is_some_and(|m| {
-        let settled = m.node().is_none_or(|n| !n.is_retiring()) && v.unfit(m) != Some(Why::Evacuate);
-        settled && holds(v, m) && huddle(v, shard, m).is_some() && huddle(v, shard, primary).is_none()
-    })
-}
-
-/// Without it all who hold the data would share a worker, and one that is elsewhere is on its way to hold it: that one is waited for.
-fn parted_soon<'v>(v: &'v View<'_>, shard: Shard, victim: &Member<'_>) -> Option<&'v PodName> {
-    let place = huddle(v, shard, victim)?;
-    let comes = |m: &&Member<'_>| {
-        !holds(v, m) && !away::is_leaving(m) && v.unfit(m).is_none() && is_elsewhere(m, place)
-    };
-    away::present(v, shard).find(comes).map(|m| &m.pod.name)
-}
-
-/// The worker that all who hold the data would share without this one, which is elsewhere.
-fn huddle<'v>(v: &'v View<'_>, shard: Shard, without: &Member<'_>) -> Option<&'v WorkerName> {
-    let stays = |m: &&Member<'_>| m.pod.uid != without.pod.uid && holds(v, m);
-    let left: Vec<_> = v.staying(shard).filter(stays).collect();
-    let place = left.first()?.pod.worker.as_ref()?;
-    let all_there = left.len() > 1 && !left.iter().any(|m| is_elsewhere(m, place));
-    (all_there && is_elsewhere(without, place)).then_some(place)
-}
-
-/// It leads its shard, or is in sync with who does.
-fn holds(v: &View<'_>, m: &Member<'_>) -> bool {
-    let leads = v.primary(m.pod.shard).is_some_and(|(p, _)| p.pod.uid == m.pod.uid);
-    leads || v.in_sync(m.pod.shard).iter().any(|s| s.pod.uid == m.pod.uid)
-}
-
-fn is_elsewhere(m: &Member<'_>, place: &WorkerName) -> bool {
-    m.pod.worker.as_ref().is_some_and(|w| w != place)
 }
 
 fn never_started(m: &Member<'_>) -> bool {
