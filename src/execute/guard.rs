@@ -352,8 +352,10 @@ pub fn hand_over(replica: &Facts, primary: &Facts) -> Result<(), String> {
     if listed.is_none_or(|p| !p.connected || p.is(Flag::Failed) || p.is(Flag::Suspected)) {
         return Err("it has lost its primary on the cluster bus".to_owned());
     }
-    if primary.knows(&replica.own.id).is_none_or(|r| r.primary.as_ref() != Some(&primary.own.id)) {
-        return Err("its primary does not list it as its replica yet".to_owned());
+    let listed = primary.knows(&replica.own.id).filter(|r| r.primary.as_ref() == Some(&primary.own.id));
+    let listed = listed.ok_or_else(|| "its primary does not list it as its replica yet".to_owned())?;
+    if !listed.connected {
+        return Err("its primary has no link to it yet: its vote would be lost".to_owned());
     }
     if primary.own.open.is_empty() { Ok(()) } else { Err("its primary has slots half way".to_owned()) }
 }

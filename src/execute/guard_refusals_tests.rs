@@ -177,6 +177,7 @@ fn a_hand_over_is_agreed_by_both_ends() {
         let owner = facts(5, &["a1 master 0-9", listed]);
         no(hand_over(&replica(), &owner), "does not list it as its replica yet");
     }
+    no(hand_over(&replica(), &facts(5, &["a1 master 0-9", "b2 slave:a !"])), "no link to it yet");
     no(hand_over(&replica(), &facts(5, &["a1 master 0-9 [5->-c]", "b2 slave:a"])), "has slots half way");
 }
 

@@ -3,7 +3,7 @@
 //! `CLUSTER FAILOVER` answers OK even when it will fail, and one that fails holds the writes for its whole time-out
 //! (measured on 8.0.1, 8.1.1 and 9.1.2). So it is only asked of a replica that will win: in sync, listed as this
 //! primary's replica by a majority of the slot owners and by every one of them that answers, and with open links to
-//! a majority of them, since it asks each for its vote once.
+//! and from a majority of them, since it asks each for its vote once.
 //!
 //! And it is not asked while another replica of the shard has not met it: that one hears of the change from the former
 //! primary alone, and may stand still for ever (9.1.2, seen once for certain: a newcomer that was told to replicate 0.2 s before).
@@ -50,16 +50,20 @@ pub(super) fn hand_over(
     Some(Proposal::new(Step::HandOver { on, from }, why, note))
 }
 
-/// The voters know the candidate as a replica of this primary: those that answer all do, and they are a majority. It reaches as
-/// many.
+/// The voters know the candidate as a replica of this primary: those that answer all do, and they are a majority. Its question reaches a
+/// majority of them, and their votes reach it: each goes over the link of who sends it, and is lost where there is none yet (a node that was
+/// heard of by gossip has one after a tenth of a second: `clusterSendFailoverAuth`, `clusterCron`).
 fn wins(v: &View<'_>, candidate: &NodeReport, primary: &NodeReport) -> bool {
     let knows = |p: Option<&Peer>| p.is_some_and(|p| !p.failed && p.replica_of.as_ref() == Some(&primary.id));
+    let reaches = |p: Option<&Peer>| knows(p) && p.is_some_and(|p| p.connected);
     let voters = 1 + v.lists().listed_owners(primary);
     // A primary without a Pod votes like any other.
     let ghost = usize::from(v.by_id(&primary.id).is_none());
-    knows(primary.peers.get(&candidate.id))
-        && v.lists().every_owner(&candidate.id, knows).is_some_and(|owners| (owners + ghost) * 2 > voters)
-        && v.lists().reached_owners(candidate) * 2 > voters
+    let majority = |owners: usize| owners * 2 > voters;
+    reaches(primary.peers.get(&candidate.id))
+        && v.lists().every_owner(&candidate.id, knows).is_some_and(|owners| majority(owners + ghost))
+        && majority(v.lists().reached_owners(candidate))
+        && majority(v.lists().owners(&candidate.id, reaches) + ghost)
 }
 
 /// Those of the shard that follow this primary know the candidate, and it knows them.
