@@ -50,10 +50,12 @@ const IN_VAIN_MS: i64 = 1000;
 
 impl World {
     /// A successor is made, or a role moves, where nothing was lost: shards that are impaired for any reason spend the budget,
-    /// what was begun goes on, and an emptied worker does not wait for shards that only wait for room.
+    /// and so does one of which the operator alone does not hear a copy; what was begun goes on, and an emptied worker does not wait for
+    /// shards that only wait for room.
     pub(crate) fn disrupts(&mut self, shard: Shard) {
         let Some(Acting { sees_now: true, why, .. }) = self.watch.turns.acting else { return };
-        if !matches!(why, Why::Upgrade | Why::Evacuate | Why::Placement) || self.impaired(shard) {
+        let planned = matches!(why, Why::Upgrade | Why::Evacuate | Why::Placement);
+        if !planned || self.impaired(shard) || self.is_half_heard(shard) {
             return;
         }
         let served = self.resource.served.iter().copied().filter(|s| self.resource.desired.wants(*s));
@@ -80,6 +82,13 @@ impl World {
         let synced = self.in_sync(shard, None);
         let synced = synced.iter().filter(|id| !self.valkey.nodes[*id].retiring()).count();
         !led || synced < usize::from(desired.replicas) || remaining != desired.copies()
+    }
+
+    /// The operator alone does not reach the worker of one of its members.
+    fn is_half_heard(&self, shard: Shard) -> bool {
+        let mut homes =
+            self.kube.pods.values().filter(|o| o.pod.shard == shard).filter_map(|o| o.pod.worker.as_ref());
+        homes.any(|worker| self.valkey.hidden.contains(worker))
     }
 
     /// Others own its slots: the status tells it from the next pass on.
