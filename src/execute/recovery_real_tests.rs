@@ -207,9 +207,10 @@ async fn a_replica_that_gets_no_votes_takes_over_on_real_servers() {
                 "it has not taken over within 30 s: {asked:?}"
             );
             let ms = i64::try_from(begun.elapsed().as_millis()).unwrap();
-            let now = Snapshot { now: calm.now.plus_ms(ms), ..snapshot(&w, seen, &past) };
+            let mut now = Snapshot { now: calm.now.plus_ms(ms), ..snapshot(&w, seen, &past) };
             past.see(&now);
-            for step in promotions(&Snapshot { past: past.clone(), ..now.clone() }) {
+            now.past = past.clone();
+            for step in promotions(&now) {
                 let outcome = w.executor.run(&step).await;
                 past.tried(&step, &outcome, now.now);
                 asked.extend((outcome == Outcome::Done).then(|| step.to_string()));

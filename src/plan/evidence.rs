@@ -171,8 +171,8 @@ pub(super) fn votes(v: &View<'_>, replica: &NodeId, primary: &NodeId) -> usize {
     votes_of(v, (replica, primary), |_| true)
 }
 
-/// Too few of them do: the replica has not heard of its primary's last configuration epoch. Servers from 8.1.2 or 8.0.5 on tell it as they
-/// refuse; from older ones it never hears, and nobody else can tell it (valkey-io/valkey#2178).
+/// Too few of them do: the replica has not heard of its primary's last configuration epoch. Newer servers tell it as they refuse; from
+/// older ones, 8.0.1 among them, it never hears, and nobody else can tell it (valkey-io/valkey#2178).
 pub(super) fn is_behind(v: &View<'_>, replica: &NodeReport, primary: &NodeId) -> bool {
     let Some(claim) = replica.peers.get(primary).map(|p| p.epoch) else { return false };
     votes_of(v, (&replica.id, primary), |p| p.epoch <= claim) < quorum(v)

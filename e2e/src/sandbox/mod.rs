@@ -44,6 +44,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 
 pub use self::address::Worker;
 pub use self::fault::{Container, Running};
@@ -263,9 +264,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the container does not run.
-    pub async fn signal(&self, container: &Container<'_>, signal: &str) -> Result<()> {
-        let (running, sandbox, signal) = (self.find(container).await?, self.clone(), signal.to_owned());
-        tokio::task::spawn_blocking(move || sandbox.signal_running(&running, &signal)).await?
+    pub async fn signal(&self, container: &Container<'_>, signal: Signal) -> Result<()> {
+        self.signal_running(&self.find(container).await?, signal)
     }
 
     /// Finds a container, for signals at a moment when no API server may answer.
@@ -280,16 +280,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the container does not run any more.
-    pub fn signal_running(&self, container: &Running, signal: &str) -> Result<()> {
-        fault::signal(&self.instance, container, signal)
-    }
-
-    /// The first process of a container: for signals that follow each other faster than containerd hands them on.
-    ///
-    /// # Errors
-    /// If the container does not run any more.
-    pub fn first_process(&self, container: &Running) -> Result<nix::unistd::Pid> {
-        fault::first_process(container)
+    pub fn signal_running(&self, container: &Running, signal: Signal) -> Result<()> {
+        fault::signal(container, signal)
     }
 
     /// Stops a component of the control plane (`kube-apiserver`, `etcd`, …) where it stands: it takes connections and

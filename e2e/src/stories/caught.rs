@@ -54,7 +54,7 @@ pub(super) async fn killed(stage: &Stage, cluster: &Cluster, (from, to): (u16, u
         // It ends with its server, or by itself.
         let _ = on_target.call(&["EVAL", SCRIPT, "0", &seconds], ANSWER).await;
     });
-    tokio::task::block_in_place(|| sandbox.signal_running(&victim, "SIGKILL"))?;
+    sandbox.signal_running(&victim, nix::sys::signal::Signal::SIGKILL)?;
     let took = held.elapsed();
     holds.await?;
     ensure!(took < HELD, "the kill arrived {took:?} after slots were seen on their way");

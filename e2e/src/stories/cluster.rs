@@ -189,6 +189,14 @@ impl Cluster {
         Ok(self.pods().await?.into_values().filter_map(|p| p.metadata.uid).collect())
     }
 
+    /// The address of one of its Pods that are meant to stay.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub async fn address(&self, pod: &str) -> Result<SocketAddr> {
+        self.addresses().await?.remove(pod).with_context(|| format!("{pod} has no address"))
+    }
+
     /// The addresses of its Pods that are meant to stay, by Pod name.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ async fn api_away(stage: &Stage, sandbox: &Sandbox, cluster: &Cluster) -> Result
         tokio::time::sleep(LEASE).await;
         for server in &servers {
             load.mark("death");
-            tokio::task::block_in_place(|| sandbox.signal_running(server, "SIGKILL"))?;
+            sandbox.signal_running(server, nix::sys::signal::Signal::SIGKILL)?;
             tokio::time::sleep(BETWEEN).await;
         }
         load.flowing().await.context("without the API server")?;

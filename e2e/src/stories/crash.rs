@@ -155,7 +155,7 @@ async fn struck(
                 cluster.pod_api().delete(&name, &now).await?;
             }
             Death::OutOfMemory => out_of_memory(cluster, &name).await?,
-            Death::DiskFull => fill_disk(stage, cluster, &name).await?,
+            Death::DiskFull => fill_disk(stage, cluster, (shard, &name)).await?,
         }
         succeeded(cluster, shard, &name).await.map(drop)
     })
@@ -163,29 +163,22 @@ async fn struck(
 }
 
 /// The server cannot write down what it knows of the others, and ends as soon as it has to: in good form, whatever is left of the file.
-async fn fill_disk(stage: &Stage, cluster: &Cluster, name: &str) -> Result<()> {
+async fn fill_disk(stage: &Stage, cluster: &Cluster, (shard, name): (u16, &str)) -> Result<()> {
     // As much as there is room for: the last piece does not fit.
     let fill = "cat /dev/zero > /dev/shm/fill || true; echo >> /dev/shm/fill && exit 1 || true";
     let exec = ["exec", "-n", &cluster.namespace, name, "-c", "server", "--", "sh", "-c", fill];
     stage.kubectl(&exec).await.context("/dev/shm is not full")?;
-    let addr = *cluster.addresses().await?.get(name).with_context(|| format!("{name} has no address"))?;
+    let addr = cluster.address(name).await?;
     let mut connection = Connection::open(&cluster.open_access(), addr, ANSWER).await?;
     // The connection dies with the server.
     let Ok(answer) = connection.call(&BUMP, ANSWER).await else { return Ok(()) };
     ensure!(
-        format!("{answer:?}").contains("STILL"),
+        answer.text().is_some_and(|told| told.starts_with("STILL")),
         "{name} has nowhere to write its list of nodes, and answers {answer:?}"
     );
     // Its epoch is the highest already: it has to write as soon as it hears that another's is higher.
-    for shard in 0..3 {
-        let other = cluster.primary_of(shard).await?;
-        if other != name {
-            let addr =
-                *cluster.addresses().await?.get(&other).with_context(|| format!("{other} has no address"))?;
-            Connection::open(&cluster.open_access(), addr, ANSWER).await?.call(&BUMP, ANSWER).await?;
-            break;
-        }
-    }
+    let other = cluster.address(&cluster.primary_of((shard + 1) % 3).await?).await?;
+    Connection::open(&cluster.open_access(), other, ANSWER).await?.call(&BUMP, ANSWER).await?;
     eventually("the server without room to end", LIMIT, async || {
         let answer = connection.call(&["PING"], ANSWER).await;
         ensure!(answer.is_err(), "{name} answers {answer:?}");
@@ -197,7 +190,7 @@ async fn fill_disk(stage: &Stage, cluster: &Cluster, name: &str) -> Result<()> {
 /// A client sends an argument that is larger than the memory limit. The server takes in what comes between the commands of
 /// others, whom it goes on serving, until the kernel ends it: `maxmemory` bounds data, not what is being received.
 async fn out_of_memory(cluster: &Cluster, name: &str) -> Result<()> {
-    let addr = *cluster.addresses().await?.get(name).with_context(|| format!("{name} has no address"))?;
+    let addr = cluster.address(name).await?;
     let mut socket = (cluster.open_access().connector)(addr).await?;
     let header = format!("*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n${LARGE}\r\n");
     let send = async {

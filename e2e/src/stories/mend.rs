@@ -2,7 +2,6 @@
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use super::cluster::Cluster;
 use super::operator;
@@ -106,22 +105,11 @@ pub(super) fn hang(sandbox: &Sandbox, component: &'static str) -> Result<Mend> {
 /// # Errors
 /// If it does not run.
 pub(super) fn pause(sandbox: &Sandbox, server: Running) -> Result<Mend> {
-    tokio::task::block_in_place(|| sandbox.signal_running(&server, "SIGSTOP"))?;
+    sandbox.signal_running(&server, Signal::SIGSTOP)?;
     let sandbox = sandbox.clone();
     Ok(Mend::new("a server that was stopped".to_owned(), move || {
-        let _ = sandbox.signal_running(&server, "SIGCONT");
+        let _ = sandbox.signal_running(&server, Signal::SIGCONT);
         Ok(())
-    }))
-}
-
-/// The same for a process of this machine, at once; it has to run.
-///
-/// # Errors
-/// If it does not take the signal.
-pub(super) fn stand_still(process: Pid) -> Result<Mend> {
-    nix::sys::signal::kill(process, Signal::SIGSTOP)?;
-    Ok(Mend::new("a process that was stopped".to_owned(), move || {
-        Ok(nix::sys::signal::kill(process, Signal::SIGCONT)?)
     }))
 }
 
@@ -160,7 +148,7 @@ pub(super) async fn server(stage: &Stage, cluster: &Cluster, pod: &str) -> Resul
 /// [`super::stage::Skipped`] elsewhere than on the sandbox; if it does not run.
 pub(super) async fn kill(stage: &Stage, cluster: &Cluster, pod: &str) -> Result<()> {
     let container = Container { namespace: &cluster.namespace, pod, name: "server" };
-    stage.sandbox("it kills processes on the workers")?.signal(&container, "SIGKILL").await
+    stage.sandbox("it kills processes on the workers")?.signal(&container, Signal::SIGKILL).await
 }
 
 /// SIGKILL of an operator's process: nothing is given back, and its Pod starts it again.
@@ -169,5 +157,5 @@ pub(super) async fn kill(stage: &Stage, cluster: &Cluster, pod: &str) -> Result<
 /// [`super::stage::Skipped`] elsewhere than on the sandbox; if it does not run.
 pub(super) async fn kill_operator(stage: &Stage, pod: &str) -> Result<()> {
     let container = Container { namespace: operator::NAMESPACE, pod, name: operator::CONTAINER };
-    stage.sandbox("it kills processes on the workers")?.signal(&container, "SIGKILL").await
+    stage.sandbox("it kills processes on the workers")?.signal(&container, Signal::SIGKILL).await
 }

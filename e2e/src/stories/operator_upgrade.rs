@@ -168,7 +168,7 @@ fn policies(stage: &Stage, cluster: &Cluster) -> Api<NetworkPolicy> {
 
 /// Asks a node as the operator does; the texts of its answer, one a line.
 async fn ask(cluster: &Cluster, pod: &str, command: &[&str]) -> Result<String> {
-    let at = *cluster.addresses().await?.get(pod).with_context(|| format!("{pod} has no address"))?;
+    let at = cluster.address(pod).await?;
     let mut connection = Connection::open(&cluster.access().await?, at, ANSWER).await?;
     let answer = connection.call(command, ANSWER).await?;
     ensure!(answer.error().is_none(), "{pod}: {:?}", answer.error());

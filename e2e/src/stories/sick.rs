@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt;
-use nix::unistd::Pid;
 use serde_json::json;
 use valkey_cluster_operator::api::ValkeyCluster;
 use valkey_cluster_operator::build::credentials::OPERATOR_USER;
@@ -18,10 +17,10 @@ use super::cluster::Cluster;
 use super::denied;
 use super::fill::fill;
 use super::load::{GAP, Load, gap_outside};
-use super::mend::{deafen, server, stand_still};
+use super::mend::{deafen, pause, server};
 use super::stage::Stage;
 use crate::resp::Connection;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Running, Sandbox};
 
 pub(super) const STORY: Story = Story {
     name: "sick",
@@ -56,7 +55,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let before = cluster.uids().await?;
     let load = Load::start(stage, &cluster).await?;
     load.mark("sick");
-    let server = sandbox.first_process(&server(stage, &cluster, &slow).await?)?;
+    let server = server(stage, &cluster, &slow).await?;
     let script = begin_script(&cluster, &busy).await?;
     let mut helper = shut_out(&cluster, &closed).await?;
     let words =
@@ -64,7 +63,7 @@ async fn run(stage: &Stage) -> Result<()> {
     let named = cluster
         .says("all three to be named", LIMIT, |cr| words.iter().all(|(pod, what)| names(cr, pod, what)));
     let took = tokio::select! {
-        limped = limp(server) => bail!("it does not limp any more: {limped:?}"),
+        limped = limp(sandbox, &server) => bail!("it does not limp any more: {limped:?}"),
         took = named => took,
     };
     // Whatever came of it, they get well.
@@ -132,7 +131,7 @@ async fn loads(stage: &Stage, cluster: &Cluster) -> Result<()> {
 async fn deaf(stage: &Stage, sandbox: &Sandbox, cluster: &Cluster) -> Result<()> {
     let deaf = cluster.replica_of(SLOW, &cluster.primary_of(SLOW).await?).await?;
     let worker = cluster.workers().await?.remove(&deaf).with_context(|| format!("{deaf} is on no worker"))?;
-    let filtered = deafen(sandbox, &worker, address(cluster, &deaf).await?.ip())?;
+    let filtered = deafen(sandbox, &worker, cluster.address(&deaf).await?.ip())?;
     let named = |cr: &ValkeyCluster| names(cr, &deaf, "CLUSTERDOWN");
     let took = cluster.says("the status to say that it turns clients away", LIMIT, named).await?;
     let well = Instant::now();
@@ -155,9 +154,9 @@ fn names(cr: &ValkeyCluster, pod: &str, what: &str) -> bool {
 }
 
 /// Until it is dropped.
-async fn limp(server: Pid) -> Result<()> {
+async fn limp(sandbox: &Sandbox, server: &Running) -> Result<()> {
     loop {
-        let stopped = stand_still(server)?;
+        let stopped = pause(sandbox, server.clone())?;
         tokio::time::sleep(STILL).await;
         stopped.now()?;
         tokio::time::sleep(RUNS).await;
@@ -175,7 +174,7 @@ async fn begin_script(cluster: &Cluster, pod: &str) -> Result<tokio::task::JoinH
 
 /// The operator's user is switched off, as a person does by mistake; the connection of one who can switch it on.
 async fn shut_out(cluster: &Cluster, pod: &str) -> Result<Connection> {
-    let at = address(cluster, pod).await?;
+    let at = cluster.address(pod).await?;
     let mut connection = Connection::open(&cluster.access().await?, at, ANSWER).await?;
     let user = ["ACL", "SETUSER", HELPER, "on", "nopass", "+acl|setuser"];
     let commands: [&[&str]; 3] =
@@ -187,9 +186,5 @@ async fn shut_out(cluster: &Cluster, pod: &str) -> Result<Connection> {
 }
 
 async fn open(cluster: &Cluster, pod: &str) -> Result<Connection> {
-    Ok(Connection::open(&cluster.open_access(), address(cluster, pod).await?, ANSWER).await?)
-}
-
-async fn address(cluster: &Cluster, pod: &str) -> Result<std::net::SocketAddr> {
-    cluster.addresses().await?.get(pod).copied().with_context(|| format!("{pod} has no address"))
+    Ok(Connection::open(&cluster.open_access(), cluster.address(pod).await?, ANSWER).await?)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -146,7 +146,7 @@ const KEYS: i64 = 400;
 async fn fill(cluster: &Cluster) -> Result<()> {
     let access = cluster.access_as("app", "any");
     let primary = cluster.primary_of(0).await?;
-    let Some(addr) = cluster.addresses().await?.remove(&primary) else { bail!("{primary} has no address") };
+    let addr = cluster.address(&primary).await?;
     let mut node = Connection::open(&access, addr, ASK + access.slack).await?;
     for i in 0..KEYS {
         let reply = node.call(&["SET", &format!("key:{i}"), "v"], ASK + access.slack).await?;
